@@ -1,0 +1,280 @@
+/* flatiron.h - the public interface of libflatiron, and its only installed header.
+ *
+ * What is here: an engine (a model opened from its directory, float or quantised), a session (one
+ * sequence being decoded), and the jobs that people start from the command line: quantise, eval,
+ * verify, kernel bench. Conventions for all of it:
+ *   - Every call that can fail returns fl_status: FL_OK (0) or a negative code. The text goes into
+ *     the optional err, one line "<what>: <where>: <why>; <what to do>".
+ *   - Out-parameters come first, are set to NULL on entry and receive ownership once, on success.
+ *   - _open/_close, _new/_free pairs; closing takes the address of the pointer and NULLs it.
+ *   - Option structs are filled by their _defaults function first; fields say their default.
+ *   - The library prints nothing, reads no environment variables and never exits.
+ * SPDX-License-Identifier: MIT */
+#ifndef FLATIRON_H
+#define FLATIRON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define FL_API __attribute__((visibility("default")))
+#else
+#define FL_API
+#endif
+
+#define FL_VERSION "0.1.0"
+
+/* Status codes. fl_exit_code maps them to the exit codes of the command line. */
+typedef enum fl_status {
+    FL_OK = 0,
+    FL_E_FAIL = -1,        /* run-time failure                        exit 1   */
+    FL_E_USAGE = -2,       /* options that make no sense              exit 2   */
+    FL_E_INPUT = -3,       /* bad input file                          exit 3   */
+    FL_E_NOMEM = -4,       /* out of memory                           exit 4   */
+    FL_E_NOSPACE = -5,     /* out of disk                             exit 4   */
+    FL_E_GATE = -6,        /* quality gate failed                     exit 5   */
+    FL_E_UNSUPPORTED = -7, /* unsupported model, field or device      exit 6   */
+    FL_E_INTERRUPTED = -8, /* stop was asked for; checkpoint is valid exit 130 */
+    FL_E_IO = -9,          /* the system failed a read or a write     exit 1   */
+} fl_status;
+
+typedef struct fl_err {
+    char text[768];
+} fl_err;
+
+FL_API int fl_exit_code(fl_status status);
+FL_API const char *fl_version(void);
+
+typedef enum fl_log_level { FL_LOG_INFO, FL_LOG_WARN } fl_log_level;
+/* Sink for messages; write may be NULL. line has no newline and is valid during the call only. */
+typedef struct fl_log {
+    void (*write)(void *user, fl_log_level level, const char *line);
+    void *user;
+} fl_log;
+
+/* ---- engine: a model in memory ------------------------------------------------------------ */
+
+typedef struct fl_engine fl_engine;
+
+typedef struct fl_engine_options {
+    const char *isa; /* highest instruction set to use: ref, avx2, avxvnni, avx512, avx512vnni, amx, or
+                        native (default): all that the machine has */
+    int n_threads;   /* 0 (default): one per physical core */
+    fl_log log;      /* default: silence */
+} fl_engine_options;
+FL_API void fl_engine_options_defaults(fl_engine_options *o);
+
+typedef struct fl_engine_info {
+    const char *family;       /* "llama" or "opt"; strings are owned by the engine */
+    const char *quant_method; /* "none" for a float checkpoint, else "flattenquant", "rtn", ... */
+    const char *isa;          /* level in use, e.g. "amx" */
+    int n_threads, n_layers, hidden_size, vocab_size, n_positions; /* n_positions: context */
+    int64_t n_params;
+    int w_bits, a_bits, kv_bits; /* 16 on the float path; 0: mixed 4/8 */
+    int head_bits;
+    size_t weight_bytes; /* bytes of weights the forward pass reads, embedding rows apart */
+} fl_engine_info;
+
+/* Opens the model directory (Hugging Face layout, float or written by fl_quantize_run). Weights are mapped,
+ * integer weights repacked for this machine's kernels.
+ * Errors: FL_E_INPUT, FL_E_UNSUPPORTED, FL_E_NOMEM, FL_E_IO, FL_E_USAGE (unknown isa). */
+FL_API fl_status fl_engine_open(fl_engine **out, const char *model_dir,
+                                const fl_engine_options *options, fl_err *err);
+FL_API void fl_engine_close(fl_engine **engine);
+FL_API void fl_engine_get_info(const fl_engine *engine, fl_engine_info *info);
+
+/* Token ids of text (n_bytes bytes, any bytes: invalid UTF-8 is read as U+FFFD). add_special: apply the
+ * tokenizer's post-processor (BOS and the like). *ids is allocated; free with fl_ids_free. */
+FL_API fl_status fl_engine_encode(int32_t **ids, size_t *n_ids, const fl_engine *engine,
+                                  const char *text, size_t n_bytes, bool add_special,
+                                  fl_err *err);
+FL_API void fl_ids_free(int32_t **ids);
+
+/* ---- session: generate from one sequence --------------------------------------------------- */
+
+typedef struct fl_session fl_session;
+
+typedef struct fl_session_options {
+    int n_positions; /* room in the KV cache; 0 (default): the model's context */
+} fl_session_options;
+FL_API void fl_session_options_defaults(fl_session_options *o);
+
+/* The engine must outlive the session. All memory of decoding is taken here. */
+FL_API fl_status fl_session_new(fl_session **out, fl_engine *engine,
+                                const fl_session_options *options, fl_err *err);
+FL_API void fl_session_free(fl_session **session);
+
+/* Feeds n_ids tokens after those already there; *logits (borrowed, [vocab_size], valid until the next
+ * call) are those after the last one. FL_E_USAGE when the context would overflow or an id is out
+ * of range. */
+FL_API fl_status fl_session_feed(fl_session *session, const int32_t *ids, size_t n_ids,
+                                 const float **logits, fl_err *err);
+/* Forgets all tokens from position n_keep on. */
+FL_API void fl_session_truncate(fl_session *session, size_t n_keep);
+FL_API size_t fl_session_length(const fl_session *session);
+
+typedef struct fl_sample_options {
+    float temperature;    /* 0: greedy. default 0.8 */
+    int top_k;            /* 0: off. default 40 */
+    float top_p;          /* 1: off. default 0.95 */
+    float min_p;          /* 0: off. default 0.05 */
+    float repeat_penalty; /* 1 (default): off; over the last 64 tokens */
+    uint64_t seed;        /* default 0 */
+} fl_sample_options;
+FL_API void fl_sample_options_defaults(fl_sample_options *o);
+
+typedef struct fl_generate_options {
+    const char *prompt;
+    size_t n_prompt_bytes;
+    int n_predict; /* default 128 */
+    fl_sample_options sample;
+    /* Called with whole UTF-8 characters as they appear; return false to stop. May be NULL. */
+    bool (*on_text)(void *user, const char *text, size_t n_bytes);
+    void *user;
+} fl_generate_options;
+FL_API void fl_generate_options_defaults(fl_generate_options *o);
+
+typedef struct fl_generate_result {
+    char *text; /* owned, NUL-terminated */
+    size_t n_text_bytes;
+    int32_t *ids; /* owned, the generated tokens */
+    int n_prompt_tokens, n_tokens;
+    const char *finish_reason; /* "stop" (end token), "length" (n_predict or context), "cancelled" */
+    double prefill_s, decode_s;
+} fl_generate_result;
+FL_API fl_status fl_session_generate(fl_generate_result *result, fl_session *session,
+                                     const fl_generate_options *options, fl_err *err);
+FL_API void fl_generate_result_fini(fl_generate_result *result);
+
+/* ---- quantise ------------------------------------------------------------------------------- */
+
+/* A yes/no that has a default of its own per method. */
+typedef enum fl_switch { FL_AUTO = -1, FL_OFF = 0, FL_ON = 1 } fl_switch;
+
+typedef struct fl_quantize_progress {
+    const char *stage; /* "plan", "quantize", "write" */
+    int block, n_blocks;
+    double elapsed_s, eta_s;
+    double loss; /* relative squared error of the block's output against the float block */
+} fl_quantize_progress;
+
+typedef struct fl_quantize_options {
+    const char *model_dir, *out_dir;
+    const char *method; /* required: flattenquant, smoothquant, rtn */
+    const char *preset; /* NULL (default) or "paper": per-tensor weights, mean rule, KL selection */
+
+    int w_bits, a_bits; /* 0: method's default (flattenquant: the 4/8 mix; others 4); 4, 8; 16 = float */
+    int kv_bits;        /* 16 (default), the only value of this version */
+    int head_bits;      /* 16 (default), the only value of this version */
+    const char *w_granularity; /* "channel" (default) or "tensor" */
+    const char *a_granularity; /* "tensor" or "token"; NULL: flattenquant tensor, others token */
+    const char *weights;       /* "gptq" or "rtn"; NULL: flattenquant gptq, others rtn */
+
+    /* calibration: a text file, or text sampled from the model itself */
+    const char *calib_path; /* .txt, .jsonl with "text" fields, or "self": the model samples it */
+    int n_samples;          /* windows, default 128 */
+    int seq_len;            /* 0 (default): min(2048, context) */
+    uint64_t seed;          /* default 0 */
+
+    /* FlattenQuant, methods.md section 1. Every stage can be switched off. */
+    fl_switch smooth, suppress, flatten, unsigned_codes, bias_correction;
+    double alpha;             /* smoothing exponent; < 0: searched per layer by output error */
+    double beta;              /* threshold factor; < 0: searched per layer by output error */
+    const char *threshold;    /* "mean" (default) or "iqr": T = Q3 + beta*IQR */
+    double flatten_max_ratio; /* default 0.30 */
+    double int4_ratio;        /* default 0.4829 */
+    double gamma;             /* < 0 (default): int4_ratio rules; else INT4 where D_4 - D_8 <= gamma */
+    const char *select;       /* "kl", "output" or "random": what ranks the layers for INT4 */
+    fl_switch flatten_weights;
+
+    /* GPTQ */
+    double damping;        /* default 0.01 of the mean diagonal */
+    int gptq_block;        /* default 128 */
+    fl_switch act_order;   /* columns by falling Hessian diagonal */
+    fl_switch compensate;  /* fit the float layer's output on the quantised inputs before rounding */
+
+    bool resume, dry_run;
+    int redo_from;              /* < 0 (default): off; else first block to do again */
+    double max_ppl_increase;    /* < 0 (default): no gate; ratio over the float model, e.g. 0.05 */
+    double max_kld;             /* < 0 (default): no gate */
+    const char *gate_path;      /* text of the gates; NULL: calibration text */
+
+    const char *isa; /* as in fl_engine_options */
+    int n_threads;
+    fl_log log;
+    void (*on_progress)(void *user, const fl_quantize_progress *p);
+    bool (*should_stop)(void *user); /* asked between units of work; true: stop at a checkpoint */
+    void *user;                      /* of both callbacks */
+} fl_quantize_options;
+FL_API void fl_quantize_options_defaults(fl_quantize_options *o);
+
+/* Quantises model_dir into out_dir, which must not exist; works in out_dir + ".partial", whose content is
+ * a valid checkpoint at any moment, and renames it at the end. *report_json (owned, free with
+ * fl_string_free) is the report that is saved as out_dir/flatiron_report.json; with dry_run it is
+ * the estimate and nothing is written.
+ * Errors: FL_E_USAGE, FL_E_INPUT, FL_E_UNSUPPORTED, FL_E_NOMEM, FL_E_NOSPACE, FL_E_IO, FL_E_GATE,
+ * FL_E_INTERRUPTED. */
+FL_API fl_status fl_quantize_run(char **report_json, const fl_quantize_options *options,
+                                 fl_err *err);
+FL_API void fl_string_free(char **s);
+
+/* ---- eval, verify, inspect, bench: each returns one JSON document ------------------------------- */
+
+typedef struct fl_eval_options {
+    const char *model_dir;
+    const char *baseline_dir; /* float model to compare with, or NULL */
+    const char *ppl_path;     /* text file, required */
+    int seq_len;              /* 0 (default): min(2048, context) */
+    int max_windows;          /* 0 (default): all */
+    const char *isa;
+    int n_threads;
+    fl_log log;
+    void (*on_progress)(void *user, int window, int n_windows, double ppl_so_far);
+    void *user;
+} fl_eval_options;
+FL_API void fl_eval_options_defaults(fl_eval_options *o);
+
+typedef struct fl_eval_result {
+    double ppl;
+    double baseline_ppl, kld_mean, top1_agreement; /* NaN without a baseline */
+    int windows, seq_len;
+    int64_t tokens;        /* of the text */
+    int64_t n_predictions; /* scored */
+} fl_eval_result;
+/* Perplexity by "windows": the file's bytes tokenised once, no BOS, non-overlapping windows of seq_len,
+ * the tail dropped, exp of the mean over windows of each window's mean cross entropy. With a
+ * baseline: mean KL(baseline || model) over the same positions and the share of equal argmax. */
+FL_API fl_status fl_eval_run(fl_eval_result *result, const fl_eval_options *options, fl_err *err);
+
+/* Checks every tensor of a model directory against its config (names, shapes, types, finite values, codes
+ * in range). *report_json: {"tensors":N,"bytes":N,"problems":[...]}; FL_E_INPUT on the first
+ * problem that makes the model unusable, with the report still given. */
+FL_API fl_status fl_verify_run(char **report_json, const char *model_dir, fl_err *err);
+
+/* What the model is and how it was made, as JSON: shapes, bits per layer, flatten ratios, D_4, D_8. */
+FL_API fl_status fl_inspect_run(char **report_json, const char *model_dir, fl_err *err);
+
+typedef struct fl_bench_options {
+    const char *isa;
+    int n_threads;
+    int n_repeats;           /* default 5: medians of interleaved runs */
+    const char *filter;      /* run only rows whose kernel name contains this; NULL: all */
+    const int (*shapes)[3];  /* M, N, K triples; NULL: the built-in list */
+    int n_shapes;
+    fl_log log;
+} fl_bench_options;
+FL_API void fl_bench_options_defaults(fl_bench_options *o);
+/* *report_json: {"machine":{...},"rows":[...]}. */
+FL_API fl_status fl_bench_kernels_run(char **report_json, const fl_bench_options *options,
+                                      fl_err *err);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
