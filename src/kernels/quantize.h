@@ -1,0 +1,67 @@
+/* quantize.h - float activations to integer codes: per tensor (static), per token, flattened.
+ *
+ * Rounding is to nearest even everywhere. Static codes of channel c of one row x:
+ *
+ *   t    = rne(x[c] * premul[c] * inv_scale)            (premul only when given; two roundings)
+ *   q[c] = clamp(t, lo[c], hi[c])      as: t > lo ? t : lo, then t < hi ? t : hi, so NaN gives lo
+ *   code[c] = clamp(q[c], first_lo, first_hi) + zero             (first digit)
+ *
+ * Flattening (FlattenQuant, arXiv 2402.17985; digits as in docs/flattenquant.md): q[c] may reach k_c * qmax;
+ * digit i = sign(q) * clamp(|q| - (i-1) * cap, 0, cap), whose sum over i = 1..k_c is q. Output position
+ * p < n_channels holds digit 1 of channel p; position p = n_channels + e holds the digit of channel
+ * extra_src[e] with extra_off[e] = (i-1) * cap subtracted. Folded flattening (4-bit codes on an 8-bit multiplier)
+ * is the case n_extra = 0 with lo/hi = -+k_c * 7 within -127..127.
+ * Positions n_channels + n_extra .. ld-1 are written as 0 (their weight is 0 as well).
+ * x_sum[m] is the sum of all codes of the row, whatever zero is.
+ *
+ * Per token: scale = max|x * premul| / qmax (1 when the row is all zero), codes rne(x * premul * (1/scale))
+ * clamped to -qmax..qmax.
+ *
+ * All rows of the tables equal `_ref` bit for bit (elementwise float32 operations, no reassociation).
+ * SPDX-License-Identifier: MIT */
+#ifndef FL_KERNELS_QUANTIZE_H
+#define FL_KERNELS_QUANTIZE_H
+
+#include "base/exec.h"
+#include "base/status.h"
+
+typedef struct fl_quantize_static {
+    int n_channels;
+    int n_extra;
+    int ld;                   /* row stride of codes, % 64 == 0, >= n_channels + n_extra */
+    float inv_scale;
+    int zero;                 /* -128..127, added to every code but the padding */
+    int first_lo, first_hi;   /* clamp of the first digit, before zero is added */
+    int cap;                  /* clamp of |digit| of the extra positions */
+    const float *premul;      /* [n_channels] or NULL */
+    const float *lo, *hi;     /* [n_channels] whole numbers, lo = -k*qmax (0: unsigned), hi = k*qmax */
+    const int32_t *extra_src; /* [n_extra] channel */
+    const int32_t *extra_off; /* [n_extra] subtracted from |q| */
+} fl_quantize_static;
+
+/* One row: x f32 [n_channels] -> codes int8 [ld] (64-byte aligned), *x_sum. */
+typedef void fl_quantize_static_fn(int8_t *codes, int32_t *x_sum, const float *x,
+                                   const fl_quantize_static *spec);
+/* One row, per token: qmax 127 or 7. Also writes *scale. */
+typedef void fl_quantize_token_fn(int8_t *codes, int32_t *x_sum, float *scale, const float *x,
+                                  const float *premul, int n_channels, int ld, int qmax);
+
+typedef struct fl_quantize_kernel {
+    const char *name;
+    uint32_t isa;
+    fl_quantize_static_fn *run_static;
+    fl_quantize_token_fn *run_token;
+} fl_quantize_kernel;
+
+extern const fl_quantize_kernel fl__quantize_kernels[]; /* best first, reference last */
+extern const int fl__n_quantize_kernels;
+const fl_quantize_kernel *fl__quantize_select(uint32_t isa);
+
+/* M rows of x (row stride ldx floats) on ex's threads. */
+void fl__quantize_static_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, const float *x,
+                             int64_t ldx, int M, const fl_quantize_static *spec);
+void fl__quantize_token_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, float *scale,
+                            const float *x, int64_t ldx, int M, const float *premul,
+                            int n_channels, int ld, int qmax);
+
+#endif
