@@ -29,17 +29,18 @@ static int row_argmax(const float *row, int n_vocab)
     return max < INFINITY ? best : -1;
 }
 
-static double row_nll(const float *row, float max, int n_vocab, int target)
+/* log of the sum of exp of a row whose largest value is max. */
+static double row_lse(const float *row, float max, int n_vocab)
 {
     double sum = 0;
     for (int i = 0; i < n_vocab; i++) sum += (double)expf(row[i] - max);
-    return log(sum) + max - row[target];
+    return log(sum) + max;
 }
 
 /* Baseline's cross entropy and the divergence in one pass over both rows:
- *   KL(b || m) = sum_i p_b(i) (b_i - m_i) - (lse_b - lse_m),  lse_m = model_nll + m_target */
-static void compare_rows(fl_row_score *score, const float *row, const float *base, float base_max,
-                         int n_vocab, int target)
+ *   KL(b || m) = sum_i p_b(i) (b_i - m_i) - (lse_b - lse_m) */
+static void compare_rows(fl_row_score *score, const float *row, double lse_m, const float *base,
+                         float base_max, int n_vocab, int target)
 {
     double sum = 0, weighted = 0;
     for (int i = 0; i < n_vocab; i++) {
@@ -48,9 +49,9 @@ static void compare_rows(fl_row_score *score, const float *row, const float *bas
         sum += e;
         weighted += e * ((double)base[i] - row[i]);
     }
-    const double lse = log(sum) + base_max;
-    score->baseline_nll = lse - base[target];
-    score->kld = weighted / sum - (lse - (score->nll + row[target]));
+    const double lse_b = log(sum) + base_max;
+    score->baseline_nll = lse_b - base[target];
+    score->kld = weighted / sum - (lse_b - lse_m);
 }
 
 typedef struct score_args {
@@ -71,9 +72,10 @@ static void score_row(void *arg, int64_t i, int thread)
     fl_row_score *score = &a->scores[i];
     *score = (fl_row_score){.nll = NAN};
     if (best < 0 || base_best < 0) return;
-    score->nll = row_nll(row, row[best], a->n_vocab, a->targets[i]);
+    const double lse = row_lse(row, row[best], a->n_vocab);
+    score->nll = lse - row[a->targets[i]];
     if (!base) return;
-    compare_rows(score, row, base, base[base_best], a->n_vocab, a->targets[i]);
+    compare_rows(score, row, lse, base, base[base_best], a->n_vocab, a->targets[i]);
     score->agrees = best == base_best;
 }
 
