@@ -118,14 +118,16 @@ static void lane_fini(lane *l)
     fl__workspace_free(&l->ws);
 }
 
-/* Windows per batch, so that the workspaces of all models stay within the limit. */
+/* Windows per batch, so that the workspaces of all models stay within the limit; counted for one
+ * thread, because the batch's shape may decide the last bit of a float GEMM. */
 static int batch_windows(const fl_perplexity_job *job)
 {
+    const fl_exec one = {.isa = job->ex->isa, .n_threads = 1};
     int n = FL_MAX(MAX_BATCH_ROWS / job->seq_len, 1);
     for (; n > 1; n--) {
         const int rows = n * job->seq_len;
-        size_t bytes = fl__workspace_bytes(job->model, job->ex, rows);
-        if (job->baseline) bytes += fl__workspace_bytes(job->baseline, job->ex, rows);
+        size_t bytes = fl__workspace_bytes(job->model, &one, rows);
+        if (job->baseline) bytes += fl__workspace_bytes(job->baseline, &one, rows);
         if (bytes <= MAX_WORKSPACE_BYTES) break;
     }
     return n;
