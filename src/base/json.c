@@ -73,9 +73,8 @@ fl_status fl__json_parse(json_t **out, const char *text, size_t n_bytes, const c
     if (json_error_code(&why) == json_error_out_of_memory)
         return fl__fail_nomem(err, where, n_bytes);
     return fl__fail(err, FL_E_INPUT,
-                    "bad JSON: %s: line %d, column %d: %s; fix the file or get it "
-                    "again",
-                    where, why.line, why.column, why.text);
+                    "bad JSON: %s: line %d, column %d: %s; fix the file or get it again", where,
+                    why.line, why.column, why.text);
 }
 
 fl_status fl__json_load(json_t **out, const char *path, size_t max_bytes, fl_err *err)

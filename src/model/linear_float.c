@@ -11,6 +11,8 @@
 #include "kernels/dot.h"
 #include "kernels/onednn.h"
 
+#include <math.h>
+
 enum { TILE_M = 256, TILE_N = 64, FEW_ROWS = 8 };
 
 typedef struct job {
@@ -70,8 +72,13 @@ static void tile(void *arg, int64_t item, int thread)
         for (int n = n0; n < n1; n++) (void)weight_row(j->lin, n, wide + (size_t)(n - n0) * (size_t)K);
         w = wide;
     }
-    fl__onednn_sgemm(true, m1 - m0, n1 - n0, K, 1.0f, j->x + m0 * j->ldx, j->ldx, w, K, 0.0f,
-                     j->y + m0 * j->ldy + n0, j->ldy);
+    float *y = j->y + m0 * j->ldy + n0;
+    if (fl__onednn_sgemm(m1 - m0, n1 - n0, K, 1.0f, j->x + m0 * j->ldx, j->ldx, w, K, true, 0.0f, y,
+                         j->ldy, NULL)) {
+        /* No way to report from inside a parallel loop: poison, so that nobody can use the result. */
+        for (int m = 0; m < m1 - m0; m++)
+            for (int n = 0; n < n1 - n0; n++) y[m * j->ldy + n] = NAN;
+    }
     add_bias(j, m0, m1, n0, n1);
 }
 
