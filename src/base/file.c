@@ -1,9 +1,12 @@
 /* file.c - mapping, whole files, atomic replacement and flat directories on POSIX.
  *
- * Writing: data goes to "<path>.tmp", is fsynced, renamed over path, and the directory is fsynced,
- * so that after a crash the name holds either all of the old bytes or all of the new ones.
+ * Writing: data goes to "<path>.tmp", is fsynced, renamed over path, and the directory is
+ * fsynced, so that after a crash the name holds either all of the old bytes or all of the new
+ * ones.
+ *
  * Reading: a mapping is private and read-only; a file that someone else truncates while it is
  * mapped raises SIGBUS on access, which is why model directories must not change under a run.
+ *
  * A failed read of something that the user named is FL_E_INPUT where naming another path helps
  * (missing, no permission, a directory), and FL_E_IO where the system is at fault.
  * SPDX-License-Identifier: MIT */
@@ -27,32 +30,35 @@ enum { COPY_CHUNK_BYTES = 1 << 16 };
 
 static fl_status fail_read(fl_err *err, const char *path, int code)
 {
-    const bool by_user = code == ENOENT || code == ENOTDIR || code == EISDIR || code == EACCES ||
-                         code == ELOOP || code == ENAMETOOLONG || code == ENXIO;
+    const bool by_user = code == ENOENT || code == ENOTDIR || code == EISDIR ||
+                         code == EACCES || code == ELOOP || code == ENAMETOOLONG ||
+                         code == ENXIO;
     return fl__fail(err, by_user ? FL_E_INPUT : FL_E_IO, "cannot read: %s: %s; %s", path,
-                    strerror(code), by_user ? "check the path" : "check the disk and try again");
+                    strerror(code),
+                    by_user ? "check the path" : "check the disk and try again");
 }
 
 static fl_status fail_write(fl_err *err, const char *path, int code)
 {
     if (code == ENOSPC || code == EDQUOT || code == EFBIG)
-        return fl__fail(err, FL_E_NOSPACE, "cannot write: %s: %s; free disk space or choose "
-                                           "another directory",
+        return fl__fail(err, FL_E_NOSPACE,
+                        "cannot write: %s: %s; free disk space or choose "
+                        "another directory",
                         path, strerror(code));
-    return fl__fail(err, FL_E_IO, "cannot write: %s: %s; check the directory and its permissions",
-                    path, strerror(code));
+    return fl__fail(err, FL_E_IO,
+                    "cannot write: %s: %s; check the directory and its permissions", path,
+                    strerror(code));
 }
 
-/* O_NONBLOCK keeps a FIFO in a model directory from blocking the open; it does nothing to files. */
+/* O_NONBLOCK keeps a FIFO in a model directory from blocking the open; it does nothing to
+ * files. */
 static fl_status open_regular(int *fd, struct stat *info, const char *path, fl_err *err)
 {
     *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (*fd < 0) return fail_read(err, path, errno);
     int code = 0;
-    if (fstat(*fd, info) != 0)
-        code = errno;
-    else if (S_ISDIR(info->st_mode))
-        code = EISDIR;
+    if (fstat(*fd, info) != 0) code = errno;
+    else if (S_ISDIR(info->st_mode)) code = EISDIR;
     if (code == 0 && S_ISREG(info->st_mode)) return FL_OK;
     close(*fd);
     *fd = -1;
@@ -73,7 +79,8 @@ fl_status fl__file_map(fl_file_map *map, const char *path, fl_err *err)
     if (n_bytes > 0) {
         data = mmap(NULL, n_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
         if (data == MAP_FAILED)
-            st = errno == ENOMEM ? fl__fail_nomem(err, path, n_bytes) : fail_read(err, path, errno);
+            st = errno == ENOMEM ? fl__fail_nomem(err, path, n_bytes)
+                                 : fail_read(err, path, errno);
     }
     close(fd);
     if (st) return st;
@@ -103,8 +110,9 @@ static ssize_t read_full(int fd, char *buffer, size_t n_bytes)
 
 static fl_status fail_too_large(fl_err *err, const char *path, size_t max_bytes)
 {
-    return fl__fail(err, FL_E_INPUT, "cannot read: %s: larger than the %zu bytes that such a file "
-                                     "may have; check that it is the right file",
+    return fl__fail(err, FL_E_INPUT,
+                    "cannot read: %s: larger than the %zu bytes that such a file "
+                    "may have; check that it is the right file",
                     path, max_bytes);
 }
 
@@ -136,8 +144,9 @@ fl_status fl__file_read(char **data, size_t *n_bytes, const char *path, size_t m
         goto out;
     }
     if ((size_t)got != size) {
-        st = fl__fail(err, FL_E_IO, "cannot read: %s: the file changed while it was read; try "
-                                    "again when it is complete",
+        st = fl__fail(err, FL_E_IO,
+                      "cannot read: %s: the file changed while it was read; try "
+                      "again when it is complete",
                       path);
         goto out;
     }
@@ -215,7 +224,8 @@ fl_status fl__file_writer_open(fl_file_writer *w, const char *path, fl_err *err)
     return st;
 }
 
-fl_status fl__file_writer_write(fl_file_writer *w, const void *data, size_t n_bytes, fl_err *err)
+fl_status fl__file_writer_write(fl_file_writer *w, const void *data, size_t n_bytes,
+                                fl_err *err)
 {
     const unsigned char *p = data;
     while (n_bytes > 0) {
@@ -228,7 +238,8 @@ fl_status fl__file_writer_write(fl_file_writer *w, const void *data, size_t n_by
     return FL_OK;
 }
 
-/* Directory part of path, owned: "a/b" -> "a", "a" -> ".", "/a" -> "/", trailing slashes ignored. */
+/* Directory part of path, owned: "a/b" -> "a", "a" -> ".", "/a" -> "/", trailing slashes
+ * ignored. */
 static char *parent_of(const char *path)
 {
     size_t n = strlen(path);
@@ -296,7 +307,8 @@ fl_status fl__dir_sync(const char *path, fl_err *err)
     if (fd < 0) return fail_write(err, path, errno);
     const int code = fsync(fd) == 0 ? 0 : errno;
     close(fd);
-    /* Some file systems have no fsync of directories and say so; there is nothing more to do. */
+    /* Some file systems have no fsync of directories and say so; there is nothing more to do.
+     */
     if (code == 0 || code == EINVAL || code == ENOTSUP) return FL_OK;
     return fail_write(err, path, code);
 }
@@ -355,8 +367,7 @@ static fl_status list_names(name_list *list, const char *dir, bool regular_only,
         }
     }
     closedir(d);
-    if (st)
-        fl__dir_list_free(&list->names, list->n_names);
+    if (st) fl__dir_list_free(&list->names, list->n_names);
     else if (list->n_names > 1)
         qsort(list->names, list->n_names, sizeof *list->names, by_bytes);
     return st;
@@ -381,16 +392,19 @@ void fl__dir_list_free(char ***names, size_t n_names)
     fl__free(names);
 }
 
-/* Whether removing these names is ours to do: files and links, never a directory or a device. */
-static fl_status check_removable(int dir_fd, const char *path, const name_list *list, fl_err *err)
+/* Whether removing these names is ours to do: files and links, never a directory or a device.
+ */
+static fl_status check_removable(int dir_fd, const char *path, const name_list *list,
+                                 fl_err *err)
 {
     for (size_t i = 0; i < list->n_names; i++) {
         struct stat info;
         if (fstatat(dir_fd, list->names[i], &info, AT_SYMLINK_NOFOLLOW) != 0)
             return fail_write(err, path, errno);
         if (!S_ISREG(info.st_mode) && !S_ISLNK(info.st_mode))
-            return fl__fail(err, FL_E_IO, "cannot remove: %s: %s in it is no regular file; look "
-                                          "at it and remove the directory yourself",
+            return fl__fail(err, FL_E_IO,
+                            "cannot remove: %s: %s in it is no regular file; look "
+                            "at it and remove the directory yourself",
                             path, list->names[i]);
     }
     return FL_OK;
@@ -420,7 +434,8 @@ int64_t fl__disk_free_bytes(const char *path)
     int64_t n_bytes = -1;
     while (at) {
         if (statvfs(at, &info) == 0) {
-            if (__builtin_mul_overflow(info.f_bavail, info.f_frsize, &n_bytes)) n_bytes = INT64_MAX;
+            if (__builtin_mul_overflow(info.f_bavail, info.f_frsize, &n_bytes))
+                n_bytes = INT64_MAX;
             break;
         }
         char *up = errno == ENOENT ? parent_of(at) : NULL;

@@ -72,8 +72,9 @@ fl_status fl__json_parse(json_t **out, const char *text, size_t n_bytes, const c
     if (*out) return FL_OK;
     if (json_error_code(&why) == json_error_out_of_memory)
         return fl__fail_nomem(err, where, n_bytes);
-    return fl__fail(err, FL_E_INPUT, "bad JSON: %s: line %d, column %d: %s; fix the file or get it "
-                                     "again",
+    return fl__fail(err, FL_E_INPUT,
+                    "bad JSON: %s: line %d, column %d: %s; fix the file or get it "
+                    "again",
                     where, why.line, why.column, why.text);
 }
 
@@ -113,8 +114,8 @@ static json_t *field(fl_status *st, const json_t *o, const char *key, bool requi
     json_t *v = json_object_get(o, key);
     if (v && !json_is_null(v)) return v;
     if (required)
-        *st = fl__fail(err, FL_E_INPUT, "missing field: %s: %s is not there; get the file again",
-                       where, key);
+        *st = fl__fail(err, FL_E_INPUT,
+                       "missing field: %s: %s is not there; get the file again", where, key);
     return NULL;
 }
 
@@ -139,8 +140,8 @@ static fl_status fail_field(fl_err *err, const json_t *v, const char *key, const
 {
     char shown[8 * MAX_SHOWN_CHARS]; /* an escaped byte takes 6 */
     show(shown, sizeof shown, v);
-    return fl__fail(err, FL_E_INPUT, "bad field: %s: %s is %s, wanted %s; fix the file", where, key,
-                    shown, want);
+    return fl__fail(err, FL_E_INPUT, "bad field: %s: %s is %s, wanted %s; fix the file", where,
+                    key, shown, want);
 }
 
 fl_status fl__json_get_int(const json_t *o, const char *key, bool required, int64_t min,

@@ -1,4 +1,5 @@
-/* test_base_json.c - JSON parsing, typed getters and their error texts. SPDX-License-Identifier: MIT */
+/* test_base_json.c - JSON parsing, typed getters and their error texts.
+ * SPDX-License-Identifier: MIT */
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
@@ -20,7 +21,8 @@ static json_t *parsed(const char *text)
 static void parses_any_value(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"{}", "[1, 2]", "\"x\"", "7", "null", " {\"a\": [true]} "};
+    static const char *const texts[] = {"{}", "[1, 2]", "\"x\"",
+                                        "7",  "null",   " {\"a\": [true]} "};
     for (size_t i = 0; i < FL_COUNT(texts); i++) json_decref(parsed(texts[i]));
 }
 
@@ -42,7 +44,8 @@ static void rejects_what_is_no_json(void **state)
         fl_err err;
         json_t *v = (json_t *)1;
         assert_int_equal(
-            fl__json_parse(&v, cases[i].text, strlen(cases[i].text), "t.json", &err), FL_E_INPUT);
+            fl__json_parse(&v, cases[i].text, strlen(cases[i].text), "t.json", &err),
+            FL_E_INPUT);
         assert_null(v);
         assert_non_null(strstr(err.text, "bad JSON: t.json: line "));
         assert_non_null(strstr(err.text, cases[i].why));
@@ -63,9 +66,10 @@ static void deep_nesting_is_an_error(void **state)
 static void huge_integers_become_reals(void **state)
 {
     (void)state;
-    json_t *v = parsed("{\"a\": 1000000000000000019884624838656, \"b\": 3, \"c\": \"x\\\"123456789"
-                       "01234567890\", \"d\": -12345678901234567890, \"e\": 1.12345678901234567890,"
-                       "\"f\": 1e-00000000000000000001}");
+    json_t *v =
+        parsed("{\"a\": 1000000000000000019884624838656, \"b\": 3, \"c\": \"x\\\"123456789"
+               "01234567890\", \"d\": -12345678901234567890, \"e\": 1.12345678901234567890,"
+               "\"f\": 1e-00000000000000000001}");
     assert_true(json_is_real(json_object_get(v, "a")));
     assert_true(json_real_value(json_object_get(v, "a")) == 1e30);
     assert_true(json_is_integer(json_object_get(v, "b")));
@@ -103,8 +107,9 @@ static void getters_name_file_and_field(void **state)
 {
     (void)state;
     fl_err err;
-    json_t *o = parsed("{\"i\": 50, \"s\": \"te\\txt\", \"n\": null, \"o\": {}, \"a\": [1],"
-                       "\"long\": \"0123456789012345678901234567890123456789012345678901234567890\"}");
+    json_t *o =
+        parsed("{\"i\": 50, \"s\": \"te\\txt\", \"n\": null, \"o\": {}, \"a\": [1],"
+               "\"long\": \"0123456789012345678901234567890123456789012345678901234567890\"}");
     int64_t i = -1;
     double d;
     bool b;
