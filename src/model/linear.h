@@ -12,7 +12,7 @@
 #define FL_MODEL_LINEAR_H
 
 #include "base/exec.h"
-#include "base/float16.h"
+#include "format/dtype.h"
 #include "kernels/gemm.h"
 #include "kernels/quantize.h"
 
@@ -43,14 +43,20 @@ typedef struct fl_site {
     int n_in;              /* channels */
     uint16_t *copies;      /* [n_in] k_c of flattening, or NULL: all 1; owned */
     float *premul;         /* [n_in] or NULL, owned: applied to x before quantising */
-    fl_quantize_static spec; /* built by fl__site_prepare, arrays owned by the site */
+    bool explicit_copies;  /* one column per digit even where an int8 column could carry the sum: what a
+                              4-bit multiplier needs; gives the same integers */
     int code_ld;           /* row stride of codes */
+    fl_quantize_static spec; /* built by fl__site_prepare from the fields above */
+    float *spec_lo, *spec_hi;         /* [n_in] owned */
+    int32_t *extra_src, *extra_off;   /* [spec.n_extra] owned */
     int n_linears;
     fl_linear *linears[FL_SITE_MAX_LINEARS]; /* borrowed from the block */
 } fl_site;
 
 /* Builds spec and code_ld from the fields above them. FL_E_NOMEM. */
 fl_status fl__site_prepare(fl_site *site, fl_err *err);
+/* Code columns that flattening adds to the site's n_in: 0 unless static with copies. */
+int fl__site_n_extra(const fl_site *site);
 /* Codes [n_out, n_in] of the linear, row-major, spread over the site's extra columns and packed into
  * lin->packed. FL_E_NOMEM. */
 fl_status fl__linear_pack(fl_linear *lin, const fl_site *site, const int8_t *codes, int bits,

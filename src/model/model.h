@@ -56,10 +56,20 @@ typedef struct fl_block {
     fl_site site[FL_N_SITES];
 } fl_block;
 
+/* How one site of a quantised model runs, from quantization_config. */
+typedef struct fl_site_info {
+    fl_act_kind act;
+    int w_bits, a_bits;
+    bool is_unsigned;
+} fl_site_info;
+
 typedef struct fl_model {
     fl_model_config cfg;
     fl_tensors *tensors;     /* the open checkpoint; float weights are borrowed from it */
-    const char *quant_method; /* "none" or from quantization_config */
+    char *dir;
+    const char *prefix;      /* of tensor names: "model.", "model.decoder." */
+    const char *quant_method; /* "none", or quantization_config.method; borrowed from cfg.quant */
+    fl_site_info *sites;     /* [n_layers, FL_N_SITES], NULL: float model */
     int w_bits, a_bits;      /* 16 float, 0 mixed */
     fl_kv_format kv_format;
     fl_program program;      /* of every block */

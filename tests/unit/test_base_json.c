@@ -4,11 +4,9 @@
 #include "base/json.h"
 #include "base/mem.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
+#include "support/fl_test.h"
+
 #include <string.h>
-#include <cmocka.h>
 
 static json_t *parsed(const char *text)
 {
@@ -149,7 +147,7 @@ static void load_limits_the_size(void **state)
     (void)state;
     fl_err err;
     json_t *v;
-    const char *path = FL_BINARY_DIR "/test_base_json.tmp.json";
+    const char *path = fl_test_path("t.json");
     assert_int_equal(fl__file_write(path, "{\"a\": 1}", 8, &err), FL_OK);
     assert_int_equal(fl__json_load(&v, path, 8, &err), FL_OK);
     json_decref(v);
@@ -157,13 +155,12 @@ static void load_limits_the_size(void **state)
     assert_non_null(strstr(err.text, path));
     assert_int_equal(fl__json_load(&v, "/nonexistent/x.json", 7, &err), FL_E_INPUT);
     assert_null(v);
-    remove(path);
 }
 
 static void out_of_memory_leaks_nothing(void **state)
 {
     (void)state;
-    const char *path = FL_BINARY_DIR "/test_base_json.tmp.json";
+    const char *path = fl_test_path("t.json");
     const char text[] = "{\"a\": 1000000000000000019884624838656}";
     assert_int_equal(fl__file_write(path, text, sizeof text - 1, NULL), FL_OK);
     const size_t before = fl__mem_get().now_bytes;
@@ -181,23 +178,17 @@ static void out_of_memory_leaks_nothing(void **state)
         assert_int_equal(fl__mem_get().now_bytes, before);
     }
     assert_true(n > 2);
-    remove(path);
 }
 
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(parses_any_value),
-        cmocka_unit_test(rejects_what_is_no_json),
-        cmocka_unit_test(deep_nesting_is_an_error),
-        cmocka_unit_test(huge_integers_become_reals),
-        cmocka_unit_test(getters_read_typed_fields),
-        cmocka_unit_test(getters_name_file_and_field),
-        cmocka_unit_test(dump_keeps_the_order_of_keys),
-        cmocka_unit_test(load_limits_the_size),
-        cmocka_unit_test(out_of_memory_leaks_nothing),
-    };
-    const int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
-    printf("%d passed, %d failed, 0 skipped\n", (int)FL_COUNT(tests) - n_failed, n_failed);
-    return n_failed != 0;
-}
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(parses_any_value),
+    cmocka_unit_test(rejects_what_is_no_json),
+    cmocka_unit_test(deep_nesting_is_an_error),
+    cmocka_unit_test(huge_integers_become_reals),
+    cmocka_unit_test(getters_read_typed_fields),
+    cmocka_unit_test(getters_name_file_and_field),
+    cmocka_unit_test(dump_keeps_the_order_of_keys),
+    cmocka_unit_test(load_limits_the_size),
+    cmocka_unit_test(out_of_memory_leaks_nothing),
+};
+FL_TEST_MAIN(tests)

@@ -1,0 +1,82 @@
+/* gemm.c - the table of integer GEMM kernels, choice of a row, cutting into tiles.
+ * SPDX-License-Identifier: MIT */
+#include "kernels/gemm.h"
+
+#include "base/isa.h"
+#include "kernels/gemm_rows.h"
+
+#include <limits.h>
+
+#define AVX2 FL_ISA_AVX2
+
+const fl_gemm_kernel fl__gemm_kernels[] = {
+    {"gemm_a8w4_4x16_avx2", AVX2, 4, 1, 7, 16, 64, 0, fl__gemm_a8w4_4x16_avx2},
+    {"gemm_a8w8_4x16_avx2", AVX2, 8, 1, 7, 16, 64, 0, fl__gemm_a8w8_4x16_avx2},
+    {"gemm_a8w4_6x16_avx2", AVX2, 4, 8, INT_MAX, FL_GEMM_6X16_AVX2_TILE_M,
+     FL_GEMM_6X16_AVX2_TILE_N, FL_GEMM_6X16_AVX2_SCRATCH, fl__gemm_a8w4_6x16_avx2},
+    {"gemm_a8w8_6x16_avx2", AVX2, 8, 8, INT_MAX, FL_GEMM_6X16_AVX2_TILE_M,
+     FL_GEMM_6X16_AVX2_TILE_N, FL_GEMM_6X16_AVX2_SCRATCH, fl__gemm_a8w8_6x16_avx2},
+    {"gemm_a8w4_ref", 0, 4, 0, INT_MAX, 16, 64, 0, fl__gemm_ref},
+    {"gemm_a8w8_ref", 0, 8, 0, INT_MAX, 16, 64, 0, fl__gemm_ref},
+};
+const int fl__n_gemm_kernels = (int)FL_COUNT(fl__gemm_kernels);
+
+const fl_gemm_kernel *fl__gemm_select(uint32_t isa, int bits, int M)
+{
+    const fl_gemm_kernel *k = fl__gemm_kernels;
+    while ((k->isa & ~isa) != 0 || k->bits != bits || M < k->min_M || M > k->max_M)
+        k++; /* stops at the reference row at the latest */
+    return k;
+}
+
+static size_t round_64(size_t n)
+{
+    return (n + 63) / 64 * 64;
+}
+
+size_t fl__gemm_scratch_bytes(const fl_exec *ex)
+{
+    size_t most = 0;
+    for (int i = 0; i < fl__n_gemm_kernels; i++) {
+        const fl_gemm_kernel *k = &fl__gemm_kernels[i];
+        if ((k->isa & ~ex->isa) == 0) most = FL_MAX(most, round_64(k->scratch_bytes));
+    }
+    return most * (size_t)ex->n_threads;
+}
+
+typedef struct {
+    const fl_gemm *g;
+    const fl_gemm_kernel *kernel;
+    uint8_t *scratch;
+    int tile_N, n_tiles_N;
+} gemm_job;
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static void run_tile(void *arg, int64_t item, int thread)
+{
+    const gemm_job *job = arg;
+    const fl_gemm_kernel *k = job->kernel;
+    const int m0 = (int)(item / job->n_tiles_N) * k->tile_M;
+    const int n0 = (int)(item % job->n_tiles_N) * job->tile_N;
+    k->run(job->g, m0, FL_MIN(m0 + k->tile_M, job->g->M), n0,
+           FL_MIN(n0 + job->tile_N, job->g->w->N),
+           job->scratch + (size_t)thread * round_64(k->scratch_bytes));
+}
+
+void fl__gemm_run(const fl_exec *ex, const fl_gemm *g, void *scratch)
+{
+    const fl_gemm_kernel *k = fl__gemm_select(ex->isa, g->w->bits, g->M);
+    const int64_t n_tiles_M = ceil_div(g->M, k->tile_M);
+    gemm_job job = {.g = g, .kernel = k, .scratch = scratch, .tile_N = k->tile_N};
+
+    /* Narrower tiles where there would be too few for the threads. Integer sums are exact, so
+     * the cut never shows in the result. */
+    while (job.tile_N > 64 && n_tiles_M * ceil_div(g->w->N, job.tile_N) < 4 * ex->n_threads)
+        job.tile_N /= 2;
+    job.n_tiles_N = (int)ceil_div(g->w->N, job.tile_N);
+    fl__parallel_for(ex, n_tiles_M * job.n_tiles_N, run_tile, &job);
+}

@@ -1,0 +1,89 @@
+/* quantize.c - the table of quantise kernels, choice of a row, loops over rows of x.
+ * SPDX-License-Identifier: MIT */
+#include "kernels/quantize.h"
+
+#include "base/isa.h"
+#include "kernels/quantize_rows.h"
+
+#define ROWS_PER_ITEM 16
+
+const fl_quantize_kernel fl__quantize_kernels[] = {
+    {"quantize_avx2", FL_ISA_AVX2, fl__quantize_static_avx2, fl__quantize_token_avx2},
+    {"quantize_ref", 0, fl__quantize_static_ref, fl__quantize_token_ref},
+};
+const int fl__n_quantize_kernels = (int)FL_COUNT(fl__quantize_kernels);
+
+const fl_quantize_kernel *fl__quantize_select(uint32_t isa)
+{
+    const fl_quantize_kernel *k = fl__quantize_kernels;
+    while ((k->isa & ~isa) != 0) k++; /* stops at the reference row at the latest */
+    return k;
+}
+
+typedef struct {
+    const fl_quantize_kernel *kernel;
+    int8_t *codes;
+    int32_t *x_sum;
+    float *scale; /* per token only */
+    const float *x, *premul;
+    int64_t ldx;
+    int M, n_channels, ld, qmax;
+    const fl_quantize_static *spec;
+} quantize_job;
+
+static void static_item(void *arg, int64_t item, int thread)
+{
+    const quantize_job *j = arg;
+    (void)thread;
+    const int first = (int)item * ROWS_PER_ITEM, end = FL_MIN(first + ROWS_PER_ITEM, j->M);
+    for (int m = first; m < end; m++)
+        j->kernel->run_static(j->codes + (int64_t)m * j->ld, j->x_sum + m, j->x + m * j->ldx,
+                              j->spec);
+}
+
+static void token_item(void *arg, int64_t item, int thread)
+{
+    const quantize_job *j = arg;
+    (void)thread;
+    const int first = (int)item * ROWS_PER_ITEM, end = FL_MIN(first + ROWS_PER_ITEM, j->M);
+    for (int m = first; m < end; m++)
+        j->kernel->run_token(j->codes + (int64_t)m * j->ld, j->x_sum + m, j->scale + m,
+                             j->x + m * j->ldx, j->premul, j->n_channels, j->ld, j->qmax);
+}
+
+static int64_t n_items(int M)
+{
+    return ((int64_t)M + ROWS_PER_ITEM - 1) / ROWS_PER_ITEM;
+}
+
+void fl__quantize_static_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, const float *x,
+                             int64_t ldx, int M, const fl_quantize_static *spec)
+{
+    quantize_job job = {.kernel = fl__quantize_select(ex->isa),
+                        .codes = codes,
+                        .x_sum = x_sum,
+                        .x = x,
+                        .ldx = ldx,
+                        .M = M,
+                        .ld = spec->ld,
+                        .spec = spec};
+    fl__parallel_for(ex, n_items(M), static_item, &job);
+}
+
+void fl__quantize_token_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, float *scale,
+                            const float *x, int64_t ldx, int M, const float *premul,
+                            int n_channels, int ld, int qmax)
+{
+    quantize_job job = {.kernel = fl__quantize_select(ex->isa),
+                        .codes = codes,
+                        .x_sum = x_sum,
+                        .scale = scale,
+                        .x = x,
+                        .premul = premul,
+                        .ldx = ldx,
+                        .M = M,
+                        .n_channels = n_channels,
+                        .ld = ld,
+                        .qmax = qmax};
+    fl__parallel_for(ex, n_items(M), token_item, &job);
+}

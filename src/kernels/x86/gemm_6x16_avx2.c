@@ -1,0 +1,210 @@
+/* gemm_6x16_avx2.c - many rows of x: 6 rows x 16 channels in registers, operands expanded in cache.
+ *
+ * An item (up to TILE_M x TILE_N) walks K in blocks of KC. Per block and panel the weights are
+ * brought once into the form that the inner loop multiplies and stay in L1 while all rows of
+ * the item pass; int32 sums live in scratch between blocks.
+ *
+ * 4 bits: nibbles become bytes 0..15, vpmaddubsw with x, 8 pair sums added in int16 (at most 8 * 3840 =
+ *   30720), then vpmaddwd: 2.25 vector instructions per 32 products.
+ * 8 bits: w and x become int16, vpmaddwd + vpaddd: 4 instructions per 32 products, like the byte route
+ *   (vpsignb, vpmaddubsw, vpmaddwd, vpaddd), but without its dependency on a constant and on
+ *   |x|, and with half of them outside the multiplier ports.
+ * SPDX-License-Identifier: MIT */
+#include "kernels/gemm_rows.h"
+#include "kernels/x86/gemm_avx2.h"
+
+#define MR     6
+#define TILE_M FL_GEMM_6X16_AVX2_TILE_M
+#define TILE_N FL_GEMM_6X16_AVX2_TILE_N
+#define KC     FL_GEMM_6X16_AVX2_KC
+
+/* sums: int32 [TILE_N / 16][TILE_M][16]; w: one panel of a K block, uint8 [KC/4][16][4] or int16
+ * [KC/2][16][2]; x: int16 [TILE_M][KC], 8 bits only. */
+typedef struct {
+    int32_t *sums;
+    uint8_t *w;
+    int16_t *x;
+} tile_scratch;
+
+static tile_scratch scratch_view(void *scratch)
+{
+    uint8_t *p = scratch;
+    tile_scratch s;
+    s.sums = (int32_t *)p;
+    s.w = p + (size_t)TILE_M * TILE_N * sizeof *s.sums;
+    s.x = (int16_t *)(s.w + (size_t)KC * 16 * sizeof *s.x);
+    return s;
+}
+
+static void expand_w4(uint8_t *to, const uint8_t *from, int kc)
+{
+    const __m256i low = _mm256_set1_epi8(15);
+    for (int k = 0; k < kc; k += 8, from += 64, to += 128) {
+        const __m256i w0 = _mm256_load_si256((const __m256i *)from);
+        const __m256i w1 = _mm256_load_si256((const __m256i *)(from + 32));
+        const __m256i h0 = _mm256_srli_epi16(w0, 4), h1 = _mm256_srli_epi16(w1, 4);
+        _mm256_store_si256((__m256i *)to, _mm256_and_si256(w0, low));
+        _mm256_store_si256((__m256i *)(to + 32), _mm256_and_si256(w1, low));
+        _mm256_store_si256((__m256i *)(to + 64), _mm256_and_si256(h0, low));
+        _mm256_store_si256((__m256i *)(to + 96), _mm256_and_si256(h1, low));
+    }
+}
+
+/* [k/4][16][4] bytes -> [k/2][16][2] int16: a 64-byte row splits into channel pairs (k, k+1) and
+ * (k+2, k+3). */
+static void expand_w8(int16_t *to, const uint8_t *from, int kc)
+{
+    for (int k = 0; k < kc; k += 4, from += 64, to += 64) {
+        for (int half = 0; half < 2; half++) { /* channels 0..7, 8..15 */
+            const __m256i w = _mm256_load_si256((const __m256i *)(from + half * 32));
+            /* even and odd 16-bit lanes of each channel apart, still in channel order */
+            const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11,
+                                                   14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7,
+                                                   10, 11, 14, 15);
+            const __m256i pairs =
+                _mm256_permute4x64_epi64(_mm256_shuffle_epi8(w, order), 0xd8);
+            const __m256i first = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(pairs));
+            const __m256i second = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(pairs, 1));
+            _mm256_store_si256((__m256i *)(to + half * 16), first);
+            _mm256_store_si256((__m256i *)(to + 32 + half * 16), second);
+        }
+    }
+}
+
+static void widen_x(int16_t *to, const int8_t *x, int64_t ldx, int n_rows, int kc)
+{
+    for (int m = 0; m < n_rows; m++)
+        for (int k = 0; k < kc; k += 16) {
+            const __m128i codes = _mm_load_si128((const __m128i *)(x + m * ldx + k));
+            _mm256_store_si256((__m256i *)(to + m * KC + k), _mm256_cvtepi8_epi16(codes));
+        }
+}
+
+/* sums[mr][16] += x[mr][kc] * w */
+FL_INLINE void block_w4(int32_t *sums, const uint8_t *w, const int8_t *x, int64_t ldx, int kc,
+                        const int mr)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (int k = 0; k < kc; k += 32) {
+        __m256i s[MR][2];
+        for (int i = 0; i < mr; i++) s[i][0] = s[i][1] = _mm256_setzero_si256();
+        for (int k4 = 0; k4 < 8; k4++, w += 64) {
+            const __m256i w0 = _mm256_load_si256((const __m256i *)w);
+            const __m256i w1 = _mm256_load_si256((const __m256i *)(w + 32));
+            for (int i = 0; i < mr; i++) {
+                const __m256i a = broadcast4(x + i * ldx + k + k4 * 4);
+                s[i][0] = _mm256_add_epi16(s[i][0], _mm256_maddubs_epi16(w0, a));
+                s[i][1] = _mm256_add_epi16(s[i][1], _mm256_maddubs_epi16(w1, a));
+            }
+        }
+        for (int i = 0; i < mr; i++) {
+            __m256i *to = (__m256i *)(sums + i * 16);
+            to[0] = _mm256_add_epi32(to[0], _mm256_madd_epi16(s[i][0], ones));
+            to[1] = _mm256_add_epi32(to[1], _mm256_madd_epi16(s[i][1], ones));
+        }
+    }
+}
+
+FL_INLINE void block_w8(int32_t *sums, const int16_t *w, const int16_t *x, int kc, const int mr)
+{
+    __m256i s[MR][2];
+    for (int i = 0; i < mr; i++) {
+        s[i][0] = _mm256_load_si256((const __m256i *)(sums + i * 16));
+        s[i][1] = _mm256_load_si256((const __m256i *)(sums + i * 16 + 8));
+    }
+    for (int k = 0; k < kc; k += 2, w += 32) {
+        const __m256i w0 = _mm256_load_si256((const __m256i *)w);
+        const __m256i w1 = _mm256_load_si256((const __m256i *)(w + 16));
+        for (int i = 0; i < mr; i++) {
+            const __m256i a = broadcast4(x + i * KC + k);
+            s[i][0] = _mm256_add_epi32(s[i][0], _mm256_madd_epi16(w0, a));
+            s[i][1] = _mm256_add_epi32(s[i][1], _mm256_madd_epi16(w1, a));
+        }
+    }
+    for (int i = 0; i < mr; i++) {
+        _mm256_store_si256((__m256i *)(sums + i * 16), s[i][0]);
+        _mm256_store_si256((__m256i *)(sums + i * 16 + 8), s[i][1]);
+    }
+}
+
+static void panel_w4(int32_t *sums, const uint8_t *w, const int8_t *x, int64_t ldx, int n_rows,
+                     int kc)
+{
+    int m = 0;
+    for (; m + MR <= n_rows; m += MR) block_w4(sums + m * 16, w, x + m * ldx, ldx, kc, MR);
+    sums += m * 16;
+    x += m * ldx;
+    switch (n_rows - m) {
+    case 5: block_w4(sums, w, x, ldx, kc, 5); break;
+    case 4: block_w4(sums, w, x, ldx, kc, 4); break;
+    case 3: block_w4(sums, w, x, ldx, kc, 3); break;
+    case 2: block_w4(sums, w, x, ldx, kc, 2); break;
+    case 1: block_w4(sums, w, x, ldx, kc, 1); break;
+    default: break;
+    }
+}
+
+static void panel_w8(int32_t *sums, const int16_t *w, const int16_t *x, int n_rows, int kc)
+{
+    int m = 0;
+    for (; m + MR <= n_rows; m += MR) block_w8(sums + m * 16, w, x + m * KC, kc, MR);
+    sums += m * 16;
+    x += m * KC;
+    switch (n_rows - m) {
+    case 5: block_w8(sums, w, x, kc, 5); break;
+    case 4: block_w8(sums, w, x, kc, 4); break;
+    case 3: block_w8(sums, w, x, kc, 3); break;
+    case 2: block_w8(sums, w, x, kc, 2); break;
+    case 1: block_w8(sums, w, x, kc, 1); break;
+    default: break;
+    }
+}
+
+static void clear_sums(int32_t *sums, int n_rows, int n_panels)
+{
+    for (int p = 0; p < n_panels; p++)
+        memset(sums + p * TILE_M * 16, 0, (size_t)n_rows * 16 * sizeof *sums);
+}
+
+static void store_tile(const fl_gemm *g, int m0, int m1, int n0, int n1, const int32_t *sums,
+                       int offset)
+{
+    for (int n = n0; n < n1; n += 16, sums += TILE_M * 16)
+        for (int m = m0; m < m1; m++) {
+            const __m256i *s = (const __m256i *)(sums + (m - m0) * 16);
+            store_row16_offset(g, m, n, s[0], s[1], offset);
+        }
+}
+
+void fl__gemm_a8w4_6x16_avx2(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scratch)
+{
+    const tile_scratch s = scratch_view(scratch);
+    clear_sums(s.sums, m1 - m0, (n1 - n0 + 15) / 16);
+    for (int k = 0; k < g->w->K_pad; k += KC) {
+        const int kc = g->w->K_pad - k < KC ? g->w->K_pad - k : KC;
+        int32_t *sums = s.sums;
+        for (int n = n0; n < n1; n += 16, sums += TILE_M * 16) {
+            const size_t panel = (size_t)(n / 16) * (size_t)g->w->K_pad;
+            expand_w4(s.w, g->w->data + (panel + (size_t)k) * 8, kc);
+            panel_w4(sums, s.w, g->x + m0 * g->ldx + k, g->ldx, m1 - m0, kc);
+        }
+    }
+    store_tile(g, m0, m1, n0, n1, s.sums, 8);
+}
+
+void fl__gemm_a8w8_6x16_avx2(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scratch)
+{
+    const tile_scratch s = scratch_view(scratch);
+    clear_sums(s.sums, m1 - m0, (n1 - n0 + 15) / 16);
+    for (int k = 0; k < g->w->K_pad; k += KC) {
+        const int kc = g->w->K_pad - k < KC ? g->w->K_pad - k : KC;
+        int32_t *sums = s.sums;
+        widen_x(s.x, g->x + m0 * g->ldx + k, g->ldx, m1 - m0, kc);
+        for (int n = n0; n < n1; n += 16, sums += TILE_M * 16) {
+            const size_t panel = (size_t)(n / 16) * (size_t)g->w->K_pad;
+            expand_w8((int16_t *)s.w, g->w->data + (panel + (size_t)k) * 16, kc);
+            panel_w8(sums, (const int16_t *)s.w, s.x, m1 - m0, kc);
+        }
+    }
+    store_tile(g, m0, m1, n0, n1, s.sums, 0);
+}

@@ -1,0 +1,94 @@
+/* gemm_avx2.h - what the 256-bit GEMM kernels share: the float epilogue, rows of x, nibbles.
+ *
+ * Included by files compiled for AVX2 and above only.
+ * SPDX-License-Identifier: MIT */
+#ifndef FL_KERNELS_X86_GEMM_AVX2_H
+#define FL_KERNELS_X86_GEMM_AVX2_H
+
+#include "kernels/gemm.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define FL_INLINE static inline __attribute__((always_inline))
+
+/* 4 codes of x in every 32-bit lane. */
+FL_INLINE __m256i broadcast4(const void *x)
+{
+    int32_t word;
+    memcpy(&word, x, sizeof word);
+    return _mm256_set1_epi32(word);
+}
+
+/* 8 floats to bf16 in the low halves of 8 lanes: nearest even, NaN stays NaN. */
+FL_INLINE __m256i bf16_lanes(__m256 y)
+{
+    const __m256i u = _mm256_castps_si256(y);
+    const __m256i high = _mm256_srli_epi32(u, 16);
+    const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+    const __m256i bias = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+    const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(u, bias), 16);
+    const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(y, y, _CMP_UNORD_Q));
+    return _mm256_blendv_epi8(rounded, quiet, is_nan);
+}
+
+FL_INLINE __m256 scale_8(__m256i sum, __m256i zero, const int32_t *col_sum, __m256 x_scale,
+                         __m256 w_scale)
+{
+    const __m256i c = _mm256_loadu_si256((const __m256i *)col_sum);
+    const __m256 v = _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, _mm256_mullo_epi32(zero, c)));
+    return _mm256_mul_ps(v, _mm256_mul_ps(x_scale, w_scale));
+}
+
+/* y[m, n..n+15] (less beyond N) from the exact sums of 16 channels, n % 16 == 0. */
+FL_INLINE void store_row16(const fl_gemm *g, int m, int n, __m256i s0, __m256i s1)
+{
+    const int count = g->w->N - n < 16 ? g->w->N - n : 16;
+    float w_scale[16], bias[16];
+    const float *ws = g->w_scale + (g->w_scale_stride ? n : 0);
+    const float *b = g->bias ? g->bias + n : NULL;
+    if (count < 16) { /* w_scale and bias end at N */
+        for (int i = 0; i < 16; i++) w_scale[i] = g->w_scale_stride && i < count ? ws[i] : *ws;
+        ws = w_scale;
+        for (int i = 0; b && i < 16; i++) bias[i] = i < count ? b[i] : 0;
+        if (b) b = bias;
+    }
+    const bool wide = g->w_scale_stride || count < 16;
+    const __m256 w0 = wide ? _mm256_loadu_ps(ws) : _mm256_broadcast_ss(ws);
+    const __m256 w1 = wide ? _mm256_loadu_ps(ws + 8) : w0;
+    const __m256 x_scale = _mm256_broadcast_ss(g->x_scale + m * g->x_scale_stride);
+    const __m256i zero = _mm256_set1_epi32(g->x_zero ? g->x_zero[m * g->x_zero_stride] : 0);
+
+    __m256 y0 = scale_8(s0, zero, g->w->col_sum + n, x_scale, w0);
+    __m256 y1 = scale_8(s1, zero, g->w->col_sum + n + 8, x_scale, w1);
+    if (b) {
+        y0 = _mm256_add_ps(y0, _mm256_loadu_ps(b));
+        y1 = _mm256_add_ps(y1, _mm256_loadu_ps(b + 8));
+    }
+    const int64_t at = m * g->ldy + n;
+    if (g->y_bf16) {
+        const __m256i packed = _mm256_packus_epi32(bf16_lanes(y0), bf16_lanes(y1));
+        uint16_t out[16];
+        _mm256_storeu_si256((__m256i *)out, _mm256_permute4x64_epi64(packed, 0xd8));
+        memcpy((uint16_t *)g->y + at, out, (size_t)count * sizeof *out);
+    } else if (count == 16) {
+        _mm256_storeu_ps((float *)g->y + at, y0);
+        _mm256_storeu_ps((float *)g->y + at + 8, y1);
+    } else {
+        float out[16];
+        _mm256_storeu_ps(out, y0);
+        _mm256_storeu_ps(out + 8, y1);
+        memcpy((float *)g->y + at, out, (size_t)count * sizeof *out);
+    }
+}
+
+/* Sums over stored weights (code + offset) -> y. */
+FL_INLINE void store_row16_offset(const fl_gemm *g, int m, int n, __m256i s0, __m256i s1,
+                                  int offset)
+{
+    const __m256i extra = _mm256_set1_epi32(offset * g->x_sum[m]);
+    store_row16(g, m, n, _mm256_sub_epi32(s0, extra), _mm256_sub_epi32(s1, extra));
+}
+
+#endif
