@@ -42,12 +42,7 @@ static fl_status fail_write(fl_err *err, const char *path, int code)
 {
     if (code == ENOSPC || code == EDQUOT || code == EFBIG)
         return fl__fail(err, FL_E_NOSPACE,
-<<<<<<< HEAD
-                        "cannot write: %s: %s; free disk space or choose "
-                        "another directory",
-=======
                         "cannot write: %s: %s; free disk space or choose another directory",
->>>>>>> main
                         path, strerror(code));
     return fl__fail(err, FL_E_IO,
                     "cannot write: %s: %s; check the directory and its permissions", path,
@@ -115,13 +110,8 @@ static ssize_t read_full(int fd, char *buffer, size_t n_bytes)
 static fl_status fail_too_large(fl_err *err, const char *path, size_t max_bytes)
 {
     return fl__fail(err, FL_E_INPUT,
-<<<<<<< HEAD
-                    "cannot read: %s: larger than the %zu bytes that such a file "
-                    "may have; check that it is the right file",
-=======
                     "cannot read: %s: larger than the %zu bytes that such a file may have; "
                     "check that it is the right file",
->>>>>>> main
                     path, max_bytes);
 }
 
@@ -154,13 +144,8 @@ fl_status fl__file_read(char **data, size_t *n_bytes, const char *path, size_t m
     }
     if ((size_t)got != size) {
         st = fl__fail(err, FL_E_IO,
-<<<<<<< HEAD
-                      "cannot read: %s: the file changed while it was read; try "
-                      "again when it is complete",
-=======
                       "cannot read: %s: the file changed while it was read; try again when it "
                       "is complete",
->>>>>>> main
                       path);
         goto out;
     }
@@ -252,8 +237,6 @@ fl_status fl__file_writer_write(fl_file_writer *w, const void *data, size_t n_by
     return FL_OK;
 }
 
-<<<<<<< HEAD
-=======
 fl_status fl__file_writer_write_at(fl_file_writer *w, int64_t offset, const void *data,
                                    size_t n_bytes, fl_err *err)
 {
@@ -269,7 +252,6 @@ fl_status fl__file_writer_write_at(fl_file_writer *w, int64_t offset, const void
     return FL_OK;
 }
 
->>>>>>> main
 /* Directory part of path, owned: "a/b" -> "a", "a" -> ".", "/a" -> "/", trailing slashes
  * ignored. */
 static char *parent_of(const char *path)
@@ -435,13 +417,8 @@ static fl_status check_removable(int dir_fd, const char *path, const name_list *
             return fail_write(err, path, errno);
         if (!S_ISREG(info.st_mode) && !S_ISLNK(info.st_mode))
             return fl__fail(err, FL_E_IO,
-<<<<<<< HEAD
-                            "cannot remove: %s: %s in it is no regular file; look "
-                            "at it and remove the directory yourself",
-=======
                             "cannot remove: %s: %s in it is no regular file; look at it and "
                             "remove the directory yourself",
->>>>>>> main
                             path, list->names[i]);
     }
     return FL_OK;

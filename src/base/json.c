@@ -73,14 +73,8 @@ fl_status fl__json_parse(json_t **out, const char *text, size_t n_bytes, const c
     if (json_error_code(&why) == json_error_out_of_memory)
         return fl__fail_nomem(err, where, n_bytes);
     return fl__fail(err, FL_E_INPUT,
-<<<<<<< HEAD
-                    "bad JSON: %s: line %d, column %d: %s; fix the file or get it "
-                    "again",
-                    where, why.line, why.column, why.text);
-=======
                     "bad JSON: %s: line %d, column %d: %s; fix the file or get it again", where,
                     why.line, why.column, why.text);
->>>>>>> main
 }
 
 fl_status fl__json_load(json_t **out, const char *path, size_t max_bytes, fl_err *err)
@@ -124,21 +118,6 @@ static json_t *field(fl_status *st, const json_t *o, const char *key, bool requi
     return NULL;
 }
 
-<<<<<<< HEAD
-/* Short print of a value: numbers and short texts as they stand, else what it is. */
-static void show(char *shown, size_t shown_bytes, const json_t *v)
-{
-    if (json_is_object(v)) {
-        (void)snprintf(shown, shown_bytes, "an object");
-    } else if (json_is_array(v)) {
-        (void)snprintf(shown, shown_bytes, "an array");
-    } else if (json_is_string(v) && json_string_length(v) > MAX_SHOWN_CHARS) {
-        (void)snprintf(shown, shown_bytes, "a text of %zu bytes", json_string_length(v));
-    } else {
-        const size_t flags = JSON_ENCODE_ANY | JSON_COMPACT | JSON_ENSURE_ASCII;
-        const size_t n = json_dumpb(v, shown, shown_bytes - 1, flags);
-        shown[FL_MIN(n, shown_bytes - 1)] = '\0';
-=======
 void fl__json_show(char shown[FL_JSON_SHOWN_BYTES], const json_t *v)
 {
     const size_t room = FL_JSON_SHOWN_BYTES - 1; /* an escaped byte takes 6 */
@@ -152,20 +131,14 @@ void fl__json_show(char shown[FL_JSON_SHOWN_BYTES], const json_t *v)
         const size_t flags = JSON_ENCODE_ANY | JSON_COMPACT | JSON_ENSURE_ASCII;
         const size_t n = json_dumpb(v, shown, room, flags);
         shown[FL_MIN(n, room)] = '\0';
->>>>>>> main
     }
 }
 
 static fl_status fail_field(fl_err *err, const json_t *v, const char *key, const char *want,
                             const char *where)
 {
-<<<<<<< HEAD
-    char shown[8 * MAX_SHOWN_CHARS]; /* an escaped byte takes 6 */
-    show(shown, sizeof shown, v);
-=======
     char shown[FL_JSON_SHOWN_BYTES];
     fl__json_show(shown, v);
->>>>>>> main
     return fl__fail(err, FL_E_INPUT, "bad field: %s: %s is %s, wanted %s; fix the file", where,
                     key, shown, want);
 }
