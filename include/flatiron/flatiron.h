@@ -75,7 +75,8 @@ typedef struct fl_engine_info {
     const char *isa;          /* level in use, e.g. "amx" */
     int n_threads, n_layers, hidden_size, vocab_size, n_positions; /* n_positions: context */
     int64_t n_params;
-    int w_bits, a_bits, kv_bits; /* 16 on the float path; 0: mixed 4/8 */
+    int w_bits, a_bits;    /* 16 on the float path; 0: mixed 4/8 */
+    const char *kv_format; /* "f32" or "bf16" */
     int head_bits;
     size_t weight_bytes; /* bytes of weights the forward pass reads, embedding rows apart */
 } fl_engine_info;
@@ -130,11 +131,13 @@ typedef struct fl_sample_options {
 FL_API void fl_sample_options_defaults(fl_sample_options *o);
 
 typedef struct fl_generate_options {
-    const char *prompt;
+    const char *prompt; /* n_prompt_bytes, any bytes */
     size_t n_prompt_bytes;
-    int n_predict; /* default 128 */
+    const char *prompt_path; /* NULL (default), or a file whose text is the prompt */
+    int n_predict;           /* default 128; < 0: until the end token or the context's end */
     fl_sample_options sample;
-    /* Called with whole UTF-8 characters as they appear; return false to stop. May be NULL. */
+    /* Called after each token with the whole UTF-8 characters that it completed (n_bytes may be
+     * 0); return false to stop. May be NULL. */
     bool (*on_text)(void *user, const char *text, size_t n_bytes);
     void *user;
 } fl_generate_options;
@@ -143,12 +146,16 @@ FL_API void fl_generate_options_defaults(fl_generate_options *o);
 typedef struct fl_generate_result {
     char *text; /* owned, NUL-terminated */
     size_t n_text_bytes;
-    int32_t *ids; /* owned, the generated tokens */
+    int32_t *ids; /* owned, the generated tokens without the end token */
     int n_prompt_tokens, n_tokens;
     const char *finish_reason; /* "stop" (end token), "length" (n_predict or context),
                                   "cancelled" */
     double prefill_s, decode_s;
 } fl_generate_result;
+/* Continues the session's sequence with the prompt (the tokenizer's post-processor is applied when
+ * the session is empty) and n_predict tokens; the last of them is not fed back. On failure
+ * *result is empty. FL_E_USAGE (options, a prompt without tokens or longer than the context),
+ * FL_E_INPUT (prompt_path), FL_E_NOMEM, FL_E_FAIL (the model's logits are no numbers). */
 FL_API fl_status fl_session_generate(fl_generate_result *result, fl_session *session,
                                      const fl_generate_options *options, fl_err *err);
 FL_API void fl_generate_result_fini(fl_generate_result *result);
@@ -237,9 +244,18 @@ typedef struct fl_eval_options {
     int n_threads;
     fl_log log;
     void (*on_progress)(void *user, int window, int n_windows, double ppl_so_far);
-    void *user;
+    bool (*should_stop)(void *user); /* asked between batches of windows; may be NULL */
+    void *user;                      /* of both callbacks */
 } fl_eval_options;
 FL_API void fl_eval_options_defaults(fl_eval_options *o);
+
+/* What was evaluated: a figure without it means little. */
+typedef struct fl_eval_model {
+    char quant_method[32]; /* as in fl_engine_info, like the fields below; "" without baseline */
+    int w_bits, a_bits, head_bits;
+    const char *kv_format;
+    size_t weight_bytes;
+} fl_eval_model;
 
 typedef struct fl_eval_result {
     double ppl;
@@ -247,11 +263,15 @@ typedef struct fl_eval_result {
     int windows, seq_len;
     int64_t tokens;        /* of the text */
     int64_t n_predictions; /* scored */
+    fl_eval_model model, baseline;
+    const char *isa; /* level in use */
+    int n_threads;
+    double elapsed_s; /* of the forward passes and scores */
 } fl_eval_result;
 /* Perplexity by "windows": the file's bytes tokenised once, no BOS, non-overlapping windows of
  * seq_len, the tail dropped, exp of the mean over windows of each window's mean cross entropy.
  * With a baseline: mean KL(baseline || model) over the same positions and the share of equal
- * argmax. */
+ * argmax; FL_E_INPUT when the two do not share a vocabulary. */
 FL_API fl_status fl_eval_run(fl_eval_result *result, const fl_eval_options *options,
                              fl_err *err);
 
@@ -260,7 +280,10 @@ FL_API fl_status fl_eval_run(fl_eval_result *result, const fl_eval_options *opti
  * on the first problem that makes the model unusable, with the report still given. */
 FL_API fl_status fl_verify_run(char **report_json, const char *model_dir, fl_err *err);
 
-/* What the model is and how it was made: shapes, bits per layer, flatten ratios, D_4, D_8. */
+/* What the model is and how it was made: {"family":..,"n_layers":.., ... "n_params":..,
+ * "tensors":N,"tensor_bytes":N,"dtypes":{"BF16":{"tensors":N,"bytes":N}},"quantization":{..}};
+ * quantization is config.json's quantization_config (bits per layer, flatten ratios, D_4, D_8)
+ * or null. Tensor data is not read. */
 FL_API fl_status fl_inspect_run(char **report_json, const char *model_dir, fl_err *err);
 
 typedef struct fl_bench_options {
@@ -276,6 +299,10 @@ FL_API void fl_bench_options_defaults(fl_bench_options *o);
 /* *report_json: {"machine":{...},"rows":[...]}. */
 FL_API fl_status fl_bench_kernels_run(char **report_json, const fl_bench_options *options,
                                       fl_err *err);
+
+/* What there is to compute on: {"devices":[{"device":"cpu","name":..,"isa":["avx2",..],"highest_isa":..,
+ * "cores":N,"threads":N,"memory_bytes":N,"memory_available_bytes":N}]}. */
+FL_API fl_status fl_devices_run(char **report_json, fl_err *err);
 
 #ifdef __cplusplus
 }
