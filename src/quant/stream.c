@@ -230,6 +230,13 @@ void fl__site_dequantized(const fl_exec *ex, const fl_site *site, const float *x
     }
 }
 
+/* The float lane's input as the folded weights expect it. */
+static void premultiply(float *x, const fl_site *site, int n_rows)
+{
+    const size_t K = (size_t)site->n_in;
+    for (size_t i = 0; site->premul && i < (size_t)n_rows * K; i++) x[i] *= site->premul[i % K];
+}
+
 bool fl__stream_gram(fl_gram *gram, fl_stream *s, const fl_block *float_block,
                      const fl_block *quant_block, int site, const fl_site *probe)
 {
@@ -240,6 +247,7 @@ bool fl__stream_gram(fl_gram *gram, fl_stream *s, const fl_block *float_block,
         if (s->should_stop && s->should_stop(s->stop_user)) return false;
         walk_batch(s, FL_LANE_FLOAT, float_block, &b, capture_site, &f);
         walk_batch(s, FL_LANE_QUANT, quant_block, &b, capture_site, &q);
+        premultiply(s->site_float, probe, b.n_rows);
         fl__site_dequantized(s->ex, probe, s->site_quant, b.n_rows, s->site_quant, s->ws->scratch);
         fl__gram_add(gram, s->ex, s->site_quant, s->site_float, b.n_rows);
     }

@@ -143,7 +143,7 @@ static double weight_error(const search *s, const candidate *c, float *row, int8
             const float *w = s->weights[i].w + (size_t)n * (size_t)K;
             float scale;
             for (int k = 0; k < K; k++) row[k] = w[k] * c->smooth[k];
-            fl__weight_scale_find(&inline_exec, &scale, row, 1, K, s->w_bits, false, c->square);
+            fl__weight_scale_find(&inline_exec, &scale, row, 1, K, s->w_bits, false, true, c->square);
             sum += fl__weight_round(&inline_exec, codes, row, &scale, 0, 1, K, s->w_bits, c->square);
         }
     return sum * WEIGHT_ROW_STEP;
