@@ -118,27 +118,27 @@ static json_t *field(fl_status *st, const json_t *o, const char *key, bool requi
     return NULL;
 }
 
-/* Short print of a value: numbers and short texts as they stand, else what it is. */
-static void show(char *shown, size_t shown_bytes, const json_t *v)
+void fl__json_show(char shown[FL_JSON_SHOWN_BYTES], const json_t *v)
 {
+    const size_t room = FL_JSON_SHOWN_BYTES - 1; /* an escaped byte takes 6 */
     if (json_is_object(v)) {
-        (void)snprintf(shown, shown_bytes, "an object");
+        (void)snprintf(shown, room, "an object");
     } else if (json_is_array(v)) {
-        (void)snprintf(shown, shown_bytes, "an array");
+        (void)snprintf(shown, room, "an array");
     } else if (json_is_string(v) && json_string_length(v) > MAX_SHOWN_CHARS) {
-        (void)snprintf(shown, shown_bytes, "a text of %zu bytes", json_string_length(v));
+        (void)snprintf(shown, room, "a text of %zu bytes", json_string_length(v));
     } else {
         const size_t flags = JSON_ENCODE_ANY | JSON_COMPACT | JSON_ENSURE_ASCII;
-        const size_t n = json_dumpb(v, shown, shown_bytes - 1, flags);
-        shown[FL_MIN(n, shown_bytes - 1)] = '\0';
+        const size_t n = json_dumpb(v, shown, room, flags);
+        shown[FL_MIN(n, room)] = '\0';
     }
 }
 
 static fl_status fail_field(fl_err *err, const json_t *v, const char *key, const char *want,
                             const char *where)
 {
-    char shown[8 * MAX_SHOWN_CHARS]; /* an escaped byte takes 6 */
-    show(shown, sizeof shown, v);
+    char shown[FL_JSON_SHOWN_BYTES];
+    fl__json_show(shown, v);
     return fl__fail(err, FL_E_INPUT, "bad field: %s: %s is %s, wanted %s; fix the file", where,
                     key, shown, want);
 }

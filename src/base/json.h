@@ -31,4 +31,8 @@ fl_status fl__json_get_bool(const json_t *o, const char *key, bool required, boo
 fl_status fl__json_get_string(const json_t *o, const char *key, bool required,
                               const char **value, const char *where, fl_err *err);
 
+/* Short print of a value for errors: numbers and short texts as they stand, else what it is. */
+enum { FL_JSON_SHOWN_BYTES = 320 };
+void fl__json_show(char shown[FL_JSON_SHOWN_BYTES], const json_t *v);
+
 #endif

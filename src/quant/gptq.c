@@ -276,7 +276,7 @@ fl_status fl__gptq_round(const fl_gptq *q, const fl_exec *ex, int8_t *codes, flo
     }
     target_means(&s, target);
     if (q->r) fl__parallel_for(ex, chunks, compensate_chunk, &s);
-    fl__weight_scale_find(ex, scale, w, N, q->K, bits, per_tensor, q->diag);
+    fl__weight_scale_find(ex, scale, w, N, q->K, bits, per_tensor, true, q->diag);
     fl__parallel_for(ex, chunks, sweep_chunk, &s);
     shift_from_codes(&s, bias_shift, target);
     double lost = 0, whole = 0;

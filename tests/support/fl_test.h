@@ -4,8 +4,8 @@
  *     static const struct CMUnitTest tests[] = {cmocka_unit_test(adds), ...};
  *     FL_TEST_MAIN(tests)
  * The runner gives each test a process of its own, so that a crash, a leak or a changed global
- * stays with the test that caused it, and closes with 'N passed, N failed, N skipped' alone on a
- * line. It fails when a test failed and when none ran. An argument runs only the tests whose
+ * stays with the test that caused it, and closes with 'N passed, N failed, N skipped' alone on
+ * a line. It fails when a test failed and when none ran. An argument runs only the tests whose
  * name contains it: `build/test_base_mem grow`.
  * Group fixtures (FL_TEST_MAIN_FIXTURE) therefore run once per test, in its process.
  * SPDX-License-Identifier: MIT */

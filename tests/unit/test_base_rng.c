@@ -36,8 +36,9 @@ static void each_part_of_the_key_counts(void **state)
         uint64_t seed;
         int block;
         const char *purpose;
-    } keys[] = {{0, 0, "a"}, {1, 0, "a"},  {0, 1, "a"}, {0, -1, "a"},      {0, 0, "b"},
-                {0, 0, ""},  {0, 0, "aa"}, {1, 1, "a"}, {1ull << 32, 0, "a"}, {0, 1 << 30, "a"}};
+    } keys[] = {{0, 0, "a"},          {1, 0, "a"},      {0, 1, "a"},  {0, -1, "a"},
+                {0, 0, "b"},          {0, 0, ""},       {0, 0, "aa"}, {1, 1, "a"},
+                {1ull << 32, 0, "a"}, {0, 1 << 30, "a"}};
     enum { N = sizeof keys / sizeof *keys };
     for (int i = 0; i < N; i++) {
         fl_rng again = fl__rng_init(keys[i].seed, keys[i].block, keys[i].purpose);

@@ -11,8 +11,9 @@ static void fail_returns_status_and_text(void **state)
 {
     (void)state;
     fl_err err;
-    assert_int_equal(fl__fail(&err, FL_E_INPUT, "bad tensor: %s: %d rows; use %s", "a.b", 3, "4"),
-                     FL_E_INPUT);
+    assert_int_equal(
+        fl__fail(&err, FL_E_INPUT, "bad tensor: %s: %d rows; use %s", "a.b", 3, "4"),
+        FL_E_INPUT);
     assert_string_equal(err.text, "bad tensor: a.b: 3 rows; use 4");
     assert_int_equal(fl__fail(NULL, FL_E_GATE, "%s", "nobody listens"), FL_E_GATE);
 }

@@ -87,9 +87,8 @@ static void ends_with(const char *line)
 }
 
 static const struct CMUnitTest mixed[] = {
-    cmocka_unit_test(passes),  cmocka_unit_test(fails),
-    cmocka_unit_test(crashes), cmocka_unit_test(skips),
-    cmocka_unit_test(passes),  cmocka_unit_test(needs_a_missing_file),
+    cmocka_unit_test(passes), cmocka_unit_test(fails),  cmocka_unit_test(crashes),
+    cmocka_unit_test(skips),  cmocka_unit_test(passes), cmocka_unit_test(needs_a_missing_file),
 };
 
 static void counts_every_outcome(void **state)
@@ -100,7 +99,8 @@ static void counts_every_outcome(void **state)
     assert_non_null(strstr(output, "FAILED: fails: "));
     assert_non_null(strstr(output, "FAILED: crashes: "));
     assert_non_null(strstr(output, "SKIP: skips: "));
-    assert_non_null(strstr(output, "SKIP: needs_a_missing_file: needs ../shared/no/such/file\n"));
+    assert_non_null(
+        strstr(output, "SKIP: needs_a_missing_file: needs ../shared/no/such/file\n"));
 }
 
 static void a_filter_picks_by_name(void **state)
