@@ -172,7 +172,7 @@ const char *cli_bytes(char *out, size_t out_bytes, double n_bytes)
 
 const char *cli_bits(char *out, size_t out_bytes, int w_bits, int a_bits)
 {
-    char w[8] = "4/8", a[8] = "4/8";
+    char w[16] = "4/8", a[16] = "4/8";
     if (w_bits > 0) (void)snprintf(w, sizeof w, "%d", w_bits);
     if (a_bits > 0) (void)snprintf(a, sizeof a, "%d", a_bits);
     if (w_bits == 16 && a_bits == 16)
