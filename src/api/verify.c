@@ -1,9 +1,10 @@
 /* verify.c - fl_verify_run: every tensor of a model directory against its config.
  *
- * Three passes, each adding to one list of problems: the tensors that the config asks for (there,
- * type, shape, then every number of their contents), the tensors that nothing asks for (listed, no
- * problem: old checkpoints carry rotary tables and copies of a tied head), and, when nothing was
- * wrong so far, the loaders themselves block by block, so that a model that passes also opens.
+ * Three passes, each adding to one list of problems: the tensors that the config asks for
+ * (there, type, shape, then every number of their contents), the tensors that nothing asks for
+ * (listed, no problem: old checkpoints carry rotary tables and copies of a tied head), and,
+ * when nothing was wrong so far, the loaders themselves block by block, so that a model that
+ * passes also opens.
  * SPDX-License-Identifier: MIT */
 #include "base/json.h"
 #include "base/mem.h"
@@ -35,7 +36,7 @@ static void add_problem(check *c, fl_status st, const fl_err *problem)
     c->first = *problem;
 }
 
-/* ---- contents ------------------------------------------------------------------------------ */
+/* ---- contents ---------------------------------------------------------------------------- */
 
 /* "-128", "nan": the first number of a tensor that cannot be, and where it stands. */
 typedef struct bad_number {
@@ -105,19 +106,23 @@ static bool scan_copies(bad_number *bad, const fl_tensor_view *t)
 static const char *scan(bad_number *bad, const fl_tensor_view *t, const fl_tensor_spec *spec)
 {
     switch (spec->role) {
-    case FL_ROLE_FLOAT: return scan_floats(bad, t, spec->role) ? "finite numbers" : NULL;
+    case FL_ROLE_FLOAT:
+        return scan_floats(bad, t, spec->role) ? "finite numbers" : NULL;
     case FL_ROLE_WEIGHT_SCALE:
         return scan_floats(bad, t, spec->role) ? "finite numbers of at least 0" : NULL;
     case FL_ROLE_INPUT_SCALE:
         return scan_floats(bad, t, spec->role) ? "a finite number above 0" : NULL;
-    case FL_ROLE_CODES8: return scan_codes8(bad, t) ? "codes from -127 to 127" : NULL;
-    case FL_ROLE_CODES4: return scan_codes4(bad, t, spec->n_codes) ? "0 behind an odd row" : NULL;
-    case FL_ROLE_COPIES: return scan_copies(bad, t) ? "1 to 4096 copies" : NULL;
+    case FL_ROLE_CODES8:
+        return scan_codes8(bad, t) ? "codes from -127 to 127" : NULL;
+    case FL_ROLE_CODES4:
+        return scan_codes4(bad, t, spec->n_codes) ? "0 behind an odd row" : NULL;
+    case FL_ROLE_COPIES:
+        return scan_copies(bad, t) ? "1 to 4096 copies" : NULL;
     }
     return NULL;
 }
 
-/* ---- tensors ------------------------------------------------------------------------------- */
+/* ---- tensors ----------------------------------------------------------------------------- */
 
 static void check_tensor(void *user, const fl_tensor_spec *spec)
 {
@@ -143,7 +148,8 @@ static void check_tensor(void *user, const fl_tensor_spec *spec)
     if (!wanted) return;
     (void)fl__fail(&problem, FL_E_INPUT,
                    "bad tensor: %s: %s: element %lld is %g, wanted %s; get the file again or "
-                   "quantise again", t->file, t->name, (long long)bad.at, bad.value, wanted);
+                   "quantise again",
+                   t->file, t->name, (long long)bad.at, bad.value, wanted);
     add_problem(c, FL_E_INPUT, &problem);
 }
 
@@ -164,7 +170,7 @@ static void check_loading(check *c, const char *model_dir)
     fl__model_close(&model);
 }
 
-/* ---- report -------------------------------------------------------------------------------- */
+/* ---- report ------------------------------------------------------------------------------ */
 
 static json_t *list_unexpected(const check *c)
 {
@@ -188,11 +194,10 @@ static char *build_report(const check *c, const char *model_dir)
     const fl_tensors *set = c->model ? c->model->tensors : NULL;
     const size_t n = set ? fl__tensors_count(set) : 0;
     for (size_t i = 0; i < n; i++) bytes += (json_int_t)fl__tensors_at(set, i)->n_bytes;
-    json_t *report = json_pack("{s:o, s:s?, s:I, s:I, s:O, s:o}", "model",
-                               fl__json_text(model_dir), "quant_method",
-                               c->model ? c->model->quant_method : NULL, "tensors", (json_int_t)n,
-                               "bytes", bytes, "problems", c->problems, "unexpected",
-                               list_unexpected(c));
+    json_t *report = json_pack(
+        "{s:o, s:s?, s:I, s:I, s:O, s:o}", "model", fl__json_text(model_dir), "quant_method",
+        c->model ? c->model->quant_method : NULL, "tensors", (json_int_t)n, "bytes", bytes,
+        "problems", c->problems, "unexpected", list_unexpected(c));
     char *text = report ? fl__json_dump(report, 2) : NULL;
     json_decref(report);
     return text;
@@ -203,7 +208,8 @@ static fl_status fail_with_first(const check *c, const char *model_dir, fl_err *
 {
     const size_t n = json_array_size(c->problems);
     if (n < 2) return fl__fail(err, c->status, "%s", c->first.text);
-    return fl__fail(err, c->status, "%s (first of %zu problems of %s)", c->first.text, n, model_dir);
+    return fl__fail(err, c->status, "%s (first of %zu problems of %s)", c->first.text, n,
+                    model_dir);
 }
 
 FL_API fl_status fl_verify_run(char **report_json, const char *model_dir, fl_err *err)

@@ -19,14 +19,17 @@ static void emit(const walk *w, const char *name, fl_tensor_spec spec)
 
 static fl_tensor_spec float_vector(int n, bool optional)
 {
-    return (fl_tensor_spec){.role = FL_ROLE_FLOAT, .optional = optional, .dtypes = FL_DTYPES_FLOAT,
-                            .n_dims = 1, .dims = {n}};
+    return (fl_tensor_spec){.role = FL_ROLE_FLOAT,
+                            .optional = optional,
+                            .dtypes = FL_DTYPES_FLOAT,
+                            .n_dims = 1,
+                            .dims = {n}};
 }
 
 static fl_tensor_spec float_matrix(int n_out, int n_in)
 {
-    return (fl_tensor_spec){.role = FL_ROLE_FLOAT, .dtypes = FL_DTYPES_FLOAT, .n_dims = 2,
-                            .dims = {n_out, n_in}};
+    return (fl_tensor_spec){
+        .role = FL_ROLE_FLOAT, .dtypes = FL_DTYPES_FLOAT, .n_dims = 2, .dims = {n_out, n_in}};
 }
 
 /* name: without ".weight". */
@@ -129,7 +132,8 @@ static void emit_block(const walk *w, int layer)
         emit_norm(w, name);
     }
     for (int site = 0; site < FL_N_SITES; site++) {
-        const fl_site_info *info = model->sites ? &model->sites[layer * FL_N_SITES + site] : NULL;
+        const fl_site_info *info =
+            model->sites ? &model->sites[layer * FL_N_SITES + site] : NULL;
         int linears[FL_SITE_MAX_LINEARS];
         const int n = fl__site_linears(linears, &model->cfg, site);
         if (info) emit_input(w, layer, linears[0], info);
