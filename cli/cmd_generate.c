@@ -33,6 +33,8 @@ static const cli_option options[] = {
     {.kind = CLI_INT, .name = "--ctx-size", .aliases = "-c", .arg = "N", FIELD(ctx_size),
      .min = 1, .max = 1 << 20, .shown_default = "the model's context, at most 4096",
      .help = "room for prompt and text, in tokens"},
+    {.kind = CLI_FLAG, .name = "--special", FIELD(o.special),
+     .help = "print special tokens such as <unk> too"},
     CLI_GROUP_ROW("Sampling"),
     {.kind = CLI_FLOAT, .name = "--temp", .aliases = "--temperature", .arg = "T",
      FIELD(o.sample.temperature), .max = 100, .help = "temperature, 0 is greedy"},

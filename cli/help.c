@@ -73,15 +73,16 @@ static void print_wrapped(const char *text, int at)
     }
     (void)printf("%*s", HELP_COLUMN - at, "");
     at = HELP_COLUMN;
-    while (*text) {
+    for (bool first = true; *text; first = false) {
         const int n = (int)strcspn(text, " ");
-        if (at > HELP_COLUMN && at + n > HELP_WIDTH) {
+        if (!first && at + 1 + n > HELP_WIDTH) {
             (void)printf("\n%*s", HELP_COLUMN, "");
             at = HELP_COLUMN;
+        } else if (!first) {
+            at += printf(" ");
         }
-        const bool last = !text[n];
-        at += printf("%.*s%s", n, text, last ? "" : " ");
-        text += n + !last;
+        at += printf("%.*s", n, text);
+        text += n + (text[n] == ' ');
     }
     (void)printf("\n");
 }

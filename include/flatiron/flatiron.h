@@ -135,6 +135,7 @@ typedef struct fl_generate_options {
     size_t n_prompt_bytes;
     const char *prompt_path; /* NULL (default), or a file whose text is the prompt */
     int n_predict;           /* default 128; < 0: until the end token or the context's end */
+    bool special;            /* default false: special tokens add nothing to the text */
     fl_sample_options sample;
     /* Called after each token with the whole UTF-8 characters that it completed (n_bytes may be
      * 0); return false to stop. May be NULL. */

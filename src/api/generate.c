@@ -106,7 +106,7 @@ static fl_status prepare_loop(job *j, fl_err *err)
     if (!j->result->ids) return fl__fail_nomem(err, "token ids", n * sizeof *j->result->ids);
     j->result->text = fl__calloc(j->text_room, 1);
     if (!j->result->text) return fl__fail_nomem(err, "text", j->text_room);
-    return fl__detok_new(&j->detok, e->tokenizer, true, err);
+    return fl__detok_new(&j->detok, e->tokenizer, !j->options->special, err);
 }
 
 static bool is_end(const fl_model_config *cfg, int32_t id)
