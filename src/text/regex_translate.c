@@ -461,7 +461,8 @@ static bool put_next(translation *t)
 const char *fl__regex_translate(fl_text_buf *out, const char *regex, size_t n_bytes, size_t *at)
 {
     translation t = {.in = regex, .n_bytes = n_bytes, .out = out};
-    while (t.at < n_bytes)
+    (void)put(&t, ""); /* PCRE2 wants an address for an empty pattern, too */
+    while (t.at < n_bytes && !t.why)
         if (!put_next(&t)) break;
     if (!t.why && t.n_groups > 0) t.why = "a group without end";
     *at = t.no_memory ? SIZE_MAX : t.at;
