@@ -1,11 +1,11 @@
 /* flatiron.h - the public interface of libflatiron, and its only installed header.
  *
- * What is here: an engine (a model opened from its directory, float or quantised), a session (one
- * sequence being decoded), and the jobs that people start from the command line: quantise, eval,
- * verify, kernel bench. Conventions for all of it:
- *   - Every call that can fail returns fl_status: FL_OK (0) or a negative code. The text goes into
- *     the optional err, one line "<what>: <where>: <why>; <what to do>".
- *   - Out-parameters come first, are set to NULL on entry and receive ownership once, on success.
+ * What is here: an engine (a model opened from its directory, float or quantised), a session
+ * (one sequence being decoded), and the jobs that people start from the command line: quantise,
+ * eval, verify, kernel bench. Conventions for all of it:
+ *   - Every call that can fail returns fl_status: FL_OK (0) or a negative code. The text goes
+ *     into the optional err, one line "<what>: <where>: <why>; <what to do>".
+ *   - Out-parameters come first, are set to NULL on entry and receive ownership on success.
  *   - _open/_close, _new/_free pairs; closing takes the address of the pointer and NULLs it.
  *   - Option structs are filled by their _defaults function first; fields say their default.
  *   - The library prints nothing, reads no environment variables and never exits.
@@ -51,19 +51,19 @@ FL_API int fl_exit_code(fl_status status);
 FL_API const char *fl_version(void);
 
 typedef enum fl_log_level { FL_LOG_INFO, FL_LOG_WARN } fl_log_level;
-/* Sink for messages; write may be NULL. line has no newline and is valid during the call only. */
+/* Sink for messages; write may be NULL. line has no newline, valid during the call only. */
 typedef struct fl_log {
     void (*write)(void *user, fl_log_level level, const char *line);
     void *user;
 } fl_log;
 
-/* ---- engine: a model in memory ------------------------------------------------------------ */
+/* ---- engine: a model in memory ----------------------------------------------------------- */
 
 typedef struct fl_engine fl_engine;
 
 typedef struct fl_engine_options {
-    const char *isa; /* highest instruction set to use: ref, avx2, avxvnni, avx512, avx512vnni, amx, or
-                        native (default): all that the machine has */
+    const char *isa; /* highest instruction set to use: ref, avx2, avxvnni, avx512, avx512vnni,
+                        amx, or native (default): all that the machine has */
     int n_threads;   /* 0 (default): one per physical core */
     fl_log log;      /* default: silence */
 } fl_engine_options;
@@ -71,31 +71,33 @@ FL_API void fl_engine_options_defaults(fl_engine_options *o);
 
 typedef struct fl_engine_info {
     const char *family;       /* "llama" or "opt"; strings are owned by the engine */
-    const char *quant_method; /* "none" for a float checkpoint, else "flattenquant", "rtn", ... */
+    const char *quant_method; /* "none": a float checkpoint; "flattenquant", "rtn", ... */
     const char *isa;          /* level in use, e.g. "amx" */
     int n_threads, n_layers, hidden_size, vocab_size, n_positions; /* n_positions: context */
     int64_t n_params;
-    int w_bits, a_bits, kv_bits; /* 16 on the float path; 0: mixed 4/8 */
+    int w_bits, a_bits;    /* 16 on the float path; 0: mixed 4/8 */
+    const char *kv_format; /* "f32" or "bf16" */
     int head_bits;
     size_t weight_bytes; /* bytes of weights the forward pass reads, embedding rows apart */
 } fl_engine_info;
 
-/* Opens the model directory (Hugging Face layout, float or written by fl_quantize_run). Weights are mapped,
- * integer weights repacked for this machine's kernels.
+/* Opens the model directory (Hugging Face layout, float or written by fl_quantize_run). Weights
+ * are mapped, integer weights repacked for this machine's kernels.
  * Errors: FL_E_INPUT, FL_E_UNSUPPORTED, FL_E_NOMEM, FL_E_IO, FL_E_USAGE (unknown isa). */
 FL_API fl_status fl_engine_open(fl_engine **out, const char *model_dir,
                                 const fl_engine_options *options, fl_err *err);
 FL_API void fl_engine_close(fl_engine **engine);
 FL_API void fl_engine_get_info(const fl_engine *engine, fl_engine_info *info);
 
-/* Token ids of text (n_bytes bytes, any bytes: invalid UTF-8 is read as U+FFFD). add_special: apply the
- * tokenizer's post-processor (BOS and the like). *ids is allocated; free with fl_ids_free. */
+/* Token ids of text (n_bytes bytes, any bytes: invalid UTF-8 is read as U+FFFD). add_special:
+ * apply the tokenizer's post-processor (BOS and the like). *ids is allocated; free with
+ * fl_ids_free. */
 FL_API fl_status fl_engine_encode(int32_t **ids, size_t *n_ids, const fl_engine *engine,
                                   const char *text, size_t n_bytes, bool add_special,
                                   fl_err *err);
 FL_API void fl_ids_free(int32_t **ids);
 
-/* ---- session: generate from one sequence --------------------------------------------------- */
+/* ---- session: generate from one sequence ------------------------------------------------- */
 
 typedef struct fl_session fl_session;
 
@@ -109,9 +111,9 @@ FL_API fl_status fl_session_new(fl_session **out, fl_engine *engine,
                                 const fl_session_options *options, fl_err *err);
 FL_API void fl_session_free(fl_session **session);
 
-/* Feeds n_ids tokens after those already there; *logits (borrowed, [vocab_size], valid until the next
- * call) are those after the last one. FL_E_USAGE when the context would overflow or an id is out
- * of range. */
+/* Feeds n_ids tokens after those already there; *logits (borrowed, [vocab_size], valid until
+ * the next call) are those after the last one. FL_E_USAGE when the context would overflow or an
+ * id is out of range. */
 FL_API fl_status fl_session_feed(fl_session *session, const int32_t *ids, size_t n_ids,
                                  const float **logits, fl_err *err);
 /* Forgets all tokens from position n_keep on. */
@@ -129,11 +131,13 @@ typedef struct fl_sample_options {
 FL_API void fl_sample_options_defaults(fl_sample_options *o);
 
 typedef struct fl_generate_options {
-    const char *prompt;
+    const char *prompt; /* n_prompt_bytes, any bytes */
     size_t n_prompt_bytes;
-    int n_predict; /* default 128 */
+    const char *prompt_path; /* NULL (default), or a file whose text is the prompt */
+    int n_predict;           /* default 128; < 0: until the end token or the context's end */
     fl_sample_options sample;
-    /* Called with whole UTF-8 characters as they appear; return false to stop. May be NULL. */
+    /* Called after each token with the whole UTF-8 characters that it completed (n_bytes may be
+     * 0); return false to stop. May be NULL. */
     bool (*on_text)(void *user, const char *text, size_t n_bytes);
     void *user;
 } fl_generate_options;
@@ -142,16 +146,21 @@ FL_API void fl_generate_options_defaults(fl_generate_options *o);
 typedef struct fl_generate_result {
     char *text; /* owned, NUL-terminated */
     size_t n_text_bytes;
-    int32_t *ids; /* owned, the generated tokens */
+    int32_t *ids; /* owned, the generated tokens without the end token */
     int n_prompt_tokens, n_tokens;
-    const char *finish_reason; /* "stop" (end token), "length" (n_predict or context), "cancelled" */
+    const char *finish_reason; /* "stop" (end token), "length" (n_predict or context),
+                                  "cancelled" */
     double prefill_s, decode_s;
 } fl_generate_result;
+/* Continues the session's sequence with the prompt (the tokenizer's post-processor is applied when
+ * the session is empty) and n_predict tokens; the last of them is not fed back. On failure
+ * *result is empty. FL_E_USAGE (options, a prompt without tokens or longer than the context),
+ * FL_E_INPUT (prompt_path), FL_E_NOMEM, FL_E_FAIL (the model's logits are no numbers). */
 FL_API fl_status fl_session_generate(fl_generate_result *result, fl_session *session,
                                      const fl_generate_options *options, fl_err *err);
 FL_API void fl_generate_result_fini(fl_generate_result *result);
 
-/* ---- quantise ------------------------------------------------------------------------------- */
+/* ---- quantise ---------------------------------------------------------------------------- */
 
 /* A yes/no that has a default of its own per method. */
 typedef enum fl_switch { FL_AUTO = -1, FL_OFF = 0, FL_ON = 1 } fl_switch;
@@ -166,17 +175,17 @@ typedef struct fl_quantize_progress {
 typedef struct fl_quantize_options {
     const char *model_dir, *out_dir;
     const char *method; /* required: flattenquant, smoothquant, rtn */
-    const char *preset; /* NULL (default) or "paper": per-tensor weights, mean rule, KL selection */
+    const char *preset; /* NULL or "paper": per-tensor weights, mean rule, KL selection */
 
-    int w_bits, a_bits; /* 0: method's default (flattenquant: the 4/8 mix; others 4); 4, 8; 16 = float */
+    int w_bits, a_bits; /* 4, 8; 16 = float; 0: method's (flattenquant: 4/8 mix; others 4) */
     int kv_bits;        /* 16 (default), the only value of this version */
     int head_bits;      /* 16 (default), the only value of this version */
     const char *w_granularity; /* "channel" (default) or "tensor" */
-    const char *a_granularity; /* "tensor" or "token"; NULL: flattenquant tensor, others token */
+    const char *a_granularity; /* "tensor", "token"; NULL: flattenquant tensor, others token */
     const char *weights;       /* "gptq" or "rtn"; NULL: flattenquant gptq, others rtn */
 
     /* calibration: a text file, or text sampled from the model itself */
-    const char *calib_path; /* .txt, .jsonl with "text" fields, or "self": the model samples it */
+    const char *calib_path; /* .txt, .jsonl with "text" fields; "self": the model samples it */
     int n_samples;          /* windows, default 128 */
     int seq_len;            /* 0 (default): min(2048, context) */
     uint64_t seed;          /* default 0 */
@@ -188,7 +197,7 @@ typedef struct fl_quantize_options {
     const char *threshold;    /* "mean" (default) or "iqr": T = Q3 + beta*IQR */
     double flatten_max_ratio; /* default 0.30 */
     double int4_ratio;        /* default 0.4829 */
-    double gamma;             /* < 0 (default): int4_ratio rules; else INT4 where D_4 - D_8 <= gamma */
+    double gamma;             /* INT4 where D_4 - D_8 <= gamma; < 0 (default): by int4_ratio */
     const char *select;       /* "kl", "output" or "random": what ranks the layers for INT4 */
     fl_switch flatten_weights;
 
@@ -196,11 +205,11 @@ typedef struct fl_quantize_options {
     double damping;        /* default 0.01 of the mean diagonal */
     int gptq_block;        /* default 128 */
     fl_switch act_order;   /* columns by falling Hessian diagonal */
-    fl_switch compensate;  /* fit the float layer's output on the quantised inputs before rounding */
+    fl_switch compensate;  /* first fit the float layer's output on the quantised inputs */
 
     bool resume, dry_run;
     int redo_from;              /* < 0 (default): off; else first block to do again */
-    double max_ppl_increase;    /* < 0 (default): no gate; ratio over the float model, e.g. 0.05 */
+    double max_ppl_increase;    /* < 0 (default): no gate; over the float model, e.g. 0.05 */
     double max_kld;             /* < 0 (default): no gate */
     const char *gate_path;      /* text of the gates; NULL: calibration text */
 
@@ -208,22 +217,22 @@ typedef struct fl_quantize_options {
     int n_threads;
     fl_log log;
     void (*on_progress)(void *user, const fl_quantize_progress *p);
-    bool (*should_stop)(void *user); /* asked between units of work; true: stop at a checkpoint */
+    bool (*should_stop)(void *user); /* asked between units of work; true: stop there */
     void *user;                      /* of both callbacks */
 } fl_quantize_options;
 FL_API void fl_quantize_options_defaults(fl_quantize_options *o);
 
-/* Quantises model_dir into out_dir, which must not exist; works in out_dir + ".partial", whose content is
- * a valid checkpoint at any moment, and renames it at the end. *report_json (owned, free with
- * fl_string_free) is the report that is saved as out_dir/flatiron_report.json; with dry_run it is
- * the estimate and nothing is written.
- * Errors: FL_E_USAGE, FL_E_INPUT, FL_E_UNSUPPORTED, FL_E_NOMEM, FL_E_NOSPACE, FL_E_IO, FL_E_GATE,
- * FL_E_INTERRUPTED. */
+/* Quantises model_dir into out_dir, which must not exist; works in out_dir + ".partial", whose
+ * content is a valid checkpoint at any moment, and renames it at the end. *report_json (owned,
+ * free with fl_string_free) is the report that is saved as out_dir/flatiron_report.json; with
+ * dry_run it is the estimate and nothing is written.
+ * Errors: FL_E_USAGE, FL_E_INPUT, FL_E_UNSUPPORTED, FL_E_NOMEM, FL_E_NOSPACE, FL_E_IO,
+ * FL_E_GATE, FL_E_INTERRUPTED. */
 FL_API fl_status fl_quantize_run(char **report_json, const fl_quantize_options *options,
                                  fl_err *err);
 FL_API void fl_string_free(char **s);
 
-/* ---- eval, verify, inspect, bench: each returns one JSON document ------------------------------- */
+/* ---- eval, verify, inspect, bench: each returns one JSON document ------------------------ */
 
 typedef struct fl_eval_options {
     const char *model_dir;
@@ -235,9 +244,18 @@ typedef struct fl_eval_options {
     int n_threads;
     fl_log log;
     void (*on_progress)(void *user, int window, int n_windows, double ppl_so_far);
-    void *user;
+    bool (*should_stop)(void *user); /* asked between batches of windows; may be NULL */
+    void *user;                      /* of both callbacks */
 } fl_eval_options;
 FL_API void fl_eval_options_defaults(fl_eval_options *o);
+
+/* What was evaluated: a figure without it means little. */
+typedef struct fl_eval_model {
+    char quant_method[32]; /* as in fl_engine_info, like the fields below; "" without baseline */
+    int w_bits, a_bits, head_bits;
+    const char *kv_format;
+    size_t weight_bytes;
+} fl_eval_model;
 
 typedef struct fl_eval_result {
     double ppl;
@@ -245,18 +263,27 @@ typedef struct fl_eval_result {
     int windows, seq_len;
     int64_t tokens;        /* of the text */
     int64_t n_predictions; /* scored */
+    fl_eval_model model, baseline;
+    const char *isa; /* level in use */
+    int n_threads;
+    double elapsed_s; /* of the forward passes and scores */
 } fl_eval_result;
-/* Perplexity by "windows": the file's bytes tokenised once, no BOS, non-overlapping windows of seq_len,
- * the tail dropped, exp of the mean over windows of each window's mean cross entropy. With a
- * baseline: mean KL(baseline || model) over the same positions and the share of equal argmax. */
-FL_API fl_status fl_eval_run(fl_eval_result *result, const fl_eval_options *options, fl_err *err);
+/* Perplexity by "windows": the file's bytes tokenised once, no BOS, non-overlapping windows of
+ * seq_len, the tail dropped, exp of the mean over windows of each window's mean cross entropy.
+ * With a baseline: mean KL(baseline || model) over the same positions and the share of equal
+ * argmax; FL_E_INPUT when the two do not share a vocabulary. */
+FL_API fl_status fl_eval_run(fl_eval_result *result, const fl_eval_options *options,
+                             fl_err *err);
 
-/* Checks every tensor of a model directory against its config (names, shapes, types, finite values, codes
- * in range). *report_json: {"tensors":N,"bytes":N,"problems":[...]}; FL_E_INPUT on the first
- * problem that makes the model unusable, with the report still given. */
+/* Checks every tensor of a model directory against its config (names, shapes, types, finite
+ * values, codes in range). *report_json: {"tensors":N,"bytes":N,"problems":[...]}; FL_E_INPUT
+ * on the first problem that makes the model unusable, with the report still given. */
 FL_API fl_status fl_verify_run(char **report_json, const char *model_dir, fl_err *err);
 
-/* What the model is and how it was made, as JSON: shapes, bits per layer, flatten ratios, D_4, D_8. */
+/* What the model is and how it was made: {"family":..,"n_layers":.., ... "n_params":..,
+ * "tensors":N,"tensor_bytes":N,"dtypes":{"BF16":{"tensors":N,"bytes":N}},"quantization":{..}};
+ * quantization is config.json's quantization_config (bits per layer, flatten ratios, D_4, D_8)
+ * or null. Tensor data is not read. */
 FL_API fl_status fl_inspect_run(char **report_json, const char *model_dir, fl_err *err);
 
 typedef struct fl_bench_options {
@@ -272,6 +299,10 @@ FL_API void fl_bench_options_defaults(fl_bench_options *o);
 /* *report_json: {"machine":{...},"rows":[...]}. */
 FL_API fl_status fl_bench_kernels_run(char **report_json, const fl_bench_options *options,
                                       fl_err *err);
+
+/* What there is to compute on: {"devices":[{"device":"cpu","name":..,"isa":["avx2",..],"highest_isa":..,
+ * "cores":N,"threads":N,"memory_bytes":N,"memory_available_bytes":N}]}. */
+FL_API fl_status fl_devices_run(char **report_json, fl_err *err);
 
 #ifdef __cplusplus
 }

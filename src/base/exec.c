@@ -2,10 +2,13 @@
  *
  * Inside a loop the OpenMP thread count is set to one, and restored outside: oneDNN asks OpenMP
  * how many threads it may use and would otherwise choose another blocking (another order of
- * sums) with each thread count.
+ * sums) with each thread count. OpenBLAS as Debian builds it has a thread pool of its own that
+ * knows nothing of OpenMP, with the same effect on SGEMM and Cholesky, so it is told apart; its
+ * setting is one per process, and restoring it would race with another session's loop.
  * SPDX-License-Identifier: MIT */
 #include "base/exec.h"
 
+#include <cblas.h>
 #include <omp.h>
 #include <sched.h>
 #include <stdio.h>
@@ -14,6 +17,7 @@ void fl__parallel_for(const fl_exec *ex, int64_t n_items, fl__item_fn *fn, void 
 {
     const int saved = omp_get_max_threads();
     omp_set_num_threads(1);
+    openblas_set_num_threads(1);
     if (n_items <= 1 || ex->n_threads <= 1) {
         for (int64_t i = 0; i < n_items; i++) fn(arg, i, 0);
     } else {
@@ -42,8 +46,10 @@ static int core_leader(int cpu)
 int fl__default_threads(void)
 {
     cpu_set_t set, leaders;
+    const int asked = omp_get_max_threads();
+    if (asked != omp_get_num_procs()) return asked > 0 ? asked : 1;
     CPU_ZERO(&leaders);
-    if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+    if (sched_getaffinity(0, sizeof set, &set) != 0) return asked; /* CPUs beyond CPU_SETSIZE */
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
         if (!CPU_ISSET(cpu, &set)) continue;
         const int leader = core_leader(cpu);

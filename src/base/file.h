@@ -17,7 +17,7 @@ typedef struct fl_file_map {
 fl_status fl__file_map(fl_file_map *map, const char *path, fl_err *err);
 void fl__file_unmap(fl_file_map *map);
 
-/* Whole file into *data (owned, one NUL behind the end), at most max_bytes (FL_E_INPUT above). */
+/* Whole file into *data (owned, a NUL behind the end); FL_E_INPUT above max_bytes. */
 fl_status fl__file_read(char **data, size_t *n_bytes, const char *path, size_t max_bytes,
                         fl_err *err);
 /* Atomic replacement of path. */
@@ -25,19 +25,24 @@ fl_status fl__file_write(const char *path, const void *data, size_t n_bytes, fl_
 fl_status fl__file_copy(const char *from, const char *to, fl_err *err);
 bool fl__file_exists(const char *path);
 
-/* Stream for large files under the same promise: open "<path>.tmp", write, commit or discard. */
+/* Stream for large files, same promise: open "<path>.tmp", write, commit or discard. */
 typedef struct fl_file_writer {
     int fd;
     char *path, *tmp_path;
 } fl_file_writer;
 fl_status fl__file_writer_open(fl_file_writer *w, const char *path, fl_err *err);
-fl_status fl__file_writer_write(fl_file_writer *w, const void *data, size_t n_bytes, fl_err *err);
+fl_status fl__file_writer_write(fl_file_writer *w, const void *data, size_t n_bytes,
+                                fl_err *err);
+/* Writes at an offset from the start, leaving the stream's own position where it is; what
+ * nobody writes is zero. */
+fl_status fl__file_writer_write_at(fl_file_writer *w, int64_t offset, const void *data,
+                                   size_t n_bytes, fl_err *err);
 fl_status fl__file_writer_commit(fl_file_writer *w, fl_err *err);
 void fl__file_writer_discard(fl_file_writer *w); /* no-op after commit */
 
 /* dir + "/" + name, owned; NULL when out of memory. */
 char *fl__path_join(const char *dir, const char *name);
-fl_status fl__dir_make(const char *path, fl_err *err);   /* ok if it exists as a directory */
+fl_status fl__dir_make(const char *path, fl_err *err); /* ok if it exists as a directory */
 fl_status fl__dir_sync(const char *path, fl_err *err);
 fl_status fl__dir_rename(const char *from, const char *to, fl_err *err); /* + fsync of parent */
 /* Removes a directory and the regular files directly in it (no recursion: ours are flat). */

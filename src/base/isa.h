@@ -19,8 +19,9 @@ enum {
 
 /* What this machine offers, detected once. */
 uint32_t fl__isa_detect(void);
-/* Parses "ref", "avx2", "avxvnni", "avx512", "avx512vnni", "amx", "native": the set of all levels up to the
- * named one, not yet ANDed with the machine's. 0 on success, -1 on an unknown name. */
+/* Parses "ref", "avx2", "avxvnni", "avx512", "avx512vnni", "amx", "native": the set of all
+ * levels up to the named one, not yet ANDed with the machine's. 0 on success, -1 on an unknown
+ * name. */
 int fl__isa_parse(const char *name, uint32_t *isa);
 /* Name of the highest level in isa, such as "amx" or "ref". */
 const char *fl__isa_name(uint32_t isa);

@@ -2,31 +2,36 @@
  *
  * Each block carries a 64-byte header with its size, so that live bytes are exact without help
  * from the C library. The counters are atomics: they are statistics and a test hook, no program
- * decision depends on them.
+ * decision depends on them. Callers' pointers of any type are read and written with memcpy: a
+ * float * may not be accessed as a void *.
  * SPDX-License-Identifier: MIT */
 #include "base/mem.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define ALIGN 64
+enum { ALIGN = 64 };
 
 static atomic_size_t live, peak;
 static atomic_uint_fast64_t n_allocs, fail_at;
 
-static int injected_fault(void)
+/* Counts down to the injected fault: of several threads exactly one meets it. */
+static bool injected_fault(void)
 {
-    uint64_t left = atomic_load_explicit(&fail_at, memory_order_relaxed);
-    if (left == 0) return 0;
-    return atomic_fetch_sub(&fail_at, 1) == 1;
+    uint_fast64_t left = atomic_load(&fail_at);
+    do {
+        if (left == 0) return false;
+    } while (!atomic_compare_exchange_weak(&fail_at, &left, left - 1));
+    return left == 1;
 }
 
 void *fl__alloc(size_t n, size_t elem_bytes)
 {
     size_t bytes;
-    if (__builtin_mul_overflow(n, elem_bytes, &bytes) || bytes > SIZE_MAX - 2 * ALIGN) return NULL;
-    if (injected_fault()) return NULL;
+    if (__builtin_mul_overflow(n, elem_bytes, &bytes)) return NULL;
+    if (bytes > SIZE_MAX - 2 * ALIGN || injected_fault()) return NULL;
     const size_t total = (bytes + 2 * ALIGN - 1) / ALIGN * ALIGN;
     unsigned char *block = aligned_alloc(ALIGN, total);
     if (!block) return NULL;
@@ -52,22 +57,23 @@ static size_t block_bytes(const void *p)
     return bytes;
 }
 
-int fl__grow(void **p, size_t n, size_t elem_bytes)
+int fl__grow(void *pp, size_t n, size_t elem_bytes)
 {
-    void *bigger = fl__alloc(n, elem_bytes);
+    void *old, *bigger = fl__alloc(n, elem_bytes);
     if (!bigger) return -1;
-    if (*p) {
-        const size_t old = block_bytes(*p), want = n * elem_bytes;
-        memcpy(bigger, *p, old < want ? old : want);
-        fl__free_ptr(p);
+    memcpy(&old, pp, sizeof old);
+    if (old) {
+        const size_t have = block_bytes(old), want = n * elem_bytes;
+        memcpy(bigger, old, have < want ? have : want);
+        fl__free(&old);
     }
-    *p = bigger;
+    memcpy(pp, &bigger, sizeof bigger);
     return 0;
 }
 
 char *fl__strndup(const char *s, size_t n)
 {
-    char *copy = fl__alloc(n + 1, 1);
+    char *copy = fl__alloc(n < SIZE_MAX ? n + 1 : n, 1); /* SIZE_MAX itself always fails */
     if (copy) {
         memcpy(copy, s, n);
         copy[n] = '\0';
@@ -80,12 +86,15 @@ char *fl__strdup(const char *s)
     return fl__strndup(s, strlen(s));
 }
 
-void fl__free_ptr(void **p)
+void fl__free_at(void *pp)
 {
-    if (!*p) return;
-    atomic_fetch_sub(&live, block_bytes(*p));
-    free((unsigned char *)*p - ALIGN);
-    *p = NULL;
+    void *p;
+    memcpy(&p, pp, sizeof p);
+    if (!p) return;
+    atomic_fetch_sub(&live, block_bytes(p));
+    free((unsigned char *)p - ALIGN);
+    p = NULL;
+    memcpy(pp, &p, sizeof p);
 }
 
 fl__mem_stats fl__mem_get(void)

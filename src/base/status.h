@@ -10,7 +10,8 @@
 
 #include <flatiron/flatiron.h>
 
-/* Writes the formatted text into err (when not NULL; newlines become spaces) and returns st. */
+/* Writes the formatted text into err (when not NULL; control characters become spaces) and
+ * returns st. err->text may be among the arguments, to put something in front of it. */
 fl_status fl__fail(fl_err *err, fl_status st, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 

@@ -1,0 +1,70 @@
+/* devices.c - what there is to compute on: this machine's CPU. SPDX-License-Identifier: MIT */
+#include "base/exec.h"
+#include "base/isa.h"
+#include "base/json.h"
+#include "base/status.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The text behind `key` and its colon in a "key : value" file of /proc. */
+static void read_field(char *out, size_t out_bytes, const char *path, const char *key)
+{
+    char line[512];
+    out[0] = '\0';
+    FILE *f = fopen(path, "r");
+    if (!f) return;
+    while (!out[0] && fgets(line, sizeof line, f)) {
+        const char *value = strchr(line, ':');
+        if (strncmp(line, key, strlen(key)) != 0 || !value) continue;
+        value += 1 + strspn(value + 1, " \t");
+        (void)snprintf(out, out_bytes, "%.*s", (int)strcspn(value, "\n"), value);
+    }
+    (void)fclose(f);
+}
+
+static json_int_t available_bytes(void)
+{
+    char text[64];
+    long long kib;
+    read_field(text, sizeof text, "/proc/meminfo", "MemAvailable");
+    return sscanf(text, "%lld", &kib) == 1 ? (json_int_t)kib * 1024 : 0;
+}
+
+/* Names of the levels that the machine has, lowest first. */
+static json_t *isa_names(void)
+{
+    static const struct {
+        uint32_t bit;
+        const char *name;
+    } bits[] = {
+        {FL_ISA_AVX2, "avx2"},     {FL_ISA_AVXVNNI, "avxvnni"},
+        {FL_ISA_AVX512, "avx512"}, {FL_ISA_AVX512VNNI, "avx512vnni"},
+        {FL_ISA_AMX, "amx"},       {FL_ISA_AMXBF16, "amxbf16"},
+    };
+    const uint32_t isa = fl__isa_detect();
+    json_t *names = json_array();
+    for (size_t i = 0; i < FL_COUNT(bits); i++)
+        if (isa & bits[i].bit) (void)json_array_append_new(names, json_string(bits[i].name));
+    return names;
+}
+
+fl_status fl_devices_run(char **report_json, fl_err *err)
+{
+    char name[128];
+    cpu_set_t set;
+    *report_json = NULL;
+    read_field(name, sizeof name, "/proc/cpuinfo", "model name");
+    const int threads = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    json_t *report = json_pack(
+        "{s:[{s:s, s:s, s:o, s:s, s:i, s:i, s:I, s:I}]}", "devices", "device", "cpu", "name",
+        name[0] ? name : "unknown", "isa", isa_names(), "highest_isa",
+        fl__isa_name(fl__isa_detect()), "cores", fl__default_threads(), "threads", threads,
+        "memory_bytes", (json_int_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE),
+        "memory_available_bytes", available_bytes());
+    if (report) *report_json = fl__json_dump(report, 2);
+    json_decref(report);
+    return *report_json ? FL_OK : fl__fail_nomem(err, "report", 0);
+}

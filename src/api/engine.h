@@ -1,0 +1,29 @@
+/* engine.h - what stands behind fl_engine and fl_session. SPDX-License-Identifier: MIT */
+#ifndef FL_API_ENGINE_H
+#define FL_API_ENGINE_H
+
+#include "model/model.h"
+#include "text/tokenizer.h"
+
+struct fl_engine {
+    fl_exec exec;
+    fl_model *model;
+    fl_tokenizer *tokenizer;
+};
+
+struct fl_session {
+    fl_engine *engine; /* borrowed */
+    fl_workspace *ws;  /* rows of one chunk of a prompt */
+    fl_kv_cache *kv;   /* one sequence of n_positions tokens */
+    int32_t *ids;      /* [n_positions] owned: the tokens fed so far */
+    float *logits;     /* [vocab_size] owned: behind the last of them */
+    int n_positions, length;
+};
+
+/* Name of a cache's format: "f32", "bf16". */
+const char *fl__kv_format_name(fl_kv_format format);
+/* Checks that every id is below the vocabulary's size of the model; FL_E_INPUT. */
+fl_status fl__engine_check_ids(const fl_model *model, const int32_t *ids, size_t n_ids,
+                               fl_err *err);
+
+#endif

@@ -1,0 +1,391 @@
+/* forward.c - the executor of a block's program, and the pass through the whole model.
+ *
+ * Every op is cut into items whose size does not depend on the number of threads; rows are independent of each other
+ * in all of them, and in the attention a row's order of sums depends on its position only. So a token gets
+ * the same bits whether it comes alone or in a window, but for float GEMMs (linear_float.c says why).
+ * SPDX-License-Identifier: MIT */
+#include "base/mem.h"
+#include "kernels/attention.h"
+#include "kernels/rowops.h"
+#include "model/family.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { ROW_CHUNK = 16, QUERY_ROWS = 64 };
+
+typedef struct walk {
+    const fl_model *model;
+    const fl_block *block;
+    int layer;
+    const fl_exec *ex;
+    fl_workspace *ws;
+    fl_kv_cache *kv;
+    const fl_span *spans;
+    int n_spans, n_rows;
+    const fl_op *op;
+    const fl_norm *norm; /* of the current FL_OP_NORM */
+} walk;
+
+static int spans_rows(const fl_span *spans, int n_spans)
+{
+    int n = 0;
+    for (int i = 0; i < n_spans; i++) n += spans[i].n_rows;
+    return n;
+}
+
+static int span_of_row(const walk *w, int row, int *first)
+{
+    int i = 0;
+    *first = 0;
+    while (row >= *first + w->spans[i].n_rows) *first += w->spans[i++].n_rows;
+    return i;
+}
+
+static int position_of_row(const walk *w, int row)
+{
+    int first;
+    const int i = span_of_row(w, row, &first);
+    return w->spans[i].pos + row - first;
+}
+
+/* ---- ops over chunks of rows ------------------------------------------------------------------ */
+
+typedef void row_range_fn(const walk *w, int r0, int r1);
+typedef struct row_job {
+    const walk *w;
+    row_range_fn *fn;
+} row_job;
+
+static void row_chunk(void *arg, int64_t item, int thread)
+{
+    const row_job *j = arg;
+    (void)thread;
+    const int r0 = (int)item * ROW_CHUNK;
+    j->fn(j->w, r0, FL_MIN(r0 + ROW_CHUNK, j->w->n_rows));
+}
+
+static void over_rows(const walk *w, row_range_fn *fn)
+{
+    row_job j = {w, fn};
+    fl__parallel_for(w->ex, (w->n_rows + ROW_CHUNK - 1) / ROW_CHUNK, row_chunk, &j);
+}
+
+static float *buf_row(const walk *w, int buf, int row)
+{
+    return w->ws->buf[buf] + (size_t)row * (size_t)w->model->program.width[buf];
+}
+
+static void norm_rows(const walk *w, int r0, int r1)
+{
+    const int n = w->model->cfg.hidden_size;
+    const double eps = w->model->cfg.norm_eps;
+    for (int r = r0; r < r1; r++) {
+        float *y = buf_row(w, w->op->dst, r);
+        const float *x = buf_row(w, w->op->src, r);
+        if (w->model->cfg.family == FL_FAMILY_OPT)
+            fl__layer_norm(y, x, w->norm->gain, w->norm->bias, n, eps);
+        else
+            fl__rms_norm(y, x, w->norm->gain, n, eps);
+    }
+}
+
+static void rope_rows(const walk *w, int r0, int r1)
+{
+    const fl_model_config *cfg = &w->model->cfg;
+    for (int r = r0; r < r1; r++) {
+        const size_t at = (size_t)position_of_row(w, r) * (size_t)(cfg->head_dim / 2);
+        const float *c = w->model->rope_cos + at, *s = w->model->rope_sin + at;
+        for (int h = 0; h < cfg->n_heads; h++)
+            fl__rope_head(buf_row(w, w->op->src, r) + (size_t)h * (size_t)cfg->head_dim, c, s,
+                          cfg->head_dim);
+        for (int h = 0; h < cfg->n_kv_heads; h++)
+            fl__rope_head(buf_row(w, w->op->src2, r) + (size_t)h * (size_t)cfg->head_dim, c, s,
+                          cfg->head_dim);
+    }
+}
+
+static void silu_mul_rows(const walk *w, int r0, int r1)
+{
+    const int n = w->model->program.width[w->op->dst];
+    fl_silu_mul_fn *run = fl__silu_mul_select(w->ex->isa)->run;
+    for (int r = r0; r < r1; r++)
+        run(buf_row(w, w->op->dst, r), buf_row(w, w->op->src, r), buf_row(w, w->op->src2, r), n);
+}
+
+static void relu_rows(const walk *w, int r0, int r1)
+{
+    const int n = w->model->program.width[w->op->dst];
+    float *x = buf_row(w, w->op->dst, r0);
+    for (int i = 0; i < (r1 - r0) * n; i++) x[i] = x[i] < 0 ? 0 : x[i]; /* keeps NaN */
+}
+
+static void add_rows(const walk *w, int r0, int r1)
+{
+    const int n = w->model->program.width[w->op->dst];
+    float *y = buf_row(w, w->op->dst, r0);
+    const float *x = buf_row(w, w->op->src, r0);
+    for (int i = 0; i < (r1 - r0) * n; i++) y[i] += x[i];
+}
+
+static void append_rows(const walk *w, int r0, int r1)
+{
+    const int64_t stride_k = w->model->program.width[w->op->src2];
+    const int64_t stride_v = w->model->program.width[w->op->src3];
+    for (int r = r0; r < r1; r++) {
+        int first;
+        const fl_span *span = &w->spans[span_of_row(w, r, &first)];
+        fl__kv_append(w->kv, w->layer, span->seq, span->pos + r - first, 1,
+                      buf_row(w, w->op->src2, r), stride_k, buf_row(w, w->op->src3, r), stride_v);
+    }
+}
+
+/* ---- attention ---------------------------------------------------------------------------------- */
+
+/* Floats of one thread: a page of K and V, and o, m, l of the query heads that share a KV head. */
+static size_t attention_scratch_floats(const fl_model_config *cfg)
+{
+    const size_t D = (size_t)cfg->head_dim, group = (size_t)(cfg->n_heads / cfg->n_kv_heads);
+    const size_t n = 2 * FL_KV_PAGE * D + group * QUERY_ROWS * (D + 2);
+    return (n + 15) / 16 * 16;
+}
+
+/* Query rows [r0, r0 + n) of a span (rows of the batch from `row` on), all query heads of one KV head. */
+static void attend(const walk *w, const fl_span *span, int row, int r0, int n, int kv_head,
+                   float *scratch)
+{
+    const fl_model_config *cfg = &w->model->cfg;
+    const int D = cfg->head_dim, group = cfg->n_heads / cfg->n_kv_heads;
+    const float scale = 1.0f / sqrtf((float)D);
+    const int64_t stride = w->model->program.width[w->op->src];
+    const int first_keys = span->pos + r0 + 1; /* keys that row r0 sees */
+    const int n_pages = (first_keys + n - 1 + FL_KV_PAGE - 1) / FL_KV_PAGE;
+    float *page = scratch, *o = page + 2 * FL_KV_PAGE * D;
+    float *m = o + (size_t)group * QUERY_ROWS * (size_t)D, *l = m + group * QUERY_ROWS;
+    fl_attention_page_fn *run = fl__attention_select(w->ex->isa)->run;
+
+    memset(o, 0, (size_t)group * QUERY_ROWS * (size_t)D * sizeof *o);
+    for (int i = 0; i < group * QUERY_ROWS; i++) {
+        m[i] = -INFINITY;
+        l[i] = 0;
+    }
+    for (int p = 0; p < n_pages; p++) {
+        const float *k_t, *v;
+        fl__kv_page(&k_t, &v, w->kv, w->layer, span->seq, kv_head, p, page);
+        for (int g = 0; g < group; g++)
+            run(o + (size_t)g * QUERY_ROWS * (size_t)D, m + g * QUERY_ROWS, l + g * QUERY_ROWS,
+                buf_row(w, w->op->src, row + r0) + (size_t)(kv_head * group + g) * (size_t)D,
+                stride, n, first_keys - p * FL_KV_PAGE, k_t, v, D, scale);
+    }
+    for (int g = 0; g < group; g++)
+        for (int r = 0; r < n; r++) {
+            const float *from = o + ((size_t)g * QUERY_ROWS + (size_t)r) * (size_t)D;
+            float *to = buf_row(w, w->op->dst, row + r0 + r) +
+                        (size_t)(kv_head * group + g) * (size_t)D;
+            const float r_l = 1.0f / l[g * QUERY_ROWS + r];
+            for (int d = 0; d < D; d++) to[d] = from[d] * r_l;
+        }
+}
+
+static int query_blocks(int n_rows)
+{
+    return (n_rows + QUERY_ROWS - 1) / QUERY_ROWS;
+}
+
+static void attention_item(void *arg, int64_t item, int thread)
+{
+    const walk *w = arg;
+    const int heads = w->model->cfg.n_kv_heads, head = (int)(item % heads);
+    int block = (int)(item / heads), row = 0, i = 0;
+    while (block >= query_blocks(w->spans[i].n_rows)) {
+        block -= query_blocks(w->spans[i].n_rows);
+        row += w->spans[i++].n_rows;
+    }
+    const int r0 = block * QUERY_ROWS;
+    attend(w, &w->spans[i], row, r0, FL_MIN(QUERY_ROWS, w->spans[i].n_rows - r0), head,
+           (float *)w->ws->scratch + (size_t)thread * attention_scratch_floats(&w->model->cfg));
+}
+
+static void run_attention(walk *w)
+{
+    int64_t blocks = 0;
+    for (int i = 0; i < w->n_spans; i++) blocks += query_blocks(w->spans[i].n_rows);
+    over_rows(w, append_rows);
+    fl__parallel_for(w->ex, blocks * w->model->cfg.n_kv_heads, attention_item, w);
+}
+
+/* ---- the walk ----------------------------------------------------------------------------------- */
+
+static void run_op(walk *w)
+{
+    const fl_op *op = w->op;
+    float **buf = w->ws->buf;
+    switch (op->kind) {
+    case FL_OP_NORM:
+        w->norm = &w->block->norm[op->which];
+        over_rows(w, norm_rows);
+        break;
+    case FL_OP_SITE: {
+        float *const y[FL_SITE_MAX_LINEARS] = {buf[op->dst], buf[op->dst2], buf[op->dst3]};
+        fl__site_run(w->ex, &w->block->site[op->which], buf[op->src], w->n_rows, y,
+                     w->ws->scratch);
+        break;
+    }
+    case FL_OP_ROPE: over_rows(w, rope_rows); break;
+    case FL_OP_ATTENTION: run_attention(w); break;
+    case FL_OP_SILU_MUL: over_rows(w, silu_mul_rows); break;
+    case FL_OP_RELU: over_rows(w, relu_rows); break;
+    case FL_OP_ADD: over_rows(w, add_rows); break;
+    }
+}
+
+void fl__block_run(const fl_model *model, const fl_block *block, int layer, const fl_exec *ex,
+                   fl_workspace *ws, fl_kv_cache *kv, const fl_span *spans, int n_spans,
+                   fl_site_hook *hook, void *user)
+{
+    walk w = {.model = model, .block = block, .layer = layer, .ex = ex, .ws = ws, .kv = kv,
+              .spans = spans, .n_spans = n_spans, .n_rows = spans_rows(spans, n_spans)};
+    for (int i = 0; i < model->program.n_ops; i++) {
+        w.op = &model->program.ops[i];
+        if (hook && w.op->kind == FL_OP_SITE &&
+            !hook(user, w.op->which, ws->buf[w.op->src], w.n_rows))
+            return;
+        run_op(&w);
+    }
+}
+
+/* ---- around the blocks -------------------------------------------------------------------------- */
+
+static void add_row_of(float *to, const fl_linear *table, int row)
+{
+    const size_t n = (size_t)table->n_in;
+    const unsigned char *w = table->w;
+    for (size_t i = 0; i < n; i++) {
+        float x;
+        const size_t bytes = fl__dtype_bytes(table->w_type);
+        fl__dtype_to_f32(&x, table->w_type, w + ((size_t)row * n + i) * bytes, 1);
+        to[i] += x;
+    }
+}
+
+void fl__model_embed(const fl_model *model, const fl_exec *ex, fl_workspace *ws,
+                     const int32_t *ids, const fl_span *spans, int n_spans)
+{
+    const fl_model_config *cfg = &model->cfg;
+    const int n = spans_rows(spans, n_spans), offset = fl__family(cfg)->position_offset;
+    float *x = ws->buf[FL_BUF_X], *rows = model->project_in.n_out ? ws->embed : x;
+    for (int r = 0; r < n; r++)
+        fl__dtype_to_f32(rows + (size_t)r * (size_t)cfg->embed_size, model->embed.w_type,
+                         (const unsigned char *)model->embed.w +
+                             (size_t)ids[r] * (size_t)cfg->embed_size *
+                                 fl__dtype_bytes(model->embed.w_type),
+                         (size_t)cfg->embed_size);
+    if (model->project_in.n_out)
+        fl__linear_float_run(ex, &model->project_in, rows, cfg->embed_size, n, x,
+                             cfg->hidden_size, ws->scratch);
+    if (!model->positions.n_out) return;
+    for (int i = 0, r = 0; i < n_spans; i++)
+        for (int k = 0; k < spans[i].n_rows; k++, r++)
+            add_row_of(x + (size_t)r * (size_t)cfg->hidden_size, &model->positions,
+                       spans[i].pos + k + offset);
+}
+
+const float *fl__model_finish(const fl_model *model, const fl_exec *ex, fl_workspace *ws,
+                              int n_rows)
+{
+    const fl_model_config *cfg = &model->cfg;
+    const fl_op op = {FL_OP_NORM, .src = FL_BUF_X, .dst = FL_BUF_X};
+    const walk w = {.model = model, .ex = ex, .ws = ws, .n_rows = n_rows, .op = &op,
+                    .norm = &model->final_norm};
+    if (model->final_norm.gain) over_rows(&w, norm_rows);
+    if (!model->project_out.n_out) return ws->buf[FL_BUF_X];
+    fl__linear_float_run(ex, &model->project_out, ws->buf[FL_BUF_X], cfg->hidden_size, n_rows,
+                         ws->embed, cfg->embed_size, ws->scratch);
+    return ws->embed;
+}
+
+const float *fl__model_forward(const fl_model *model, const fl_exec *ex, fl_workspace *ws,
+                               fl_kv_cache *kv, const int32_t *ids, const fl_span *spans,
+                               int n_spans)
+{
+    for (int i = 0; i < n_spans; i++) fl__kv_resize(kv, spans[i].seq, spans[i].pos + spans[i].n_rows);
+    fl__model_embed(model, ex, ws, ids, spans, n_spans);
+    for (int i = 0; i < model->cfg.n_layers; i++)
+        fl__block_run(model, &model->blocks[i], i, ex, ws, kv, spans, n_spans, NULL, NULL);
+    return fl__model_finish(model, ex, ws, spans_rows(spans, n_spans));
+}
+
+void fl__model_logits(const fl_model *model, const fl_exec *ex, fl_workspace *ws,
+                      const float *hidden, int n, float *logits)
+{
+    fl__linear_float_run(ex, &model->head, hidden, model->cfg.embed_size, n, logits,
+                         model->cfg.vocab_size, ws->scratch);
+}
+
+/* ---- workspace ---------------------------------------------------------------------------------- */
+
+/* Largest extra columns over the blocks, so that codes of any site fit. */
+static int max_code_ld(const fl_model *model)
+{
+    int widest = 0;
+    for (int b = 0; b < FL_N_BUFS; b++) widest = FL_MAX(widest, model->program.width[b]);
+    int ld = (widest + 63) / 64 * 64;
+    for (int i = 0; model->blocks && i < model->cfg.n_layers; i++)
+        for (int s = 0; s < FL_N_SITES; s++) ld = FL_MAX(ld, model->blocks[i].site[s].code_ld);
+    if (model->blocks) return ld;
+    return ((int)ceil(widest * (1 + model->stream_max_extra)) + 63) / 64 * 64;
+}
+
+static size_t scratch_bytes(const fl_model *model, const fl_exec *ex, int max_rows)
+{
+    int widest = model->cfg.embed_size;
+    for (int b = 0; b < FL_N_BUFS; b++) widest = FL_MAX(widest, model->program.width[b]);
+    const size_t site = fl__site_scratch_bytes(ex, max_rows, widest, max_code_ld(model));
+    const size_t attn = (size_t)ex->n_threads * attention_scratch_floats(&model->cfg) * sizeof(float);
+    return FL_MAX(site, attn);
+}
+
+static size_t embed_floats(const fl_model *model, int max_rows)
+{
+    return model->project_in.n_out ? (size_t)max_rows * (size_t)model->cfg.embed_size : 0;
+}
+
+size_t fl__workspace_bytes(const fl_model *model, const fl_exec *ex, int max_rows)
+{
+    size_t n = embed_floats(model, max_rows);
+    for (int b = 0; b < FL_N_BUFS; b++) n += (size_t)max_rows * (size_t)model->program.width[b];
+    return n * sizeof(float) + scratch_bytes(model, ex, max_rows) + sizeof(fl_workspace);
+}
+
+fl_status fl__workspace_new(fl_workspace **out, const fl_model *model, const fl_exec *ex,
+                            int max_rows, fl_err *err)
+{
+    *out = NULL;
+    fl_workspace *ws = fl__calloc(1, sizeof *ws);
+    bool ok = ws != NULL;
+    if (ok) {
+        ws->max_rows = max_rows;
+        ws->scratch_bytes = scratch_bytes(model, ex, max_rows);
+        ok = (ws->scratch = fl__alloc(ws->scratch_bytes, 1)) != NULL &&
+             (ws->embed = fl__alloc(embed_floats(model, max_rows), sizeof(float))) != NULL;
+    }
+    for (int b = 0; ok && b < FL_N_BUFS; b++) {
+        const size_t n = (size_t)max_rows * (size_t)model->program.width[b];
+        if (n) ok = (ws->buf[b] = fl__alloc(n, sizeof(float))) != NULL;
+    }
+    if (!ok) {
+        fl__workspace_free(&ws);
+        return fl__fail_nomem(err, "activations of a batch", fl__workspace_bytes(model, ex, max_rows));
+    }
+    *out = ws;
+    return FL_OK;
+}
+
+void fl__workspace_free(fl_workspace **ws)
+{
+    if (!*ws) return;
+    for (int b = 0; b < FL_N_BUFS; b++) fl__free(&(*ws)->buf[b]);
+    fl__free(&(*ws)->embed);
+    fl__free(&(*ws)->scratch);
+    fl__free(ws);
+}

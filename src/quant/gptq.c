@@ -1,0 +1,295 @@
+/* gptq.c - factorisation in double with LAPACK, the sweep in float32 over chunks of rows.
+ *
+ * Rows of W are independent of each other, so threads take chunks of 32 rows through all columns; inside a chunk the
+ * lazy update of the columns behind a block is one small GEMM.
+ * SPDX-License-Identifier: MIT */
+#include "quant/gptq.h"
+
+#include "base/mem.h"
+#include "quant/weight_scale.h"
+
+#include <cblas.h>
+#include <lapacke.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHUNK = 32 };
+
+size_t fl__gptq_bytes(int K, int max_n_out, const fl_gptq_options *o)
+{
+    const size_t n = (size_t)K * (size_t)K, w = (size_t)K * (size_t)max_n_out;
+    const size_t factor = n * (2 * sizeof(double) + sizeof(float));
+    return factor + (o->compensate ? n * sizeof(float) + w * sizeof(double) : 0) + w * sizeof(float);
+}
+
+void fl__gptq_fini(fl_gptq *q)
+{
+    fl__free(&q->a);
+    fl__free(&q->r);
+    fl__free(&q->u);
+    fl__free(&q->diag);
+    fl__free(&q->perm);
+    fl__free(&q->mean_q);
+    fl__free(&q->mean_f);
+}
+
+/* ---- moments ------------------------------------------------------------------------------------ */
+
+static void fill_means(fl_gptq *q, const fl_gram *g)
+{
+    for (int i = 0; i < q->K; i++) {
+        q->mean_q[i] = q->o.centred ? (float)(g->sum_q[i] / (double)g->n_rows) : 0.0f;
+        q->mean_f[i] = q->o.centred ? (float)(g->sum_f[i] / (double)g->n_rows) : 0.0f;
+    }
+}
+
+/* a = H/n - mean mean^T in natural order; returns the mean of its diagonal. */
+static double fill_moments(double *a, const fl_gptq *q, const fl_gram *g)
+{
+    const size_t K = (size_t)q->K;
+    double trace = 0;
+    for (size_t i = 0; i < K; i++) {
+        for (size_t j = 0; j < K; j++)
+            a[i * K + j] = (double)g->h[i * K + j] / (double)g->n_rows -
+                           (double)q->mean_q[i] * (double)q->mean_q[j];
+        trace += a[i * K + i];
+    }
+    return trace / (double)K;
+}
+
+static void fill_cross(fl_gptq *q, const fl_gram *g, double lambda)
+{
+    const size_t K = (size_t)q->K;
+    for (size_t i = 0; i < K; i++)
+        for (size_t j = 0; j < K; j++)
+            q->r[i * K + j] = (float)((double)g->c[i * K + j] / (double)g->n_rows -
+                                      (double)q->mean_q[i] * (double)q->mean_f[j] +
+                                      (i == j ? lambda : 0));
+}
+
+/* ---- order ---------------------------------------------------------------------------------------- */
+
+typedef struct ranked {
+    float diag;
+    int index;
+} ranked;
+
+static int by_falling_diag(const void *a, const void *b)
+{
+    const ranked *x = a, *y = b;
+    if (x->diag != y->diag) return x->diag < y->diag ? 1 : -1;
+    return x->index - y->index;
+}
+
+static fl_status fill_order(fl_gptq *q, fl_err *err)
+{
+    for (int i = 0; i < q->K; i++) q->perm[i] = i;
+    if (!q->o.act_order) return FL_OK;
+    ranked *r = fl__alloc((size_t)q->K, sizeof *r);
+    if (!r) return fl__fail_nomem(err, "column order", (size_t)q->K * sizeof *r);
+    for (int i = 0; i < q->K; i++) r[i] = (ranked){q->diag[i], i};
+    qsort(r, (size_t)q->K, sizeof *r, by_falling_diag);
+    for (int i = 0; i < q->K; i++) q->perm[i] = r[i].index;
+    fl__free(&r);
+    return FL_OK;
+}
+
+/* ---- factorisation -------------------------------------------------------------------------------- */
+
+/* work <- A (natural moments a + lambda I) in the order of perm, then its inverse's factor U with A^-1 = U^T U,
+ * upper, row-major. LAPACK is column-major: its lower triangle is our upper one. 0 on success. */
+static int inverse_factor(double *work, const double *a, const int *perm, int K, double lambda)
+{
+    const size_t n = (size_t)K;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++)
+            work[i * n + j] = a[(size_t)perm[i] * n + (size_t)perm[j]] + (i == j ? lambda : 0);
+    if (LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'L', K, work, K)) return -1;
+    if (LAPACKE_dpotri_work(LAPACK_COL_MAJOR, 'L', K, work, K)) return -1;
+    return LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'L', K, work, K) ? -1 : 0;
+}
+
+static fl_status factorise(fl_gptq *q, double *a, double *work, double mean_diag, fl_err *err)
+{
+    const size_t K = (size_t)q->K;
+    /* a channel that is always zero must not make A singular when the others are tiny */
+    const double unit = mean_diag > 0 ? mean_diag : 1.0;
+    for (q->damping_used = q->o.damping; q->damping_used <= 1.0; q->damping_used *= 10) {
+        const double lambda = q->damping_used * unit;
+        if (inverse_factor(work, a, q->perm, q->K, lambda)) continue;
+        for (size_t i = 0; i < K; i++) {
+            for (size_t j = 0; j < K; j++) q->u[i * K + j] = j < i ? 0.0f : (float)work[i * K + j];
+            a[i * K + i] += lambda;
+            q->diag[i] = (float)a[i * K + i];
+        }
+        return FL_OK;
+    }
+    return fl__fail(err, FL_E_FAIL,
+                    "GPTQ: Hessian of %d channels: not positive definite even with damping 1; the "
+                    "activations are not finite or all equal, check the model with flatiron verify",
+                    q->K);
+}
+
+fl_status fl__gptq_init(fl_gptq *q, const fl_gram *g, const fl_gptq_options *o,
+                        const fl_exec *ex, fl_err *err)
+{
+    const size_t K = (size_t)g->K;
+    double *work = NULL;
+    fl_status st = FL_OK;
+
+    (void)ex;
+    *q = (fl_gptq){.o = *o, .K = g->K};
+    q->a = fl__alloc(K * K, sizeof *q->a);
+    q->u = fl__alloc(K * K, sizeof *q->u);
+    q->diag = fl__alloc(K, sizeof *q->diag);
+    q->perm = fl__alloc(K, sizeof *q->perm);
+    q->mean_q = fl__alloc(K, sizeof *q->mean_q);
+    q->mean_f = fl__alloc(K, sizeof *q->mean_f);
+    q->r = o->compensate ? fl__alloc(K * K, sizeof *q->r) : NULL;
+    work = fl__alloc(K * K, sizeof *work);
+    if (!q->a || !q->u || !q->diag || !q->perm || !q->mean_q || !q->mean_f || !work ||
+        (o->compensate && !q->r)) {
+        st = fl__fail_nomem(err, "GPTQ", fl__gptq_bytes(g->K, 0, o));
+        goto out;
+    }
+    fill_means(q, g);
+    const double mean_diag = fill_moments(q->a, q, g);
+    for (size_t i = 0; i < K; i++) q->diag[i] = (float)q->a[i * K + i];
+    if ((st = fill_order(q, err))) goto out;
+    if ((st = factorise(q, q->a, work, mean_diag, err))) goto out;
+    if (!o->compensate) {
+        goto out;
+    }
+    fill_cross(q, g, q->damping_used * (mean_diag > 0 ? mean_diag : 1.0));
+    if (LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'L', g->K, q->a, g->K))
+        st = fl__fail(err, FL_E_FAIL, "GPTQ: Hessian of %d channels: factorisation failed; use "
+                                      "--no-compensate", g->K);
+out:
+    fl__free(&work);
+    if (st) fl__gptq_fini(q);
+    return st;
+}
+
+/* ---- rounding ----------------------------------------------------------------------------------------- */
+
+typedef struct sweep {
+    const fl_gptq *q;
+    int8_t *codes;
+    const float *scale;
+    float *w;      /* [N, K] natural order */
+    double *wide;  /* [threads, CHUNK, K] */
+    float *rows;   /* [threads, CHUNK, K + block] */
+    double *error; /* [N] tr(E A E^T) per row */
+    int N, scale_stride, bits;
+} sweep;
+
+/* w[n] <- A^-1 R^T... rows of W~ = W R^T A^-1: with R[i, j] = E x^_i x_j, the normal equations of min |x W^T - x^ W~^T|^2
+ * read A W~^T = R W^T. */
+static void compensate_chunk(void *arg, int64_t item, int thread)
+{
+    const sweep *s = arg;
+    const int K = s->q->K, n0 = (int)item * CHUNK, n = FL_MIN(CHUNK, s->N - n0);
+    float *w = s->w + (size_t)n0 * (size_t)K, *t = s->rows + (size_t)thread * CHUNK * (size_t)K;
+    double *b = s->wide + (size_t)thread * CHUNK * (size_t)K;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, K, K, 1.0f, w, K, s->q->r, K, 0.0f, t, K);
+    for (size_t i = 0; i < (size_t)n * (size_t)K; i++) b[i] = t[i];
+    /* column-major [K, n] right-hand sides are our rows */
+    (void)LAPACKE_dpotrs_work(LAPACK_COL_MAJOR, 'L', K, n, s->q->a, K, b, K);
+    for (size_t i = 0; i < (size_t)n * (size_t)K; i++) w[i] = (float)b[i];
+}
+
+/* One chunk of rows through all columns. x: the rows in perm order, being consumed; e: errors of a block. */
+static void sweep_chunk(void *arg, int64_t item, int thread)
+{
+    const sweep *s = arg;
+    const int K = s->q->K, block = s->q->o.block;
+    const int n0 = (int)item * CHUNK, n = FL_MIN(CHUNK, s->N - n0);
+    float *x = s->rows + (size_t)thread * CHUNK * (size_t)(K + block), *e = x + (size_t)CHUNK * (size_t)K;
+    const float lo = (float)fl__weight_qmin(s->bits), hi = (float)fl__weight_qmax(s->bits);
+
+    for (int r = 0; r < n; r++) {
+        const float *w = s->w + (size_t)(n0 + r) * (size_t)K;
+        for (int k = 0; k < K; k++) x[(size_t)r * (size_t)K + (size_t)k] = w[s->q->perm[k]];
+        s->error[n0 + r] = 0;
+    }
+    for (int b0 = 0; b0 < K; b0 += block) {
+        const int b1 = FL_MIN(b0 + block, K), nb = b1 - b0;
+        for (int r = 0; r < n; r++) {
+            const float scale = s->scale[(n0 + r) * s->scale_stride], inv = 1.0f / scale;
+            float *row = x + (size_t)r * (size_t)K;
+            for (int j = b0; j < b1; j++) {
+                const float *u = s->q->u + (size_t)j * (size_t)K;
+                float code = rintf(row[j] * inv);
+                code = code < lo ? lo : code > hi ? hi : code;
+                const float d = (row[j] - scale * code) / u[j];
+                for (int k = j + 1; k < b1; k++) row[k] -= d * u[k];
+                e[r * nb + j - b0] = d;
+                s->error[n0 + r] += (double)d * d;
+                s->codes[(size_t)(n0 + r) * (size_t)K + (size_t)s->q->perm[j]] = (int8_t)code;
+            }
+        }
+        if (b1 < K)
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n, K - b1, nb, -1.0f, e, nb,
+                        s->q->u + (size_t)b0 * (size_t)K + b1, K, 1.0f, x + b1, K);
+    }
+}
+
+/* bias_shift = W mean_f - (scale codes) mean_q, with W the original weight: what the means of input and output ask. */
+static void shift_from_codes(const sweep *s, float *bias_shift, const float *target)
+{
+    const size_t K = (size_t)s->q->K;
+    for (int n = 0; n < s->N; n++) {
+        const int8_t *codes = s->codes + (size_t)n * K;
+        double sum = 0;
+        for (size_t k = 0; k < K; k++) sum += (double)codes[k] * s->q->mean_q[k];
+        bias_shift[n] = (float)((double)target[n] - sum * s->scale[n * s->scale_stride]);
+    }
+}
+
+static void target_means(const sweep *s, float *target)
+{
+    const size_t K = (size_t)s->q->K;
+    for (int n = 0; n < s->N; n++) {
+        double sum = 0;
+        for (size_t k = 0; k < K; k++) sum += (double)s->w[(size_t)n * K + k] * s->q->mean_f[k];
+        target[n] = (float)sum;
+    }
+}
+
+fl_status fl__gptq_round(const fl_gptq *q, const fl_exec *ex, int8_t *codes, float *scale,
+                         float *bias_shift, float *w, int N, int bits, bool per_tensor,
+                         double *relative_error, fl_err *err)
+{
+    const size_t K = (size_t)q->K, threads = (size_t)ex->n_threads;
+    const int chunks = (N + CHUNK - 1) / CHUNK;
+    float *target = fl__alloc((size_t)N, sizeof *target);
+    sweep s = {.q = q, .codes = codes, .scale = scale, .w = w, .N = N, .bits = bits,
+               .scale_stride = per_tensor ? 0 : 1};
+    s.rows = fl__alloc(threads * CHUNK * (K + (size_t)q->o.block), sizeof(float));
+    s.wide = fl__alloc(q->r ? threads * CHUNK * K : 0, sizeof(double));
+    s.error = fl__alloc((size_t)N, sizeof(double));
+    fl_status st = FL_OK;
+    if (!target || !s.rows || !s.wide || !s.error) {
+        st = fl__fail_nomem(err, "GPTQ rows", threads * CHUNK * K * sizeof(double));
+        goto out;
+    }
+    target_means(&s, target);
+    if (q->r) fl__parallel_for(ex, chunks, compensate_chunk, &s);
+    fl__weight_scale_find(ex, scale, w, N, q->K, bits, per_tensor, true, q->diag);
+    fl__parallel_for(ex, chunks, sweep_chunk, &s);
+    shift_from_codes(&s, bias_shift, target);
+    double lost = 0, whole = 0;
+    for (int n = 0; n < N; n++) {
+        lost += s.error[n];
+        for (size_t k = 0; k < K; k++)
+            whole += (double)w[(size_t)n * K + k] * w[(size_t)n * K + k] * q->diag[k];
+    }
+    *relative_error = whole > 0 ? lost / whole : 0;
+out:
+    fl__free(&target);
+    fl__free(&s.rows);
+    fl__free(&s.wide);
+    fl__free(&s.error);
+    return st;
+}

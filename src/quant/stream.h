@@ -1,0 +1,74 @@
+/* stream.h - calibration tokens on their way through the model, one block in memory at a time.
+ *
+ * Two activation buffers hold the input of the current block for all calibration tokens: what the float model has
+ * there, and what the quantised blocks before it make of it. A walk runs batches of windows through a block: up to a
+ * site (to look at its input) or to the end (the block's output then overwrites its input in place).
+ * SPDX-License-Identifier: MIT */
+#ifndef FL_QUANT_STREAM_H
+#define FL_QUANT_STREAM_H
+
+#include "model/model.h"
+#include "quant/calib.h"
+#include "quant/gram.h"
+#include "quant/site_stats.h"
+
+typedef struct fl_stream {
+    const fl_model *model;
+    const fl_exec *ex;
+    const fl_calib *calib;
+    int batch_windows, batch_rows; /* per batch; the last may be shorter */
+    float *x_float, *x_quant;      /* [n_windows * seq_len, hidden]; x_quant NULL: not followed */
+    float *site_float, *site_quant; /* [batch_rows, widest site input] */
+    fl_workspace *ws;
+    fl_kv_cache *kv_float, *kv_quant; /* one layer, batch_windows sequences */
+    fl_span *spans;
+    bool (*should_stop)(void *user); /* asked before each batch; NULL: never */
+    void *stop_user;
+} fl_stream;
+
+typedef struct fl_stream_bytes {
+    size_t activations; /* x_float, x_quant */
+    size_t workspace;   /* all the rest */
+} fl_stream_bytes;
+
+/* What fl__stream_new takes. */
+fl_stream_bytes fl__stream_bytes(const fl_model *model, const fl_exec *ex, int n_windows,
+                                 int seq_len, bool follow_quant);
+fl_status fl__stream_new(fl_stream **out, const fl_model *model, const fl_exec *ex,
+                         const fl_calib *calib, bool follow_quant, fl_err *err);
+void fl__stream_free(fl_stream **s);
+
+/* Embeds all windows into x_float (and x_quant). */
+void fl__stream_embed(fl_stream *s);
+
+typedef enum fl_lane { FL_LANE_FLOAT, FL_LANE_QUANT } fl_lane;
+/* Called after each batch of a lane's walk through a whole block, if not NULL: y is the block's output, x still its
+ * input. */
+typedef void fl_batch_fn(void *user, int64_t first_row, const float *x, const float *y, int n_rows);
+
+/* Walks a lane through a block. hook sees every site's input. store: outputs replace the lane's inputs.
+ * false when should_stop said so. */
+bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, bool store,
+                     fl_site_hook *hook, fl_batch_fn *on_batch, void *user);
+
+/* The float lane's first batch through a block (nothing is stored in the lane): its output goes to `to`; returns how many
+ * floats. */
+size_t fl__stream_first_batch(fl_stream *s, const fl_block *block, float *to);
+
+/* Statistics of all sites of the float lane's block; stats[i] initialised by this call, n_sample rows each. */
+fl_status fl__stream_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s, const fl_block *block,
+                           int n_sample, fl_err *err);
+
+/* Second moments at one site: the quantised lane (sites before it quantised, `probe` saying how this one quantises its
+ * input) against the float lane. gram must be initialised. false when should_stop said so. */
+bool fl__stream_gram(fl_gram *gram, fl_stream *s, const fl_block *float_block,
+                     const fl_block *quant_block, int site, const fl_site *probe);
+
+/* sum (q - f)^2 / sum f^2 over all tokens, f and q what the two lanes hold now; NaN without a quantised lane. */
+double fl__stream_distance(const fl_stream *s);
+
+/* out = the values that codes of x stand for: x through the site's quantiser and back. */
+void fl__site_dequantized(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
+                          float *out, void *scratch);
+
+#endif

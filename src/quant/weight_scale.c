@@ -1,0 +1,118 @@
+/* weight_scale.c - search of weight scales on a grid. SPDX-License-Identifier: MIT */
+#include "quant/weight_scale.h"
+
+#include <math.h>
+
+#define GRID_STEPS 32
+#define GRID_LOWEST 0.36f /* of max|w|; deeper clipping never won on the models tried */
+
+static float row_max(const float *w, int K)
+{
+    float top = 0;
+    for (int k = 0; k < K; k++) top = fabsf(w[k]) > top ? fabsf(w[k]) : top;
+    return top;
+}
+
+static inline float code_of(float w, float inv, float qmin, float qmax)
+{
+    const float q = rintf(w * inv);
+    return q < qmin ? qmin : q > qmax ? qmax : q;
+}
+
+static double row_error(const float *w, int K, float scale, int bits, const float *h)
+{
+    const float inv = 1.0f / scale, lo = (float)fl__weight_qmin(bits), hi = (float)fl__weight_qmax(bits);
+    double sum = 0;
+    for (int k = 0; k < K; k++) {
+        const float e = w[k] - scale * code_of(w[k], inv, lo, hi);
+        sum += (double)(e * e * (h ? h[k] : 1.0f));
+    }
+    return sum;
+}
+
+static float grid_scale(float top, int step, int bits)
+{
+    const float shrink = 1.0f - (1.0f - GRID_LOWEST) * (float)step / GRID_STEPS;
+    return top > 0 ? top * shrink / (float)fl__weight_qmax(bits) : 1.0f;
+}
+
+typedef struct job {
+    float *scale;
+    int8_t *codes;
+    const float *w, *h, *fixed;
+    double *error;
+    int N, K, bits, scale_stride, n_steps;
+} job;
+
+enum { ROWS = 16 };
+
+static void search_rows(void *arg, int64_t item, int thread)
+{
+    const job *j = arg;
+    (void)thread;
+    for (int n = (int)item * ROWS; n < j->N && n < ((int)item + 1) * ROWS; n++) {
+        const float *w = j->w + (size_t)n * (size_t)j->K;
+        const float top = row_max(w, j->K);
+        double best = INFINITY;
+        for (int s = 0; s < j->n_steps; s++) {
+            const float scale = grid_scale(top, s, j->bits);
+            const double e = j->n_steps > 1 ? row_error(w, j->K, scale, j->bits, j->h) : 0;
+            if (e < best) {
+                best = e;
+                j->scale[n] = scale;
+            }
+        }
+    }
+}
+
+static float tensor_scale(const float *w, int N, int K, int bits, int n_steps, const float *h)
+{
+    float top = 0, found = 1;
+    double best = INFINITY;
+    for (int n = 0; n < N; n++) top = FL_MAX(top, row_max(w + (size_t)n * (size_t)K, K));
+    for (int s = 0; s < n_steps; s++) {
+        const float scale = grid_scale(top, s, bits);
+        double e = 0;
+        for (int n = 0; n_steps > 1 && n < N; n++) e += row_error(w + (size_t)n * (size_t)K, K, scale, bits, h);
+        if (e < best) {
+            best = e;
+            found = scale;
+        }
+    }
+    return found;
+}
+
+void fl__weight_scale_find(const fl_exec *ex, float *scale, const float *w, int N, int K, int bits,
+                           bool per_tensor, bool search, const float *h)
+{
+    job j = {.scale = scale, .w = w, .h = h, .N = N, .K = K, .bits = bits,
+             .n_steps = search ? GRID_STEPS : 1};
+    if (per_tensor)
+        scale[0] = tensor_scale(w, N, K, bits, j.n_steps, h);
+    else
+        fl__parallel_for(ex, (N + ROWS - 1) / ROWS, search_rows, &j);
+}
+
+static void round_rows(void *arg, int64_t item, int thread)
+{
+    const job *j = arg;
+    const float lo = (float)fl__weight_qmin(j->bits), hi = (float)fl__weight_qmax(j->bits);
+    (void)thread;
+    for (int n = (int)item * ROWS; n < j->N && n < ((int)item + 1) * ROWS; n++) {
+        const size_t at = (size_t)n * (size_t)j->K;
+        const float inv = 1.0f / j->fixed[n * j->scale_stride];
+        for (int k = 0; k < j->K; k++) j->codes[at + (size_t)k] = (int8_t)code_of(j->w[at + (size_t)k], inv, lo, hi);
+    }
+}
+
+double fl__weight_round(const fl_exec *ex, int8_t *codes, const float *w, const float *scale,
+                        int scale_stride, int N, int K, int bits, const float *h)
+{
+    job j = {.codes = codes, .w = w, .fixed = scale, .N = N, .K = K, .bits = bits,
+             .scale_stride = scale_stride};
+    double sum = 0;
+    fl__parallel_for(ex, (N + ROWS - 1) / ROWS, round_rows, &j);
+    for (int n = 0; n < N; n++)
+        sum += row_error(w + (size_t)n * (size_t)K, K, scale[n * scale_stride], bits, h);
+    return sum;
+}
