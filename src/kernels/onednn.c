@@ -7,11 +7,11 @@
  * SPDX-License-Identifier: MIT */
 #include "kernels/onednn.h"
 
+#include "base/exec.h"
 #include "base/mem.h"
 #include "base/rng.h"
 
 #include <dnnl.h>
-#include <omp.h>
 #include <stdio.h>
 
 static fl_status check(dnnl_status_t status, const char *call, fl_err *err)
@@ -243,10 +243,9 @@ fl_status fl__onednn_matmul_new(fl_onednn_matmul **out, fl_onednn_type type, int
     }
     for (int n = 0; n < N; n++) mm->scales[n] = 0.001f + 0.00001f * (float)(n % 64);
 
-    const int saved = omp_get_max_threads();
-    omp_set_num_threads(n_threads); /* the blocking is chosen for it */
+    const int saved = fl__library_threads_set(n_threads); /* the blocking is chosen for it */
     const fl_status st = check(matmul_init(mm), "matmul", err);
-    omp_set_num_threads(saved);
+    (void)fl__library_threads_set(saved);
     if (st)
         fl__onednn_matmul_free(&mm);
     else
@@ -286,11 +285,10 @@ fl_status fl__onednn_matmul_run(fl_onednn_matmul *matmul, int copy, fl_err *err)
         {SCALES_ARG, matmul->scale_memory},
     };
     const int n_args = matmul->scale_memory ? 4 : 3;
-    const int saved = omp_get_max_threads();
-    omp_set_num_threads(matmul->n_threads);
+    const int saved = fl__library_threads_set(matmul->n_threads);
     dnnl_status_t status =
         dnnl_primitive_execute(matmul->primitive, matmul->stream, n_args, args);
     if (status == dnnl_success) status = dnnl_stream_wait(matmul->stream);
-    omp_set_num_threads(saved);
+    (void)fl__library_threads_set(saved);
     return check(status, "matmul", err);
 }
