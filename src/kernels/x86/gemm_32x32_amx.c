@@ -19,6 +19,7 @@
  * SPDX-License-Identifier: MIT */
 #include "kernels/gemm_rows.h"
 #include "kernels/x86/gemm_avx512.h"
+#include "kernels/x86/tiles_amx.h"
 
 #include <string.h>
 
@@ -27,34 +28,6 @@
 #define KC     FL_GEMM_32X32_AMX_KC
 #define STEP   64   /* input channels of a tile */
 #define SUMS   1024 /* int32 in the 4 sum tiles of a block */
-
-/* Memory operand of ldtilecfg. */
-typedef struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} tile_config;
-
-/* The intrinsics tell GCC 12 nothing about memory: stores must not sink below a tile load, nor the
- * configuration vanish. */
-static inline void memory_barrier(void)
-{
-    __asm__ volatile("" ::: "memory");
-}
-
-/* n_rows of x (1..32) in two tiles. */
-static void configure(int n_rows)
-{
-    tile_config c = {.palette = 1};
-    const uint8_t first = (uint8_t)(n_rows < 16 ? n_rows : 16);
-    const uint8_t second = (uint8_t)(n_rows > 16 ? n_rows - 16 : 1);
-    for (int t = 0; t < 8; t++) c.row_bytes[t] = 64;
-    c.rows[0] = c.rows[1] = c.rows[4] = first;
-    c.rows[2] = c.rows[3] = c.rows[5] = second;
-    c.rows[6] = c.rows[7] = 16;
-    __asm__ volatile("" ::"r"(&c) : "memory");
-    _tile_loadconfig(&c);
-}
 
 /* Two panels of weights: tiles of 1 KB, one after the other. */
 typedef struct {
@@ -143,13 +116,13 @@ FL_INLINE void all_rows(int32_t *sums, bool first, const int8_t *x, int64_t ldx,
     const ptrdiff_t fetched = kc / STEP * (bits == 4 ? 2 : 4) * 64;
     for (int m = 0; m < n_rows; m += 32, sums += SUMS, w.next += fetched) {
         const int8_t *x0 = x + m * ldx, *x1 = n_rows - m > 16 ? x0 + 16 * ldx : x0;
-        if (m == n_full) configure(n_rows - m);
+        if (m == n_full) configure_tiles(n_rows - m);
         if (bits == 4)
             block_w4(sums, first, x0, x1, ldx, &w, kc / STEP);
         else
             block_w8(sums, first, x0, x1, ldx, &w, kc / STEP);
     }
-    if (n_full > 0 && n_full < n_rows) configure(32);
+    if (n_full > 0 && n_full < n_rows) configure_tiles(32);
 }
 
 static void store_pair(const fl_gemm *g, int m0, int m1, int n, int n1, const int32_t *sums,
@@ -183,7 +156,7 @@ FL_INLINE void run(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scrat
     int32_t *const all_sums = scratch; /* [TILE_N / 32][TILE_M / 32][SUMS] */
     uint8_t *const expanded = (uint8_t *)(all_sums + TILE_M * TILE_N); /* [2][KC][16] */
 
-    configure(m1 - m0 < 32 ? m1 - m0 : 32);
+    configure_tiles(m1 - m0 < 32 ? m1 - m0 : 32);
     for (int k = 0; k < g->w->K_pad; k += KC) {
         const int kc = g->w->K_pad - k < KC ? g->w->K_pad - k : KC;
         int32_t *sums = all_sums;
