@@ -132,9 +132,10 @@ static void spell_choices(char *out, size_t out_bytes, const char *choices)
 static fl_status bad_choice(const cli_option *o, const char *where, const char *value,
                             fl_err *err)
 {
-    char choices[256];
+    char choices[256], head[32];
     spell_choices(choices, sizeof choices, o->choices);
-    if (cli_in_list(o->later, value))
+    (void)snprintf(head, sizeof head, "%.*s", (int)strcspn(value, ":"), value); /* cuda:1 */
+    if (cli_in_list(o->later, head))
         return cli_fail(err, FL_E_UNSUPPORTED,
                         "not in this version: %s: %s will come with a later version; use %s",
                         where, value, choices);

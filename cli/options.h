@@ -103,6 +103,16 @@ bool cli_in_list(const char *list, const char *name);
      .shown_default = "OMP_NUM_THREADS, else one per core",                                    \
      .fallback_env = "OMP_NUM_THREADS",                                                        \
      .help = "threads"}
+/* cpu is the only device so far; the field is for later versions. */
+#define CLI_OPT_DEVICE(T, F)                                                                   \
+    {.kind = CLI_TEXT,                                                                         \
+     .name = "--device",                                                                       \
+     .arg = "DEVICE",                                                                          \
+     .offset = offsetof(T, F),                                                                 \
+     .choices = "cpu",                                                                         \
+     .later = "cuda",                                                                          \
+     .shown_default = "cpu",                                                                   \
+     .help = "where to run"}
 #define CLI_GROUP_ROW(TITLE)                                                                   \
     {.kind = CLI_GROUP, .help = (TITLE)}
 #define CLI_LATER_ROW(NAME, ARG, HELP)                                                         \

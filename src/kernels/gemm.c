@@ -11,10 +11,10 @@
 
 const fl_gemm_kernel fl__gemm_kernels[] = {
     {"gemm_a8w4_4x16_avx2", AVX2, 4, 1, 7, 16, 64, 0, fl__gemm_a8w4_4x16_avx2},
-    {"gemm_a8w8_4x16_avx2", AVX2, 8, 1, 7, 16, 64, 0, fl__gemm_a8w8_4x16_avx2},
+    {"gemm_a8w8_4x16_avx2", AVX2, 8, 1, 23, 24, 64, 0, fl__gemm_a8w8_4x16_avx2},
     {"gemm_a8w4_6x16_avx2", AVX2, 4, 8, INT_MAX, FL_GEMM_6X16_AVX2_TILE_M,
      FL_GEMM_6X16_AVX2_TILE_N, FL_GEMM_6X16_AVX2_SCRATCH, fl__gemm_a8w4_6x16_avx2},
-    {"gemm_a8w8_6x16_avx2", AVX2, 8, 8, INT_MAX, FL_GEMM_6X16_AVX2_TILE_M,
+    {"gemm_a8w8_6x16_avx2", AVX2, 8, 24, INT_MAX, FL_GEMM_6X16_AVX2_TILE_M,
      FL_GEMM_6X16_AVX2_TILE_N, FL_GEMM_6X16_AVX2_SCRATCH, fl__gemm_a8w8_6x16_avx2},
     {"gemm_a8w4_ref", 0, 4, 0, INT_MAX, 16, 64, 0, fl__gemm_ref},
     {"gemm_a8w8_ref", 0, 8, 0, INT_MAX, 16, 64, 0, fl__gemm_ref},

@@ -332,8 +332,8 @@ static int max_code_ld(const fl_model *model)
     int ld = (widest + 63) / 64 * 64;
     for (int i = 0; model->blocks && i < model->cfg.n_layers; i++)
         for (int s = 0; s < FL_N_SITES; s++) ld = FL_MAX(ld, model->blocks[i].site[s].code_ld);
-    /* streaming: blocks come later; room for the default cap of 30 % extra columns and then some */
-    return model->blocks ? ld : ld * 2;
+    if (model->blocks) return ld;
+    return ((int)ceil(widest * (1 + model->stream_max_extra)) + 63) / 64 * 64;
 }
 
 static size_t scratch_bytes(const fl_model *model, const fl_exec *ex, int max_rows)

@@ -80,6 +80,7 @@ typedef struct fl_model {
     fl_norm final_norm;      /* gain NULL: none */
     float *rope_cos, *rope_sin; /* [n_positions, head_dim/2] owned; NULL: no RoPE */
     fl_block *blocks;        /* [n_layers], or NULL when opened for streaming */
+    double stream_max_extra; /* streaming: code columns that flattening may add per input channel */
     int64_t n_params;
     size_t weight_bytes;     /* read by one forward pass, embedding rows apart */
 } fl_model;

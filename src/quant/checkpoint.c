@@ -137,11 +137,13 @@ void fl__checkpoint_close(fl_checkpoint *c, bool remove_if_empty)
 
 fl_status fl__checkpoint_finish(fl_checkpoint *c, int n_blocks, fl_err *err)
 {
-    /* the fingerprint goes last: until then a resume would find everything it needs */
+    /* Renamed first, tidied up after: a kill in between loses nothing but tidiness. */
     fl_status st = fl__dir_sync(c->dir, err);
-    if (!st) st = fl__checkpoint_redo(c, 0, n_blocks, err);
-    if (!st) st = forget(c, "plan.json", err);
-    if (!st) st = forget(c, "state.json", err);
     if (!st) st = fl__dir_rename(c->dir, c->out_dir, err);
+    if (st) return st;
+    const fl_checkpoint out = {.dir = c->out_dir};
+    st = fl__checkpoint_redo(&out, 0, n_blocks, err);
+    if (!st) st = forget(&out, "plan.json", err);
+    if (!st) st = forget(&out, "state.json", err);
     return st;
 }

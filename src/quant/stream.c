@@ -160,6 +160,14 @@ bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, bool sto
     return true;
 }
 
+size_t fl__stream_first_batch(fl_stream *s, const fl_block *block, float *to)
+{
+    const batch b = batch_of(s, 0);
+    walk_batch(s, FL_LANE_FLOAT, block, &b, NULL, NULL);
+    memcpy(to, s->ws->buf[FL_BUF_X], b.n * sizeof *to);
+    return b.n;
+}
+
 /* ---- statistics --------------------------------------------------------------------------------------------- */
 
 static bool collect_stats(void *user, int site, const float *x, int n_rows)

@@ -51,6 +51,10 @@ typedef void fl_batch_fn(void *user, int64_t first_row, const float *x, const fl
 bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, bool store,
                      fl_site_hook *hook, fl_batch_fn *on_batch, void *user);
 
+/* The float lane's first batch through a block (nothing is stored in the lane): its output goes to `to`; returns how many
+ * floats. */
+size_t fl__stream_first_batch(fl_stream *s, const fl_block *block, float *to);
+
 /* Statistics of all sites of the float lane's block; stats[i] initialised by this call, n_sample rows each. */
 fl_status fl__stream_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s, const fl_block *block,
                            int n_sample, fl_err *err);
