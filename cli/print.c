@@ -175,7 +175,9 @@ const char *cli_bits(char *out, size_t out_bytes, int w_bits, int a_bits)
     char w[16] = "4/8", a[16] = "4/8";
     if (w_bits > 0) (void)snprintf(w, sizeof w, "%d", w_bits);
     if (a_bits > 0) (void)snprintf(a, sizeof a, "%d", a_bits);
-    if (w_bits == 16 && a_bits == 16)
+    if (w_bits == 0 && a_bits == 0)
+        (void)snprintf(out, out_bytes, "4/8 mix");
+    else if (w_bits == 16 && a_bits == 16)
         (void)snprintf(out, out_bytes, "float");
     else
         (void)snprintf(out, out_bytes, "W%sA%s", w, a);

@@ -65,7 +65,7 @@ void cli_progress_show(cli_progress *p, const char *label, int done, int total,
     const double interval = p->is_terminal ? REDRAW_S : p->min_interval_s;
     if (done < total && now - p->shown_s < interval) return;
     p->shown_s = now;
-    if (eta_s < 0) eta_s = done > 0 ? elapsed * (total - done) / done : 0;
+    if (!(eta_s >= 0)) eta_s = done > 0 ? elapsed * (total - done) / done : 0;
     cli_duration(elapsed_text, sizeof elapsed_text, elapsed);
     cli_duration(eta_text, sizeof eta_text, eta_s);
     if (p->is_terminal) draw_bar(p, done, total);

@@ -168,8 +168,8 @@ typedef enum fl_switch { FL_AUTO = -1, FL_OFF = 0, FL_ON = 1 } fl_switch;
 
 typedef struct fl_quantize_progress {
     const char *stage; /* "plan", "quantize", "write" */
-    int block, n_blocks;
-    double elapsed_s, eta_s;
+    int block, n_blocks; /* the block that was finished, from 0 */
+    double elapsed_s, eta_s; /* NaN: not known */
     double loss; /* relative squared error of the block's output against the float block */
 } fl_quantize_progress;
 
