@@ -17,6 +17,7 @@ typedef struct quantize_args {
 
 #define FIELD(F) .offset = offsetof(quantize_args, F)
 
+/* clang-format off */
 static const cli_option options[] = {
     CLI_GROUP_ROW("Method"),
     {.kind = CLI_TEXT, .name = "--method", .arg = "METHOD", FIELD(o.method), .required = true,
@@ -39,7 +40,8 @@ static const cli_option options[] = {
     {.kind = CLI_INT, .name = "--head-bits", .arg = "N", FIELD(o.head_bits), .max = 16,
      .choices = "16", .later = "8", .help = "bits of the head (lm_head)"},
     {.kind = CLI_TEXT, .name = "--w-granularity", .arg = "G", FIELD(o.w_granularity),
-     .choices = "channel|tensor", .help = "one weight scale per output channel or per tensor"},
+     .choices = "channel|tensor",
+     .help = "one weight scale per output channel or per tensor"},
     {.kind = CLI_TEXT, .name = "--a-granularity", .arg = "G", FIELD(o.a_granularity),
      .choices = "tensor|token", .shown_default = "flattenquant tensor, others token",
      .help = "one activation scale, fixed, or one per token"},
@@ -51,8 +53,8 @@ static const cli_option options[] = {
 
     CLI_GROUP_ROW("Calibration"),
     {.kind = CLI_TEXT, .name = "--calib", .arg = "FILE", FIELD(o.calib_path), .required = true,
-     .help = "text (.txt, or .jsonl with \"text\" fields), or the word self: text that the model "
-             "itself samples"},
+     .help = "text (.txt, or .jsonl with \"text\" fields), or the word self: text that the "
+             "model itself samples"},
     {.kind = CLI_INT, .name = "--samples", .aliases = "--nsamples", .arg = "N",
      FIELD(o.n_samples), .min = 1, .max = 1 << 20, .help = "windows of calibration text"},
     {.kind = CLI_INT, .name = "--seq-len", .arg = "N", FIELD(o.seq_len), .min = 2,
@@ -64,8 +66,8 @@ static const cli_option options[] = {
     CLI_GROUP_ROW("FlattenQuant, each stage"),
     {.kind = CLI_SWITCH, .name = "--smooth", FIELD(o.smooth),
      .help = "move activation outliers into the weights"},
-    {.kind = CLI_DOUBLE, .name = "--alpha", .arg = "X", FIELD(o.alpha), .max = 1, .word = "auto",
-     .word_value = -1, .help = "smoothing exponent, or auto: searched per layer"},
+    {.kind = CLI_DOUBLE, .name = "--alpha", .arg = "X", FIELD(o.alpha), .max = 1,
+     .word = "auto", .word_value = -1, .help = "smoothing exponent, or auto: searched per layer"},
     {.kind = CLI_SWITCH, .name = "--suppress", FIELD(o.suppress),
      .help = "keep outlier channels out of the threshold"},
     {.kind = CLI_DOUBLE, .name = "--beta", .arg = "X", FIELD(o.beta), .min = 0.01, .max = 100,
@@ -107,7 +109,8 @@ static const cli_option options[] = {
     {.kind = CLI_FLAG, .name = "--resume", FIELD(o.resume),
      .help = "go on where an earlier run stopped"},
     {.kind = CLI_INT, .name = "--redo-from", .arg = "BLOCK", FIELD(o.redo_from), .max = 1 << 20,
-     .word = "off", .word_value = -1, .help = "with the checkpoint: do again from this block on"},
+     .word = "off", .word_value = -1,
+     .help = "with the checkpoint: do again from this block on"},
     {.kind = CLI_DOUBLE, .name = "--max-ppl-increase", .arg = "P", FIELD(o.max_ppl_increase),
      .max = 1e6, .word = "off", .word_value = -1,
      .help = "quality gate (exit code 5): perplexity over the float model's, 0.05 is 5 %"},
@@ -130,6 +133,7 @@ static const cli_option options[] = {
     {.kind = CLI_LATER, .name = "--diag-alpha", .aliases = "--diag_alpha", .arg = "X",
      .help = "FlatQuant: start of the channel scale"},
 };
+/* clang-format on */
 
 static void on_progress(void *user, const fl_quantize_progress *p)
 {
@@ -195,10 +199,8 @@ static fl_status print_result(const quantize_args *a, const char *text, fl_err *
     }
     const fl_status st = cli_parse_report(&report, text, err);
     if (st != FL_OK) return st;
-    if (a->o.dry_run)
-        print_estimate(report);
-    else
-        print_summary(report);
+    if (a->o.dry_run) print_estimate(report);
+    else print_summary(report);
     if (a->verbose) cli_print_sites(report);
     json_decref(report);
     return FL_OK;
@@ -242,11 +244,13 @@ const cli_verb cli_verb_quantize = {
                   {"OUT", offsetof(quantize_args, o.out_dir)}},
     .options = options,
     .n_options = sizeof options / sizeof *options,
-    .details = "Reads the directory MODEL (Hugging Face layout) and writes the directory OUT, "
-               "which must\nnot exist. Works in OUT.partial, where a stopped run can be resumed.",
+    .details =
+        "Reads the directory MODEL (Hugging Face layout) and writes the directory OUT, "
+        "which must\nnot exist. Works in OUT.partial, where a stopped run can be resumed.",
     .examples =
         "  flatiron quantize model out --method flattenquant --calib wiki.train.txt\n"
-        "  flatiron quantize model out8 --method flattenquant --w-bits 8 --a-bits 8 --calib self\n"
+        "  flatiron quantize model out8 --method flattenquant --w-bits 8 --a-bits 8 --calib "
+        "self\n"
         "  flatiron quantize model out4 --method rtn --w-bits 4 --a-bits 16 --calib self "
         "--dry-run\n",
     .run = run,

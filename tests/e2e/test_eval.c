@@ -1,5 +1,5 @@
-/* Evaluation of small models against the definition computed from sessions, token by token, and
- * the texts and models that do not compare. SPDX-License-Identifier: MIT */
+/* test_eval.c - Evaluation of small models against the definition computed from sessions, token
+ * by token, and the texts and models that do not compare. SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
 #include "support/small_model.h"
 
@@ -84,9 +84,12 @@ static void expect(fl_eval_result *r, const char *dirs[2])
         fl_session_free(&session[m]);
         fl_engine_close(&engine[m]);
     }
-    *r = (fl_eval_result){.ppl = exp(nll[0] / n), .baseline_ppl = exp(nll[1] / n),
-                          .kld_mean = kld / n, .top1_agreement = (double)n_agree / n,
-                          .windows = n_windows, .n_predictions = n};
+    *r = (fl_eval_result){.ppl = exp(nll[0] / n),
+                          .baseline_ppl = exp(nll[1] / n),
+                          .kld_mean = kld / n,
+                          .top1_agreement = (double)n_agree / n,
+                          .windows = n_windows,
+                          .n_predictions = n};
 }
 
 static void figures_are_those_of_the_definition(void **state)
@@ -107,7 +110,8 @@ static void figures_are_those_of_the_definition(void **state)
     assert_float_equal(got.ppl / want.ppl, 1, 1e-5);
     assert_float_equal(got.baseline_ppl / want.baseline_ppl, 1, 1e-5);
     assert_float_equal(got.kld_mean / want.kld_mean, 1, 1e-4);
-    assert_float_equal(got.top1_agreement, want.top1_agreement, 1.5 / (double)want.n_predictions);
+    assert_float_equal(got.top1_agreement, want.top1_agreement,
+                       1.5 / (double)want.n_predictions);
     assert_string_equal(got.model.quant_method, "none");
     assert_string_equal(got.baseline.kv_format, "f32");
     assert_int_equal(fl__mem_get().now_bytes, 0);

@@ -1,6 +1,6 @@
-/* The reference implementation's figures for four small models (shared/models/<name>/golden): greedy
- * continuations token by token, and the cross entropy of the first windows of a text.
- * SPDX-License-Identifier: MIT */
+/* test_generate_golden.c - The reference implementation's figures for four small models
+ * (shared/models/<name>/golden): greedy continuations token by token, and the cross entropy of
+ * the first windows of a text. SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
 
 #include "api/engine.h"
@@ -13,7 +13,8 @@
 #include <string.h>
 
 enum { SEQ_LEN = 1024, MAX_WINDOWS = 2 };
-static const double NLL_TOLERANCE = 1e-3; /* relative: one of the references was rounded to bf16 */
+static const double NLL_TOLERANCE =
+    1e-3; /* relative: one of the references was rounded to bf16 */
 static const size_t MAX_GOLDEN_BYTES = (size_t)64 << 20;
 
 static fl_engine *engine;
@@ -43,7 +44,8 @@ static int close_model(void **state)
     return 0;
 }
 
-/* ---- greedy continuations ---------------------------------------------------------------------- */
+/* ---- greedy continuations
+ * ---------------------------------------------------------------------- */
 
 static void check_ids(const int32_t *ids, int n, const json_t *want, const char *what)
 {
@@ -62,7 +64,8 @@ static void check_prompt(fl_session *session, const json_t *prompt)
     fl_generate_result r;
     int32_t *ids;
     size_t n_ids;
-    assert_int_equal(fl_engine_encode(&ids, &n_ids, engine, text, strlen(text), true, &err), FL_OK);
+    assert_int_equal(fl_engine_encode(&ids, &n_ids, engine, text, strlen(text), true, &err),
+                     FL_OK);
     check_ids(ids, (int)n_ids, json_object_get(prompt, "ids"), text);
     fl_ids_free(&ids);
     fl_generate_options_defaults(&o);
@@ -90,7 +93,8 @@ static void check_continuations(const char *name)
     fl_session_free(&session);
 }
 
-/* ---- cross entropy of windows ------------------------------------------------------------------ */
+/* ---- cross entropy of windows
+ * ------------------------------------------------------------------ */
 
 static void check_windows(const char *name)
 {
@@ -102,8 +106,8 @@ static void check_windows(const char *name)
     open_model(name, 0);
     const char *path = fl_test_shared("data/wikitext-2/wiki.test.raw");
     if (fl__file_map(&text, path, &err) != FL_OK) fail_msg("%s", err.text);
-    assert_int_equal(fl_engine_encode(&ids, &n_ids, engine, (const char *)text.data, text.n_bytes,
-                                      false, &err),
+    assert_int_equal(fl_engine_encode(&ids, &n_ids, engine, (const char *)text.data,
+                                      text.n_bytes, false, &err),
                      FL_OK);
     fl__file_unmap(&text);
     assert_int_equal(n_ids, json_integer_value(json_object_get(golden, "test_tokens")));
