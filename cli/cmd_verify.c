@@ -35,8 +35,7 @@ static fl_status run(const cli_verb *verb, int argc, char **argv, fl_err *err)
     fl_status st = cli_parse(&done, verb, &a, argc, argv, err);
     if (st != FL_OK || done) return st;
     st = fl_verify_run(&text, a.model_dir, err);
-    if (text && a.json)
-        cli_print_json_text(text);
+    if (text && a.json) cli_print_json_text(text);
     else if (text && cli_parse_report(&report, text, &report_err) == FL_OK)
         print_report(report);
     json_decref(report);
@@ -51,8 +50,9 @@ const cli_verb cli_verb_verify = {
     .arguments = {{"MODEL", offsetof(verify_args, model_dir)}},
     .options = options,
     .n_options = sizeof options / sizeof *options,
-    .details = "Names, shapes, types, finite values, codes in range. Exit code 3 when the model "
-               "cannot\nbe used.",
+    .details =
+        "Names, shapes, types, finite values, codes in range. Exit code 3 when the model "
+        "cannot\nbe used.",
     .examples = "  flatiron verify out\n  flatiron verify model --json\n",
     .run = run,
 };

@@ -1,5 +1,5 @@
-/* defaults.c - defaults of the public option structs, exit codes, freeing what the library gave.
- * SPDX-License-Identifier: MIT */
+/* defaults.c - defaults of the public option structs, exit codes, freeing what the library
+ * gave. SPDX-License-Identifier: MIT */
 #include "base/mem.h"
 #include "base/status.h"
 
@@ -11,16 +11,24 @@ const char *fl_version(void)
 int fl_exit_code(fl_status status)
 {
     switch (status) {
-    case FL_OK: return 0;
-    case FL_E_USAGE: return 2;
-    case FL_E_INPUT: return 3;
+    case FL_OK:
+        return 0;
+    case FL_E_USAGE:
+        return 2;
+    case FL_E_INPUT:
+        return 3;
     case FL_E_NOMEM:
-    case FL_E_NOSPACE: return 4;
-    case FL_E_GATE: return 5;
-    case FL_E_UNSUPPORTED: return 6;
-    case FL_E_INTERRUPTED: return 130;
+    case FL_E_NOSPACE:
+        return 4;
+    case FL_E_GATE:
+        return 5;
+    case FL_E_UNSUPPORTED:
+        return 6;
+    case FL_E_INTERRUPTED:
+        return 130;
     case FL_E_FAIL:
-    case FL_E_IO: break;
+    case FL_E_IO:
+        break;
     }
     return 1;
 }

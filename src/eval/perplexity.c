@@ -1,10 +1,10 @@
 /* perplexity.c - batches of windows through the model, chunks of rows through the head.
  *
- * Two sizes bound the memory. A batch is as many windows as fit in MAX_BATCH_ROWS tokens (at least
- * one), fewer while the workspace would pass MAX_WORKSPACE_BYTES: enough rows that all threads
- * have work. The head then runs on CHUNK_ROWS rows at a time, since the logits of a whole
- * window (2,048 x 128,256 floats) are a gigabyte. Neither size looks at the number of threads.
- * SPDX-License-Identifier: MIT */
+ * Two sizes bound the memory. A batch is as many windows as fit in MAX_BATCH_ROWS tokens (at
+ * least one), fewer while the workspace would pass MAX_WORKSPACE_BYTES: enough rows that all
+ * threads have work. The head then runs on CHUNK_ROWS rows at a time, since the logits of a
+ * whole window (2,048 x 128,256 floats) are a gigabyte. Neither size looks at the number of
+ * threads. SPDX-License-Identifier: MIT */
 #include "eval/perplexity.h"
 
 #include "base/mem.h"
@@ -15,7 +15,8 @@
 enum { MAX_BATCH_ROWS = 4096, CHUNK_ROWS = 128 };
 static const size_t MAX_WORKSPACE_BYTES = (size_t)512 << 20;
 
-/* ---- one row ------------------------------------------------------------------------------ */
+/* ---- one row ------------------------------------------------------------------------------
+ */
 
 /* First-ranked token of a row; -1 when a logit is NaN or +infinity, or all are -infinity. */
 static int row_argmax(const float *row, int n_vocab)
@@ -86,7 +87,8 @@ void fl__score_rows(const fl_exec *ex, fl_row_score *scores, const float *logits
     fl__parallel_for(ex, n_rows, score_row, &a);
 }
 
-/* ---- one model's memory --------------------------------------------------------------------- */
+/* ---- one model's memory ---------------------------------------------------------------------
+ */
 
 typedef struct lane {
     const fl_model *model; /* NULL: there is no such model */
@@ -118,8 +120,8 @@ static void lane_fini(lane *l)
     fl__workspace_free(&l->ws);
 }
 
-/* Windows per batch, so that the workspaces of all models stay within the limit; counted for one
- * thread, because the batch's shape may decide the last bit of a float GEMM. */
+/* Windows per batch, so that the workspaces of all models stay within the limit; counted for
+ * one thread, because the batch's shape may decide the last bit of a float GEMM. */
 static int batch_windows(const fl_perplexity_job *job)
 {
     const fl_exec one = {.isa = job->ex->isa, .n_threads = 1};
@@ -133,7 +135,8 @@ static int batch_windows(const fl_perplexity_job *job)
     return n;
 }
 
-/* ---- the run -------------------------------------------------------------------------------- */
+/* ---- the run --------------------------------------------------------------------------------
+ */
 
 typedef struct run {
     const fl_perplexity_job *job;
