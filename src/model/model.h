@@ -99,6 +99,9 @@ typedef struct fl_workspace {
     size_t scratch_bytes;
 } fl_workspace;
 
+/* Config and tensor headers only: the weights, norms and blocks of *out are empty. For those who want
+ * to know what a model is or ought to be. */
+fl_status fl__model_open_config(fl_model **out, const char *dir, fl_err *err);
 /* Opens a model directory, float or quantised. streaming: blocks stay unloaded, see fl__block_load. */
 fl_status fl__model_open(fl_model **out, const char *dir, const fl_exec *ex, bool streaming,
                          fl_err *err);
