@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_ALPHAS = 10, N_THRESHOLDS = 24, WEIGHT_ROWS = 64, MAX_COPIES_SEARCHED = 64 };
+enum { N_ALPHAS = 7, N_THRESHOLDS = 16, WEIGHT_ROWS = 64, MAX_COPIES_SEARCHED = 16 };
 
 /* Per candidate alpha: everything that evaluating it needs. */
 typedef struct candidate {
@@ -331,7 +331,7 @@ fl_status fl__flatten_choose(fl_flatten_choice *choice, const fl_exec *ex,
     bool ok = transpose_sample(&s) && w_max && w_energy && s.w_scratch && s.codes && s.gains;
     for (int i = 0; i < n; i++) {
         ok = ok && candidate_init(&candidates[i], stats->K);
-        candidates[i].alpha = n > 1 ? 0.1 * i : o->alpha < 0 ? 0.5 : o->alpha;
+        candidates[i].alpha = n > 1 ? 0.25 + 0.1 * i : o->alpha < 0 ? 0.5 : o->alpha;
     }
     if (!ok) {
         st = fl__fail_nomem(err, "search of smoothing and threshold", K * 64);
