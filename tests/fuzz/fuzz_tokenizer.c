@@ -1,8 +1,9 @@
 /* fuzz_tokenizer.c - any bytes as a tokenizer and a text for it.
  *
  * Input: tokenizer.json NUL text, or tokenizer.json NUL merges.txt NUL text (a text of its own
- * follows when there is no NUL). The tokenizer is refused with a reason, or the text becomes ids
- * of its vocabulary, and decoding them at once and one by one gives the same well-formed text.
+ * follows when there is no NUL). The tokenizer is refused with a reason, or the text becomes
+ * ids of its vocabulary, and decoding them at once and one by one gives the same well-formed
+ * text.
  * SPDX-License-Identifier: MIT */
 #include "base/mem.h"
 #include "text/pipeline.h"
