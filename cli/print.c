@@ -10,8 +10,7 @@
 
 enum { MAX_COLUMNS = 32, CELL_BYTES = 256, JSON_INDENT_SPACES = 2 };
 
-/* ---- tables ---------------------------------------------------------------------------------
- */
+/* ---- tables ------------------------------------------------------------------------------ */
 
 typedef struct layout {
     cli_table form;
@@ -95,8 +94,7 @@ void cli_print_table(cli_table form, const json_t *rows, const cli_column *colum
                        cli_json_text(cell, sizeof cell, json_array_get(rows, r), l.columns[c]));
 }
 
-/* ---- JSON -----------------------------------------------------------------------------------
- */
+/* ---- JSON -------------------------------------------------------------------------------- */
 
 fl_status cli_print_json(json_t *doc, fl_err *err)
 {
@@ -156,8 +154,7 @@ json_t *cli_json_number(double x)
     return isfinite(x) ? json_real(x) : json_null();
 }
 
-/* ---- numbers --------------------------------------------------------------------------------
- */
+/* ---- numbers ----------------------------------------------------------------------------- */
 
 const char *cli_bytes(char *out, size_t out_bytes, double n_bytes)
 {
