@@ -1,8 +1,8 @@
 /* perplexity.c - batches of windows through the model, chunks of rows through the head.
  *
  * Two sizes bound the memory. A batch is as many windows as fit in MAX_BATCH_ROWS tokens (at
- * least one), fewer while activations and cache would pass MAX_BATCH_BYTES: enough rows that all
- * threads have work. The head then runs on CHUNK_ROWS rows at a time, since the logits of a
+ * least one), fewer while activations and cache would pass MAX_BATCH_BYTES: enough rows that
+ * all threads have work. The head then runs on CHUNK_ROWS rows at a time, since the logits of a
  * whole window (2,048 x 128,256 floats) are a gigabyte. Neither size looks at the number of
  * threads.
  * SPDX-License-Identifier: MIT */
