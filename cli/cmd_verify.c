@@ -16,7 +16,11 @@ static void print_report(const json_t *report)
 {
     char bytes[24];
     const json_t *problems = cli_json_at(report, "problems");
+    const json_t *unexpected = cli_json_at(report, "unexpected");
     const size_t n = json_array_size(problems);
+    for (size_t i = 0; i < json_array_size(unexpected); i++)
+        (void)printf("note: %s: the model does not use this tensor\n",
+                     json_string_value(json_array_get(unexpected, i)));
     for (size_t i = 0; i < n; i++)
         (void)printf("%s\n", json_string_value(json_array_get(problems, i)));
     (void)printf("%s: %lld tensors, %s\n", n == 0 ? "ok" : "not ok",

@@ -1,6 +1,7 @@
 /* weight_scale.c - search of weight scales on a grid. SPDX-License-Identifier: MIT */
 #include "quant/weight_scale.h"
 
+#include <float.h>
 #include <math.h>
 
 #define GRID_STEPS 32
@@ -30,10 +31,12 @@ static double row_error(const float *w, int K, float scale, int bits, const floa
     return sum;
 }
 
+/* 1 where the scale would be no normal number (its inverse would be infinite). */
 static float grid_scale(float top, int step, int bits)
 {
     const float shrink = 1.0f - (1.0f - GRID_LOWEST) * (float)step / GRID_STEPS;
-    return top > 0 ? top * shrink / (float)fl__weight_qmax(bits) : 1.0f;
+    const float scale = top * shrink / (float)fl__weight_qmax(bits);
+    return scale >= FLT_MIN ? scale : 1.0f;
 }
 
 typedef struct job {
