@@ -15,8 +15,8 @@ typedef struct cli_column {
     double factor;    /* what a number is multiplied with; 0: 1 */
 } cli_column;
 
-/* rows (a JSON array of objects) under the titles; CLI_PLAIN leaves out columns that no row has a
- * value for. */
+/* rows (a JSON array of objects) under the titles; CLI_PLAIN leaves out columns that no row has
+ * a value for. */
 void cli_print_table(cli_table form, const json_t *rows, const cli_column *columns,
                      int n_columns);
 
