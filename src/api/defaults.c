@@ -1,5 +1,6 @@
 /* defaults.c - defaults of the public option structs, exit codes, freeing what the library
- * gave. SPDX-License-Identifier: MIT */
+ * gave.
+ * SPDX-License-Identifier: MIT */
 #include "base/mem.h"
 #include "base/status.h"
 

@@ -1,5 +1,6 @@
 /* test_session.c - Sessions and generation on a small model: feeding in pieces, forgetting, no
- * allocation while decoding, what ends a text. SPDX-License-Identifier: MIT */
+ * allocation while decoding, what ends a text.
+ * SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
 #include "support/small_model.h"
 
@@ -161,8 +162,7 @@ static void a_level_that_the_machine_lacks_is_lowered_aloud(void **state)
     else assert_non_null(strstr(line, "does not have amx: using "));
 }
 
-/* ---- generate
- * -------------------------------------------------------------------------------- */
+/* ---- generate ---------------------------------------------------------------------------- */
 
 typedef struct sink {
     char text[1024];
