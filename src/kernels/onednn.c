@@ -7,12 +7,13 @@
  * SPDX-License-Identifier: MIT */
 #include "kernels/onednn.h"
 
+#include "base/exec.h"
 #include "base/mem.h"
 #include "base/rng.h"
 
 #include <dnnl.h>
-#include <omp.h>
 #include <stdio.h>
+#include <string.h>
 
 static fl_status check(dnnl_status_t status, const char *call, fl_err *err)
 {
@@ -192,12 +193,23 @@ static dnnl_status_t weights_new(fl_onednn_matmul *mm, const desc_owned *plain_d
     return status;
 }
 
-static dnnl_status_t matmul_init(fl_onednn_matmul *mm)
+/* Implementations named "ref.." are oneDNN's plain loops, minutes per call: no opponent. */
+static dnnl_status_t note_impl(fl_onednn_matmul *mm, dnnl_data_type_t y_type)
+{
+    const char *impl = "";
+    const dnnl_status_t status =
+        dnnl_primitive_desc_query(mm->pd, dnnl_query_impl_info_str, 0, (void *)&impl);
+    if (status) return status;
+    (void)snprintf(mm->impl, sizeof mm->impl, "%s, %s out", impl,
+                   y_type == dnnl_bf16 ? "bf16" : "f32");
+    return strncmp(impl, "ref", 3) == 0 ? dnnl_unimplemented : dnnl_success;
+}
+
+static dnnl_status_t matmul_init(fl_onednn_matmul *mm, dnnl_data_type_t y_type)
 {
     const dnnl_dims_t x_dims = {mm->M, mm->K}, w_dims = {mm->K, mm->N}, y_dims = {mm->M, mm->N};
     const dnnl_data_type_t type = mm->type == FL_ONEDNN_S8 ? dnnl_s8 : dnnl_bf16;
     desc_owned x = {0}, w_any = {0}, w_plain = {0}, y = {0};
-    const char *impl = "";
 
     dnnl_status_t status = dnnl_engine_create(&mm->engine, dnnl_cpu, 0);
     if (!status) status = dnnl_stream_create(&mm->stream, mm->engine, dnnl_stream_default_flags);
@@ -205,8 +217,9 @@ static dnnl_status_t matmul_init(fl_onednn_matmul *mm)
     if (!status) status = desc_init(&x, 2, x_dims, type, dnnl_ab);
     if (!status) status = desc_init(&w_any, 2, w_dims, type, dnnl_format_tag_any);
     if (!status) status = desc_init(&w_plain, 2, w_dims, type, dnnl_ba);
-    if (!status) status = desc_init(&y, 2, y_dims, dnnl_f32, dnnl_ab);
+    if (!status) status = desc_init(&y, 2, y_dims, y_type, dnnl_ab);
     if (!status) status = pd_new(mm, &x, &w_any, &y);
+    if (!status) status = note_impl(mm, y_type);
     if (!status) status = dnnl_primitive_create(&mm->primitive, mm->pd);
     if (!status)
         status = dnnl_memory_create(&mm->x, DESC(x), mm->engine, DNNL_MEMORY_ALLOCATE);
@@ -215,8 +228,6 @@ static dnnl_status_t matmul_init(fl_onednn_matmul *mm)
     if (!status) status = fill_memory(mm->x, (size_t)mm->M * (size_t)mm->K, mm->type, 0);
     if (!status) status = scales_new(mm);
     if (!status) status = weights_new(mm, &w_plain);
-    if (!status && !dnnl_primitive_desc_query(mm->pd, dnnl_query_impl_info_str, 0, &impl))
-        (void)snprintf(mm->impl, sizeof mm->impl, "%s", impl);
     desc_fini(&x);
     desc_fini(&w_any);
     desc_fini(&w_plain);
@@ -224,33 +235,42 @@ static dnnl_status_t matmul_init(fl_onednn_matmul *mm)
     return status;
 }
 
+static fl_status matmul_new(fl_onednn_matmul **out, const fl_onednn_matmul *shape,
+                            dnnl_data_type_t y_type, fl_err *err)
+{
+    fl_onednn_matmul *mm = fl__calloc(1, sizeof *mm);
+    *out = NULL;
+    if (!mm) return fl__fail_nomem(err, "oneDNN matmul", sizeof *mm);
+    *mm = *shape;
+    mm->scales = fl__alloc((size_t)mm->N, sizeof *mm->scales);
+    if (!mm->scales) {
+        fl__onednn_matmul_free(&mm);
+        return fl__fail_nomem(err, "oneDNN scales", (size_t)shape->N * sizeof(float));
+    }
+    for (int n = 0; n < mm->N; n++) mm->scales[n] = 0.001f + 0.00001f * (float)(n % 64);
+
+    const int saved = fl__library_threads_set(mm->n_threads); /* the blocking depends on it */
+    const fl_status st = check(matmul_init(mm, y_type), "matmul", err);
+    (void)fl__library_threads_set(saved);
+    if (st == FL_OK)
+        *out = mm;
+    else
+        fl__onednn_matmul_free(&mm);
+    return st;
+}
+
 fl_status fl__onednn_matmul_new(fl_onednn_matmul **out, fl_onednn_type type, int M, int N, int K,
                                 int n_copies, int n_threads, fl_err *err)
 {
-    *out = NULL;
-    fl_onednn_matmul *mm = fl__calloc(1, sizeof *mm);
-    if (!mm) return fl__fail_nomem(err, "oneDNN matmul", sizeof *mm);
-    mm->type = type;
-    mm->M = M;
-    mm->N = N;
-    mm->K = K;
-    mm->n_copies = FL_MIN(n_copies, MAX_COPIES);
-    mm->n_threads = n_threads;
-    mm->scales = fl__alloc((size_t)N, sizeof *mm->scales);
-    if (!mm->scales) {
-        fl__onednn_matmul_free(&mm);
-        return fl__fail_nomem(err, "oneDNN scales", (size_t)N * sizeof(float));
-    }
-    for (int n = 0; n < N; n++) mm->scales[n] = 0.001f + 0.00001f * (float)(n % 64);
-
-    const int saved = omp_get_max_threads();
-    omp_set_num_threads(n_threads); /* the blocking is chosen for it */
-    const fl_status st = check(matmul_init(mm), "matmul", err);
-    omp_set_num_threads(saved);
-    if (st)
-        fl__onednn_matmul_free(&mm);
-    else
-        *out = mm;
+    const fl_onednn_matmul shape = {.type = type,
+                                    .M = M,
+                                    .N = N,
+                                    .K = K,
+                                    .n_copies = FL_MIN(n_copies, MAX_COPIES),
+                                    .n_threads = n_threads};
+    fl_status st = matmul_new(out, &shape, dnnl_bf16, err);
+    /* Machines without AVX-512 have fast s8 products with float32 output only. */
+    if (st == FL_E_UNSUPPORTED) st = matmul_new(out, &shape, dnnl_f32, err);
     return st;
 }
 
@@ -286,11 +306,10 @@ fl_status fl__onednn_matmul_run(fl_onednn_matmul *matmul, int copy, fl_err *err)
         {SCALES_ARG, matmul->scale_memory},
     };
     const int n_args = matmul->scale_memory ? 4 : 3;
-    const int saved = omp_get_max_threads();
-    omp_set_num_threads(matmul->n_threads);
+    const int saved = fl__library_threads_set(matmul->n_threads);
     dnnl_status_t status =
         dnnl_primitive_execute(matmul->primitive, matmul->stream, n_args, args);
     if (status == dnnl_success) status = dnnl_stream_wait(matmul->stream);
-    omp_set_num_threads(saved);
+    (void)fl__library_threads_set(saved);
     return check(status, "matmul", err);
 }

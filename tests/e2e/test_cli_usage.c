@@ -1,5 +1,6 @@
-/* The command line's contract: broken option combinations give their exit code, one line on
- * stderr and nothing on stdout; help and version go to stdout; the environment mirrors options.
+/* test_cli_usage.c - The command line's contract: broken option combinations give their exit
+ * code, one line on stderr and nothing on stdout; help and version go to stdout; the
+ * environment mirrors options.
  * SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
 #include "support/run_program.h"
@@ -22,7 +23,8 @@ typedef struct broken {
     const char *part; /* of the error */
 } broken;
 
-/* One line "flatiron: <what>: <where>: <why>; <what to do>", nothing else, nothing left behind. */
+/* One line "flatiron: <what>: <where>: <why>; <what to do>", nothing else, nothing left behind.
+ */
 static void check_broken(const broken *b)
 {
     fl_test_run_program(&r, b->args, b->env);
@@ -67,7 +69,8 @@ static void usage_errors(void **state)
         {2, "quantize m", NULL, "missing argument: OUT"},
         {2, "quantize m out", NULL, "missing option: --method"},
         {2, "quantize m out --method rtn", NULL, "missing option: --calib"},
-        {2, "quantize m out --method best --calib c", NULL, "use flattenquant, smoothquant or rtn"},
+        {2, "quantize m out --method best --calib c", NULL,
+         "use flattenquant, smoothquant or rtn"},
         {2, QUANTIZE "--w-bits 5", NULL, "'5' is not one of the choices; use 16, 8 or 4"},
         {2, QUANTIZE "--a-granularity row", NULL, "use tensor or token"},
         {2, QUANTIZE "--alpha 1.5", NULL, "from 0 to 1 or auto"},
@@ -174,7 +177,7 @@ static void help_and_version_go_to_stdout(void **state)
     assert_non_null(strstr(r.out, "--[no-]smooth"));
 }
 
-/* ---- runs ------------------------------------------------------------------------------------ */
+/* ---- runs -------------------------------------------------------------------------------- */
 
 static void write_model_and_text(void)
 {
@@ -288,7 +291,8 @@ static void a_level_that_is_not_there_is_lowered_with_a_warning(void **state)
     write_model_and_text();
     json_t *devices = run_json("devices --json", NULL);
     const json_t *cpu = json_array_get(json_object_get(devices, "devices"), 0);
-    const bool has_amx = strcmp(json_string_value(json_object_get(cpu, "highest_isa")), "amx") == 0;
+    const bool has_amx =
+        strcmp(json_string_value(json_object_get(cpu, "highest_isa")), "amx") == 0;
     json_decref(devices);
     json_t *doc = run_json("generate m -p a -n 2 --isa amx --json", NULL);
     json_decref(doc);
@@ -319,8 +323,8 @@ static void output_that_cannot_be_written_is_a_failure(void **state)
     FILE *full = fopen("/dev/full", "w");
     if (!full) fl_test_skip("needs /dev/full");
     (void)fclose(full);
-    (void)snprintf(command, sizeof command, "%s/flatiron devices > /dev/full 2>%s", FL_BINARY_DIR,
-                   fl_test_path("stderr"));
+    (void)snprintf(command, sizeof command, "%s/flatiron devices > /dev/full 2>%s",
+                   FL_BINARY_DIR, fl_test_path("stderr"));
     const int status = system(command);
     assert_int_equal(WEXITSTATUS(status), 1);
 }

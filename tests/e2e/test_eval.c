@@ -1,5 +1,6 @@
-/* Evaluation of small models against the definition computed from sessions, token by token, and
- * the texts and models that do not compare. SPDX-License-Identifier: MIT */
+/* test_eval.c - Evaluation of small models against the definition computed from sessions, token
+ * by token, and the texts and models that do not compare.
+ * SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
 #include "support/small_model.h"
 
@@ -84,9 +85,12 @@ static void expect(fl_eval_result *r, const char *dirs[2])
         fl_session_free(&session[m]);
         fl_engine_close(&engine[m]);
     }
-    *r = (fl_eval_result){.ppl = exp(nll[0] / n), .baseline_ppl = exp(nll[1] / n),
-                          .kld_mean = kld / n, .top1_agreement = (double)n_agree / n,
-                          .windows = n_windows, .n_predictions = n};
+    *r = (fl_eval_result){.ppl = exp(nll[0] / n),
+                          .baseline_ppl = exp(nll[1] / n),
+                          .kld_mean = kld / n,
+                          .top1_agreement = (double)n_agree / n,
+                          .windows = n_windows,
+                          .n_predictions = n};
 }
 
 static void figures_are_those_of_the_definition(void **state)
@@ -107,7 +111,8 @@ static void figures_are_those_of_the_definition(void **state)
     assert_float_equal(got.ppl / want.ppl, 1, 1e-5);
     assert_float_equal(got.baseline_ppl / want.baseline_ppl, 1, 1e-5);
     assert_float_equal(got.kld_mean / want.kld_mean, 1, 1e-4);
-    assert_float_equal(got.top1_agreement, want.top1_agreement, 1.5 / (double)want.n_predictions);
+    assert_float_equal(got.top1_agreement, want.top1_agreement,
+                       1.5 / (double)want.n_predictions);
     assert_string_equal(got.model.quant_method, "none");
     assert_string_equal(got.baseline.kv_format, "f32");
     assert_int_equal(fl__mem_get().now_bytes, 0);
@@ -235,6 +240,25 @@ static void weights_that_are_no_numbers_are_a_failure(void **state)
     check_refused(&o, FL_E_FAIL, "the logits are no finite numbers");
 }
 
+/* Every step of the way would take long: the steps grow. */
+static void running_out_of_memory_leaks_nothing(void **state)
+{
+    (void)state;
+    fl_small_model m = fl_test_small_model_defaults();
+    const char *dir = fl_test_small_model("model", &m);
+    const fl_eval_options o = options(dir, dir);
+    fl_status st = FL_E_NOMEM;
+    fl_eval_result r;
+    for (uint64_t n = 1; st != FL_OK && n < 1000000; n += 1 + n / 8) {
+        fl__mem_fail_after(n);
+        st = fl_eval_run(&r, &o, &err);
+        fl__mem_fail_after(0);
+        if (st != FL_OK && st != FL_E_NOMEM) fail_msg("allocation %d: %s", (int)n, err.text);
+        assert_int_equal(fl__mem_get().now_bytes, 0);
+    }
+    assert_int_equal(st, FL_OK);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(figures_are_those_of_the_definition),
     cmocka_unit_test(figures_do_not_depend_on_the_threads),
@@ -243,5 +267,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(bad_texts_and_windows_are_refused),
     cmocka_unit_test(models_without_a_common_vocabulary_do_not_compare),
     cmocka_unit_test(weights_that_are_no_numbers_are_a_failure),
+    cmocka_unit_test(running_out_of_memory_leaks_nothing),
 };
 FL_TEST_MAIN(tests)

@@ -1,5 +1,6 @@
-/* Sessions and generation on a small model: feeding in pieces, forgetting, no allocation while
- * decoding, what ends a text. SPDX-License-Identifier: MIT */
+/* test_session.c - Sessions and generation on a small model: feeding in pieces, forgetting, no
+ * allocation while decoding, what ends a text.
+ * SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
 #include "support/small_model.h"
 
@@ -157,13 +158,11 @@ static void a_level_that_the_machine_lacks_is_lowered_aloud(void **state)
     assert_string_equal(info.quant_method, "none");
     assert_string_equal(info.kv_format, "f32");
     assert_int_equal(info.vocab_size, 264);
-    if (strcmp(info.isa, "amx") == 0)
-        assert_string_equal(line, "");
-    else
-        assert_non_null(strstr(line, "does not have amx: using "));
+    if (strcmp(info.isa, "amx") == 0) assert_string_equal(line, "");
+    else assert_non_null(strstr(line, "does not have amx: using "));
 }
 
-/* ---- generate -------------------------------------------------------------------------------- */
+/* ---- generate ---------------------------------------------------------------------------- */
 
 typedef struct sink {
     char text[1024];

@@ -49,22 +49,23 @@ static void write_json(const char *dir, const char *name, json_t *doc)
 
 static void write_config(const char *dir, const fl_small_model *m)
 {
-    write_json(dir, "config.json",
-               json_pack("{s:s, s:[s], s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:f, s:f, s:b, s:i, "
-                         "s:i}",
-                         "model_type", "llama", "architectures", "LlamaForCausalLM",
-                         "num_hidden_layers", m->n_layers, "hidden_size", m->hidden_size,
-                         "num_attention_heads", m->n_heads, "num_key_value_heads", m->n_kv_heads,
-                         "intermediate_size", m->ffn_size, "max_position_embeddings",
-                         m->n_positions, "vocab_size", m->vocab_size, "hidden_act", "silu",
-                         "rms_norm_eps", 1e-5, "rope_theta", 10000.0, "tie_word_embeddings", 1,
-                         "bos_token_id", FL_SMALL_BOS, "eos_token_id", FL_SMALL_EOS));
+    write_json(
+        dir, "config.json",
+        json_pack("{s:s, s:[s], s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:f, s:f, s:b, s:i, "
+                  "s:i}",
+                  "model_type", "llama", "architectures", "LlamaForCausalLM",
+                  "num_hidden_layers", m->n_layers, "hidden_size", m->hidden_size,
+                  "num_attention_heads", m->n_heads, "num_key_value_heads", m->n_kv_heads,
+                  "intermediate_size", m->ffn_size, "max_position_embeddings", m->n_positions,
+                  "vocab_size", m->vocab_size, "hidden_act", "silu", "rms_norm_eps", 1e-5,
+                  "rope_theta", 10000.0, "tie_word_embeddings", 1, "bos_token_id", FL_SMALL_BOS,
+                  "eos_token_id", FL_SMALL_EOS));
 }
 
-/* ---- tokenizer ------------------------------------------------------------------------------- */
+/* ---- tokenizer --------------------------------------------------------------------------- */
 
-/* The printable character that stands for a byte in byte-level vocabularies, as UTF-8: printable
- * Latin-1 as itself, the others counted up from U+0100. */
+/* The printable character that stands for a byte in byte-level vocabularies, as UTF-8:
+ * printable Latin-1 as itself, the others counted up from U+0100. */
 static void byte_token(char out[3], int byte)
 {
     int code = 0x100;
@@ -117,7 +118,7 @@ static void write_tokenizer(const char *dir, const fl_small_model *m)
                   "model", "type", "BPE", "vocab", vocab, "merges"));
 }
 
-/* ---- weights --------------------------------------------------------------------------------- */
+/* ---- weights ----------------------------------------------------------------------------- */
 
 typedef struct tensor_list {
     fl_tensor_decl decls[MAX_TENSORS];
@@ -129,14 +130,10 @@ static void add(tensor_list *t, int layer, const char *name, int rows, int cols)
 {
     char *full = t->names[t->n];
     if (t->n == MAX_TENSORS) fail_msg("too many layers");
-    if (layer < 0)
-        (void)snprintf(full, NAME_BYTES, "model.%s.weight", name);
-    else
-        (void)snprintf(full, NAME_BYTES, "model.layers.%d.%s.weight", layer, name);
-    t->decls[t->n++] = (fl_tensor_decl){.name = full,
-                                        .dtype = FL_DTYPE_F32,
-                                        .n_dims = cols > 0 ? 2 : 1,
-                                        .dims = {rows, cols}};
+    if (layer < 0) (void)snprintf(full, NAME_BYTES, "model.%s.weight", name);
+    else (void)snprintf(full, NAME_BYTES, "model.layers.%d.%s.weight", layer, name);
+    t->decls[t->n++] = (fl_tensor_decl){
+        .name = full, .dtype = FL_DTYPE_F32, .n_dims = cols > 0 ? 2 : 1, .dims = {rows, cols}};
 }
 
 static void declare(tensor_list *t, const fl_small_model *m)

@@ -1,6 +1,7 @@
-/* Scores of single predictions against the definition in float64; windows of a small model that
- * the test writes itself: the figures must be those of the scored rows, whatever the number of
- * threads. SPDX-License-Identifier: MIT */
+/* test_perplexity.c - Scores of single predictions against the definition in float64; windows
+ * of a small model that the test writes itself: the figures must be those of the scored rows,
+ * whatever the number of threads.
+ * SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
 #include "base/rng.h"
 #include "eval/perplexity.h"
@@ -49,8 +50,7 @@ static void scores_are_those_of_the_definition(void **state)
     for (int r = 0; r < N_ROWS; r++) {
         const float *m = logits + r * N_VOCAB, *b = baseline + r * N_VOCAB;
         double kld = 0;
-        for (int i = 0; i < N_VOCAB; i++)
-            kld += exp(log_p(b, i)) * (log_p(b, i) - log_p(m, i));
+        for (int i = 0; i < N_VOCAB; i++) kld += exp(log_p(b, i)) * (log_p(b, i) - log_p(m, i));
         assert_float_equal(scores[r].nll, -log_p(m, targets[r]), 1e-5);
         assert_float_equal(scores[r].baseline_nll, -log_p(b, targets[r]), 1e-5);
         assert_float_equal(scores[r].kld, kld, 1e-6);

@@ -1,4 +1,5 @@
-/* Token sampling: order of the steps, ties, seeds, bad logits. SPDX-License-Identifier: MIT */
+/* test_sampling.c - Token sampling: order of the steps, ties, seeds, bad logits.
+ * SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
 #include "base/mem.h"
 #include "text/sampling.h"
@@ -58,10 +59,8 @@ static void top_k_keeps_the_k_best_with_ties_to_the_lower_id(void **state)
     o.top_k = 3;
     count_picks(counts, &o, logits, 300);
     for (int i = 0; i < N_VOCAB; i++) {
-        if (i == 1 || i == 2 || i == 4)
-            assert_in_range(counts[i], 60, 140);
-        else
-            assert_int_equal(counts[i], 0);
+        if (i == 1 || i == 2 || i == 4) assert_in_range(counts[i], 60, 140);
+        else assert_int_equal(counts[i], 0);
     }
     o.top_k = 1;
     assert_int_equal(pick(&o, logits, 7), 1);
