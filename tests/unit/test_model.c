@@ -70,7 +70,7 @@ static void pass(trace *t, const fl_exec *ex, fl_workspace *ws, fl_kv_cache *kv,
     t->row = pos;
     fl__model_embed(m, ex, ws, ids, spans, n_seqs);
     for (t->layer = 0; t->layer < m->cfg.n_layers; t->layer++)
-        fl__block_run(m, &m->blocks[t->layer], t->layer, ex, ws, kv, spans, n_seqs,
+        fl__block_run(m, &m->blocks[t->layer], t->layer, FL_HALF_BOTH, ex, ws, kv, spans, n_seqs,
                       n_seqs == 1 || n == T ? record : NULL, t);
     const float *hidden = fl__model_finish(m, ex, ws, n * n_seqs);
     memcpy(t->hidden + (size_t)(pos * m->cfg.embed_size), hidden,

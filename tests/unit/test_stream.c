@@ -52,68 +52,81 @@ static void close_context(context *c)
 
 /* ---- walks --------------------------------------------------------------------------------- */
 
+static bool walk(context *c, fl_lane lane, fl_half half, bool store)
+{
+    return fl__stream_walk(c->s, lane, &c->block, half, store, NULL, NULL);
+}
+
 static void lanes_start_equal_and_keep_outputs(void **state)
 {
     (void)state;
     context c;
+    const size_t n = (size_t)TOKENS * HIDDEN, n_bytes = n * sizeof(float);
     open_context(&c);
-    const size_t n = (size_t)TOKENS * HIDDEN;
     start(&c, true);
-    assert_memory_equal(c.s->x_float, c.s->x_quant, n * sizeof(float));
+    assert_memory_equal(c.s->x_float, c.s->x_quant, n_bytes);
     assert_true(fl__stream_distance(c.s) == 0);
-    float *first = fl__alloc(n, sizeof *first);
-    const size_t n_first = fl__stream_first_batch(c.s, &c.block, first);
-    assert_int_equal(n_first, 64 * LEN * HIDDEN);
-    assert_memory_equal(c.s->x_float, c.s->x_quant, n * sizeof(float)); /* nothing stored */
-    assert_true(fl__stream_walk(c.s, FL_LANE_FLOAT, &c.block, true, NULL, NULL, NULL));
-    assert_memory_equal(c.s->x_float, first, n_first * sizeof(float));
+    assert_true(walk(&c, FL_LANE_FLOAT, FL_HALF_BOTH, false));
+    assert_memory_equal(c.s->x_float, c.s->x_quant, n_bytes); /* nothing stored */
+    assert_true(walk(&c, FL_LANE_FLOAT, FL_HALF_BOTH, true));
     double error = 0, energy = 0;
     for (size_t i = 0; i < n; i++) {
         error += pow((double)c.s->x_quant[i] - c.s->x_float[i], 2);
         energy += pow((double)c.s->x_float[i], 2);
     }
-    assert_true(fabs(fl__stream_distance(c.s) / (error / energy) - 1) < 1e-9);
+    assert_true(error > 0 && fabs(fl__stream_distance(c.s) / (error / energy) - 1) < 1e-9);
     /* the quantised lane through the same block: the KV cache is bf16 there, the rest equal */
-    assert_true(fl__stream_walk(c.s, FL_LANE_QUANT, &c.block, true, NULL, NULL, NULL));
+    assert_true(walk(&c, FL_LANE_QUANT, FL_HALF_BOTH, true));
     const double bf16 = fl__stream_distance(c.s);
     assert_true(bf16 > 0 && bf16 < 1e-4);
-    fl__free(&first);
     close_context(&c);
 }
 
-typedef struct seen {
-    int64_t n_rows[FL_N_SITES], next_row;
-    int n_batches;
-} seen;
+static void halves_make_a_whole(void **state)
+{
+    (void)state;
+    context c;
+    const size_t n_bytes = (size_t)TOKENS * HIDDEN * sizeof(float);
+    open_context(&c);
+    start(&c, false);
+    float *first = fl__alloc(n_bytes, 1), *whole = fl__alloc(n_bytes, 1);
+    memcpy(first, c.s->x_float, n_bytes);
+    assert_true(walk(&c, FL_LANE_FLOAT, FL_HALF_BOTH, true));
+    memcpy(whole, c.s->x_float, n_bytes);
+    memcpy(c.s->x_float, first, n_bytes);
+    assert_true(walk(&c, FL_LANE_FLOAT, FL_HALF_ATTENTION, true));
+    assert_true(memcmp(whole, c.s->x_float, n_bytes) != 0);
+    assert_true(walk(&c, FL_LANE_FLOAT, FL_HALF_MLP, true));
+    assert_memory_equal(whole, c.s->x_float, n_bytes);
+    fl__free(&first);
+    fl__free(&whole);
+    close_context(&c);
+}
 
 static bool count_rows(void *user, int site, const float *x, int n_rows)
 {
-    seen *s = user;
+    int64_t *seen = user;
     assert_true(isfinite(x[0]));
-    s->n_rows[site] += n_rows;
+    seen[site] += n_rows;
     return true;
-}
-
-static void count_batch(void *user, int64_t first_row, const float *x, const float *y, int n_rows)
-{
-    seen *s = user;
-    assert_int_equal(first_row, s->next_row);
-    assert_true(x != y && memcmp(x, y, sizeof *x * HIDDEN) != 0);
-    s->next_row += n_rows;
-    s->n_batches++;
 }
 
 static void hooks_see_every_token_once(void **state)
 {
     (void)state;
     context c;
+    int64_t both[FL_N_SITES] = {0}, attention[FL_N_SITES] = {0};
     open_context(&c);
-    seen s = {{0}, 0, 0};
     start(&c, false);
     assert_true(isnan(fl__stream_distance(c.s))); /* no second lane */
-    assert_true(fl__stream_walk(c.s, FL_LANE_FLOAT, &c.block, false, count_rows, count_batch, &s));
-    for (int i = 0; i < FL_N_SITES; i++) assert_int_equal(s.n_rows[i], TOKENS);
-    assert_true(s.next_row == TOKENS && s.n_batches == 2);
+    assert_true(
+        fl__stream_walk(c.s, FL_LANE_FLOAT, &c.block, FL_HALF_BOTH, false, count_rows, both));
+    assert_true(fl__stream_walk(c.s, FL_LANE_FLOAT, &c.block, FL_HALF_ATTENTION, false, count_rows,
+                                attention));
+    for (int i = 0; i < FL_N_SITES; i++) {
+        assert_int_equal(both[i], TOKENS);
+        assert_int_equal(attention[i], i <= FL_SITE_O ? TOKENS : 0);
+    }
     close_context(&c);
 }
 
@@ -126,20 +139,27 @@ static void stops_are_obeyed_between_batches(void **state)
 {
     (void)state;
     context c;
-    open_context(&c);
     int asked = 0;
-    seen s = {{0}, 0, 0};
+    int64_t seen[FL_N_SITES] = {0};
     fl_site_stats stats[FL_N_SITES];
+    fl_gram g;
+    open_context(&c);
     start(&c, true);
     c.s->should_stop = stop_at_second;
     c.s->stop_user = &asked;
-    assert_false(fl__stream_walk(c.s, FL_LANE_FLOAT, &c.block, false, NULL, count_batch, &s));
-    assert_int_equal(s.n_batches, 1);
+    assert_false(
+        fl__stream_walk(c.s, FL_LANE_FLOAT, &c.block, FL_HALF_BOTH, false, count_rows, seen));
+    assert_int_equal(seen[0], 64 * LEN);
     asked = 0;
     fl_err err = {""};
     const size_t before = fl__mem_get().now_bytes;
     assert_int_equal(fl__stream_stats(stats, c.s, &c.block, 16, &err), FL_E_INTERRUPTED);
     assert_int_equal(fl__mem_get().now_bytes, before);
+    asked = 0;
+    assert_int_equal(fl__gram_init(&g, HIDDEN, true, NULL), FL_OK);
+    assert_false(fl__stream_gram(&g, c.s, &c.block, &c.block, FL_SITE_QKV,
+                                 &c.block.site[FL_SITE_QKV]));
+    fl__gram_fini(&g);
     close_context(&c);
 }
 
@@ -180,7 +200,7 @@ static capture capture_all(context *c, fl_lane lane)
     capture cap = {.block = &c->block};
     for (int s = 0; s < FL_N_SITES; s++)
         cap.x[s] = fl__alloc((size_t)TOKENS * (size_t)c->block.site[s].n_in, sizeof(float));
-    assert_true(fl__stream_walk(c->s, lane, &c->block, false, keep, NULL, &cap));
+    assert_true(fl__stream_walk(c->s, lane, &c->block, FL_HALF_BOTH, false, keep, &cap));
     return cap;
 }
 
@@ -197,7 +217,13 @@ static void statistics_are_those_of_the_inputs(void **state)
     fl_site_stats stats[FL_N_SITES];
     start(&c, false);
     capture cap = capture_all(&c, FL_LANE_FLOAT);
+    const size_t n_first = 64 * LEN * HIDDEN;
+    float *first = fl__alloc(n_first, sizeof *first);
     assert_int_equal(fl__stream_stats(stats, c.s, &c.block, 100, NULL), FL_OK);
+    /* the lane went through the block; its first batch can be asked for again */
+    assert_int_equal(fl__stream_first_batch(c.s, &c.block, first), n_first);
+    assert_memory_equal(first, c.s->x_float, n_first * sizeof *first);
+    fl__free(&first);
     for (int s = 0; s < FL_N_SITES; s++) {
         const int K = stats[s].K;
         float lowest = INFINITY;
@@ -240,6 +266,10 @@ static void moments_are_those_of_both_lanes(void **state)
     capture f = capture_all(&c, FL_LANE_FLOAT), q = capture_all(&c, FL_LANE_QUANT);
     for (int site = 0; site < FL_N_SITES; site++) {
         fl_gram g;
+        if (site == FL_SITE_UP) { /* the MLP's half starts from the attention's output */
+            assert_true(walk(&c, FL_LANE_FLOAT, FL_HALF_ATTENTION, true));
+            assert_true(walk(&c, FL_LANE_QUANT, FL_HALF_ATTENTION, true));
+        }
         fl_site probe = c.block.site[site]; /* float: codes are the values themselves */
         const int K = probe.n_in;
         assert_int_equal(fl__gram_init(&g, K, true, NULL), FL_OK);
@@ -311,6 +341,7 @@ static void codes_stand_for_their_values(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(lanes_start_equal_and_keep_outputs),
+    cmocka_unit_test(halves_make_a_whole),
     cmocka_unit_test(hooks_see_every_token_once),
     cmocka_unit_test(stops_are_obeyed_between_batches),
     cmocka_unit_test(announced_bytes_are_taken),
