@@ -3,6 +3,7 @@ BUILD ?= build
 PREFIX ?= /usr/local
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
+FUZZ_TARGETS = $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.c)))
 # What `make asan` runs: all but the tests that evaluate whole models.
 ASAN_LABELS ?= unit|check|fuzz
 # More options of the configure step, e.g. CMAKE_FLAGS=-DCMAKE_C_COMPILER=clang
@@ -39,7 +40,7 @@ fuzz: ## each parser under libFuzzer for FUZZ_SECONDS=60
 	@tools/deps.sh dev
 	@$(call configure,build-fuzz,-DCMAKE_C_COMPILER=clang -DFL_FUZZ=ON \
 	  -DFL_SANITIZE=address$(comma)undefined$(comma)fuzzer-no-link)
-	@$(call compile,build-fuzz)
+	@$(call compile,build-fuzz) --target $(FUZZ_TARGETS)
 	@tools/fuzz.sh build-fuzz $(FUZZ_SECONDS)
 
 style: ## rules that compilers do not check

@@ -8,36 +8,40 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_COLUMNS = 32, JSON_INDENT_SPACES = 2 };
+enum { MAX_COLUMNS = 32, CELL_BYTES = 256, JSON_INDENT_SPACES = 2 };
 
-static const char *cell_at(const char *const *cells, int n_cols, int row, int col)
+/* ---- tables ------------------------------------------------------------------------------ */
+
+typedef struct layout {
+    cli_table form;
+    const cli_column *columns[MAX_COLUMNS];
+    int width[MAX_COLUMNS];
+    int n;
+} layout;
+
+static int text_width(const char *text)
 {
-    const char *cell = cells[row * n_cols + col];
-    return cell ? cell : "";
+    int n = 0;
+    for (; *text; text++) n += ((unsigned char)*text & 0xc0) != 0x80; /* UTF-8 characters */
+    return n;
 }
 
-void cli_print_table(const char *const *cells, int n_rows, int n_cols)
+/* Keeps all columns for other programs, for people those that some row has; their widths. */
+static void lay_out(layout *l, const json_t *rows, const cli_column *columns, int n_columns)
 {
-    int width[MAX_COLUMNS] = {0};
-    for (int r = 0; r < n_rows; r++)
-        for (int c = 0; c < n_cols && c < MAX_COLUMNS; c++) {
-            const int n = (int)strlen(cell_at(cells, n_cols, r, c));
-            if (n > width[c]) width[c] = n;
+    char cell[CELL_BYTES];
+    for (int c = 0; c < n_columns && l->n < MAX_COLUMNS; c++) {
+        bool used = l->form != CLI_PLAIN;
+        int width = text_width(columns[c].title);
+        for (size_t r = 0; r < json_array_size(rows); r++) {
+            const json_t *row = json_array_get(rows, r);
+            used |= cli_json_at(row, columns[c].path) != NULL;
+            const int n = text_width(cli_json_text(cell, sizeof cell, row, &columns[c]));
+            if (n > width) width = n;
         }
-    for (int r = 0; r < n_rows; r++) {
-        for (int c = 0; c < n_cols && c < MAX_COLUMNS; c++)
-            (void)printf("%*s%s", c == 0 ? -width[c] : width[c], cell_at(cells, n_cols, r, c),
-                         c + 1 < n_cols ? "  " : "\n");
-    }
-}
-
-void cli_print_markdown(const char *const *cells, int n_rows, int n_cols)
-{
-    for (int r = 0; r < n_rows; r++) {
-        for (int c = 0; c < n_cols; c++) (void)printf("| %s ", cell_at(cells, n_cols, r, c));
-        (void)printf("|\n");
-        for (int c = 0; c < n_cols && r == 0; c++) (void)printf(c == 0 ? "|---" : "|---:");
-        if (r == 0) (void)printf("|\n");
+        if (!used) continue;
+        l->columns[l->n] = &columns[c];
+        l->width[l->n++] = width;
     }
 }
 
@@ -55,16 +59,42 @@ static void print_csv_cell(const char *cell)
     (void)putchar('"');
 }
 
-void cli_print_csv(const char *const *cells, int n_rows, int n_cols)
+/* The first column flush left, the others right. */
+static void print_cell(const layout *l, int c, const char *cell)
 {
-    for (int r = 0; r < n_rows; r++)
-        for (int c = 0; c < n_cols; c++) {
-            print_csv_cell(cell_at(cells, n_cols, r, c));
-            (void)putchar(c + 1 < n_cols ? ',' : '\n');
-        }
+    const bool last = c + 1 == l->n;
+    const int pad = l->width[c] - text_width(cell);
+    switch (l->form) {
+    case CLI_PLAIN:
+        if (c == 0) (void)printf("%s%*s%s", cell, last ? 0 : pad, "", last ? "\n" : "  ");
+        else (void)printf("%*s%s%s", pad, "", cell, last ? "\n" : "  ");
+        break;
+    case CLI_MARKDOWN:
+        (void)printf("| %s %s", cell, last ? "|\n" : "");
+        break;
+    case CLI_CSV:
+        print_csv_cell(cell);
+        (void)putchar(last ? '\n' : ',');
+        break;
+    }
 }
 
-/* ---- JSON ----------------------------------------------------------------------------------- */
+void cli_print_table(cli_table form, const json_t *rows, const cli_column *columns,
+                     int n_columns)
+{
+    char cell[CELL_BYTES];
+    layout l = {.form = form};
+    lay_out(&l, rows, columns, n_columns);
+    for (int c = 0; c < l.n; c++) print_cell(&l, c, l.columns[c]->title);
+    for (int c = 0; c < l.n && form == CLI_MARKDOWN; c++)
+        (void)printf("%s%s", c == 0 ? "|---" : "|---:", c + 1 == l.n ? "|\n" : "");
+    for (size_t r = 0; r < json_array_size(rows); r++)
+        for (int c = 0; c < l.n; c++)
+            print_cell(&l, c,
+                       cli_json_text(cell, sizeof cell, json_array_get(rows, r), l.columns[c]));
+}
+
+/* ---- JSON -------------------------------------------------------------------------------- */
 
 fl_status cli_print_json(json_t *doc, fl_err *err)
 {
@@ -105,19 +135,29 @@ const json_t *cli_json_at(const json_t *doc, const char *path)
     return json_is_null(doc) ? NULL : doc;
 }
 
-const char *cli_json_text(char *out, size_t out_bytes, const json_t *doc, const char *path,
-                          const char *fmt)
+const char *cli_json_text(char *out, size_t out_bytes, const json_t *row,
+                          const cli_column *column)
 {
-    const json_t *v = cli_json_at(doc, path);
+    const json_t *v = cli_json_at(row, column->path);
+    const double factor = column->factor != 0 ? column->factor : 1;
     if (json_is_number(v))
-        (void)snprintf(out, out_bytes, fmt, json_number_value(v));
-    else if (json_is_string(v))
-        (void)snprintf(out, out_bytes, "%s", json_string_value(v));
+        (void)snprintf(out, out_bytes, column->fmt, json_number_value(v) * factor);
+    else if (json_is_string(v)) (void)snprintf(out, out_bytes, "%s", json_string_value(v));
     else if (json_is_boolean(v))
         (void)snprintf(out, out_bytes, "%s", json_is_true(v) ? "yes" : "no");
-    else
-        (void)snprintf(out, out_bytes, "-");
+    else (void)snprintf(out, out_bytes, "-");
     return out;
+}
+
+json_t *cli_json_path(const char *path)
+{
+    char ascii[1024];
+    json_t *text = json_string(path);
+    if (text) return text;
+    (void)snprintf(ascii, sizeof ascii, "%s", path);
+    for (char *c = ascii; *c; c++)
+        if ((unsigned char)*c >= 0x80) *c = '?';
+    return json_string(ascii);
 }
 
 json_t *cli_json_number(double x)
@@ -125,7 +165,7 @@ json_t *cli_json_number(double x)
     return isfinite(x) ? json_real(x) : json_null();
 }
 
-/* ---- numbers -------------------------------------------------------------------------------- */
+/* ---- numbers ----------------------------------------------------------------------------- */
 
 const char *cli_bytes(char *out, size_t out_bytes, double n_bytes)
 {
@@ -141,13 +181,12 @@ const char *cli_bytes(char *out, size_t out_bytes, double n_bytes)
 
 const char *cli_bits(char *out, size_t out_bytes, int w_bits, int a_bits)
 {
-    char w[8] = "4/8", a[8] = "4/8";
+    char w[16] = "4/8", a[16] = "4/8";
     if (w_bits > 0) (void)snprintf(w, sizeof w, "%d", w_bits);
     if (a_bits > 0) (void)snprintf(a, sizeof a, "%d", a_bits);
-    if (w_bits == 16 && a_bits == 16)
-        (void)snprintf(out, out_bytes, "float");
-    else
-        (void)snprintf(out, out_bytes, "W%sA%s", w, a);
+    if (w_bits == 0 && a_bits == 0) (void)snprintf(out, out_bytes, "4/8 mix");
+    else if (w_bits == 16 && a_bits == 16) (void)snprintf(out, out_bytes, "float");
+    else (void)snprintf(out, out_bytes, "W%sA%s", w, a);
     return out;
 }
 

@@ -5,12 +5,20 @@
 #include <flatiron/flatiron.h>
 #include <jansson.h>
 
-/* Rows of cells [n_rows, n_cols]: the first column flush left, the others right; the first row is
- * the heading. A NULL cell is empty. */
-void cli_print_table(const char *const *cells, int n_rows, int n_cols);
-/* The same as a Markdown table or as CSV. */
-void cli_print_markdown(const char *const *cells, int n_rows, int n_cols);
-void cli_print_csv(const char *const *cells, int n_rows, int n_cols);
+typedef enum cli_table { CLI_PLAIN, CLI_MARKDOWN, CLI_CSV } cli_table;
+
+/* A column of a table over JSON objects. */
+typedef struct cli_column {
+    const char *title;
+    const char *path; /* of the value, see cli_json_at */
+    const char *fmt;  /* for a number: takes one double, such as "%.3f" */
+    double factor;    /* what a number is multiplied with; 0: 1 */
+} cli_column;
+
+/* rows (a JSON array of objects) under the titles; CLI_PLAIN leaves out columns that no row has
+ * a value for. */
+void cli_print_table(cli_table form, const json_t *rows, const cli_column *columns,
+                     int n_columns);
 
 /* The document, and nothing else. cli_print_json consumes doc; NULL (no memory) is an error. */
 fl_status cli_print_json(json_t *doc, fl_err *err);
@@ -20,9 +28,11 @@ fl_status cli_parse_report(json_t **doc, const char *json, fl_err *err);
 
 /* Field at a path such as "memory.peak_bytes"; NULL when absent or null. Borrowed. */
 const json_t *cli_json_at(const json_t *doc, const char *path);
-/* Text of a number, string or boolean field into out; "-" when absent. fmt takes one double. */
-const char *cli_json_text(char *out, size_t out_bytes, const json_t *doc, const char *path,
-                          const char *fmt);
+/* The column's value of a row; "-" when absent. Returns out. */
+const char *cli_json_text(char *out, size_t out_bytes, const json_t *row,
+                          const cli_column *column);
+/* A path as text; bytes that are no UTF-8 become '?'. */
+json_t *cli_json_path(const char *path);
 /* JSON number, or null for a NaN or an infinity. */
 json_t *cli_json_number(double x);
 

@@ -32,8 +32,8 @@ if [ "$(id -u)" != 0 ]; then
         exit 1
     fi
 fi
-echo "deps: installing$missing"
+echo "deps: installing$missing (a minute or two)"
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update </dev/null
 # shellcheck disable=SC2086
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o Acquire::Retries=3 \
-    -o Dpkg::Use-Pty=0 install --no-install-recommends $missing </dev/null
+    -o Dpkg::Use-Pty=0 install --no-install-recommends $missing </dev/null >/dev/null

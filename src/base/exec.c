@@ -58,3 +58,10 @@ int fl__default_threads(void)
     const int n = CPU_COUNT(&leaders);
     return n > 0 ? n : 1;
 }
+
+int fl__library_threads_set(int n_threads)
+{
+    const int before = omp_get_max_threads();
+    omp_set_num_threads(n_threads);
+    return before;
+}

@@ -28,4 +28,8 @@ void fl__parallel_for(const fl_exec *ex, int64_t n_items, fl__item_fn *fn, void 
  * omp_set_num_threads by the program around us). At least 1. */
 int fl__default_threads(void);
 
+/* Threads of libraries on OpenMP (oneDNN) that are called outside loops, which only the bench
+ * does, for its opponents. Returns the setting before. */
+int fl__library_threads_set(int n_threads);
+
 #endif

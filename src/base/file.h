@@ -33,8 +33,8 @@ typedef struct fl_file_writer {
 fl_status fl__file_writer_open(fl_file_writer *w, const char *path, fl_err *err);
 fl_status fl__file_writer_write(fl_file_writer *w, const void *data, size_t n_bytes,
                                 fl_err *err);
-/* Writes at an offset from the start, leaving the stream's own position where it is; what nobody
- * writes is zero. */
+/* Writes at an offset from the start, leaving the stream's own position where it is; what
+ * nobody writes is zero. */
 fl_status fl__file_writer_write_at(fl_file_writer *w, int64_t offset, const void *data,
                                    size_t n_bytes, fl_err *err);
 fl_status fl__file_writer_commit(fl_file_writer *w, fl_err *err);

@@ -7,15 +7,34 @@
 
 #include <limits.h>
 
-#define AVX2 FL_ISA_AVX2
+/* A row needs every set that its file was compiled for. */
+#define AVX2       FL_ISA_AVX2
+#define AVXVNNI    (AVX2 | FL_ISA_AVXVNNI)
+#define AVX512VNNI (AVX2 | FL_ISA_AVX512 | FL_ISA_AVX512VNNI)
+#define AMX        (AVX512VNNI | FL_ISA_AMX)
+
+/* name, isa, bits, M from .. to, tile */
+#define FEW(f, isa, bits, to, tile_M, tile_N)                                                  \
+    {"gemm_" #f, isa, bits, 1, to, tile_M, tile_N, 0, fl__gemm_##f}
+#define MANY(f, isa, bits, from, T)                                                            \
+    {"gemm_" #f, isa,     bits,       from,          INT_MAX,                                  \
+     T##_TILE_M, T##_TILE_N, T##_SCRATCH, fl__gemm_##f}
 
 const fl_gemm_kernel fl__gemm_kernels[] = {
-    {"gemm_a8w4_4x16_avx2", AVX2, 4, 1, 7, 16, 64, 0, fl__gemm_a8w4_4x16_avx2},
-    {"gemm_a8w8_4x16_avx2", AVX2, 8, 1, 7, 16, 64, 0, fl__gemm_a8w8_4x16_avx2},
-    {"gemm_a8w4_6x16_avx2", AVX2, 4, 8, INT_MAX, FL_GEMM_6X16_AVX2_TILE_M,
-     FL_GEMM_6X16_AVX2_TILE_N, FL_GEMM_6X16_AVX2_SCRATCH, fl__gemm_a8w4_6x16_avx2},
-    {"gemm_a8w8_6x16_avx2", AVX2, 8, 8, INT_MAX, FL_GEMM_6X16_AVX2_TILE_M,
-     FL_GEMM_6X16_AVX2_TILE_N, FL_GEMM_6X16_AVX2_SCRATCH, fl__gemm_a8w8_6x16_avx2},
+    MANY(a8w4_32x32_amx, AMX, 4, 16, FL_GEMM_32X32_AMX),
+    MANY(a8w8_32x32_amx, AMX, 8, 16, FL_GEMM_32X32_AMX),
+    FEW(a8w4_4x64_avx512vnni, AVX512VNNI, 4, 15, 16, 64),
+    FEW(a8w8_4x64_avx512vnni, AVX512VNNI, 8, 15, 16, 64),
+    MANY(a8w4_12x32_avx512vnni, AVX512VNNI, 4, 16, FL_GEMM_12X32_AVX512VNNI),
+    MANY(a8w8_12x32_avx512vnni, AVX512VNNI, 8, 16, FL_GEMM_12X32_AVX512VNNI),
+    FEW(a8w4_4x16_avxvnni, AVXVNNI, 4, 11, 16, 64),
+    FEW(a8w8_4x16_avxvnni, AVXVNNI, 8, 11, 16, 64),
+    MANY(a8w4_6x16_avxvnni, AVXVNNI, 4, 12, FL_GEMM_6X16_AVXVNNI),
+    MANY(a8w8_6x16_avxvnni, AVXVNNI, 8, 12, FL_GEMM_6X16_AVXVNNI),
+    FEW(a8w4_4x16_avx2, AVX2, 4, 23, 24, 64),
+    FEW(a8w8_4x16_avx2, AVX2, 8, 23, 24, 64),
+    MANY(a8w4_6x16_avx2, AVX2, 4, 24, FL_GEMM_6X16_AVX2),
+    MANY(a8w8_6x16_avx2, AVX2, 8, 24, FL_GEMM_6X16_AVX2),
     {"gemm_a8w4_ref", 0, 4, 0, INT_MAX, 16, 64, 0, fl__gemm_ref},
     {"gemm_a8w8_ref", 0, 8, 0, INT_MAX, 16, 64, 0, fl__gemm_ref},
 };

@@ -53,7 +53,7 @@ typedef struct fl_gemm_kernel {
     int bits;             /* weight bits it reads: 4 or 8 */
     int min_M, max_M;     /* rows of x it is meant for; select takes the first that fits */
     int tile_M, tile_N;   /* work item that the caller should cut */
-    size_t scratch_bytes; /* per thread, for one tile_M x tile_N item and K_pad <= scratch_K */
+    size_t scratch_bytes; /* per thread, for one tile_M x tile_N item and any K */
     fl_gemm_fn *run;
 } fl_gemm_kernel;
 

@@ -8,6 +8,8 @@
 #define ROWS_PER_ITEM 16
 
 const fl_quantize_kernel fl__quantize_kernels[] = {
+    {"quantize_avx512", FL_ISA_AVX2 | FL_ISA_AVX512, fl__quantize_static_avx512,
+     fl__quantize_token_avx512},
     {"quantize_avx2", FL_ISA_AVX2, fl__quantize_static_avx2, fl__quantize_token_avx2},
     {"quantize_ref", 0, fl__quantize_static_ref, fl__quantize_token_ref},
 };

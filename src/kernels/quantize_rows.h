@@ -11,8 +11,9 @@
 #include <float.h>
 #include <math.h>
 
-fl_quantize_static_fn fl__quantize_static_ref, fl__quantize_static_avx2;
-fl_quantize_token_fn fl__quantize_token_ref, fl__quantize_token_avx2;
+fl_quantize_static_fn fl__quantize_static_ref, fl__quantize_static_avx2,
+    fl__quantize_static_avx512;
+fl_quantize_token_fn fl__quantize_token_ref, fl__quantize_token_avx2, fl__quantize_token_avx512;
 
 /* q[c]; NaN gives lo. */
 static inline int fl__static_code(const fl_quantize_static *s, const float *x, int c)

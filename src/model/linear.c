@@ -152,7 +152,8 @@ size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int m
     const size_t codes = align64((size_t)n_rows * (size_t)max_code_ld);
     const size_t sums = align64((size_t)n_rows * sizeof(int32_t));
     const size_t as_int = codes + 2 * sums + fl__gemm_scratch_bytes(ex);
-    const size_t as_float = fl__linear_float_scratch_bytes(ex, max_n_in);
+    const size_t premultiplied = align64((size_t)n_rows * (size_t)max_n_in * sizeof(float));
+    const size_t as_float = premultiplied + fl__linear_float_scratch_bytes(ex, max_n_in);
     return FL_MAX(as_int, as_float);
 }
 
@@ -193,15 +194,28 @@ static void run_int(const fl_exec *ex, const fl_site *site, const float *x, int 
     }
 }
 
-void fl__site_run(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
-                  float *const y[FL_SITE_MAX_LINEARS], void *scratch)
+static void run_float(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
+                      float *const y[FL_SITE_MAX_LINEARS], void *scratch)
 {
-    if (site->act != FL_ACT_FLOAT) {
-        run_int(ex, site, x, n_rows, y, scratch);
-        return;
+    unsigned char *at = scratch;
+    if (site->premul) {
+        float *scaled = scratch;
+        const size_t n = (size_t)n_rows * (size_t)site->n_in;
+        for (size_t i = 0; i < n; i++) scaled[i] = x[i] * site->premul[i % (size_t)site->n_in];
+        at += align64(n * sizeof *scaled);
+        x = scaled;
     }
     for (int i = 0; i < site->n_linears; i++) {
         const fl_linear *lin = site->linears[i];
-        fl__linear_float_run(ex, lin, x, site->n_in, n_rows, y[i], lin->n_out, scratch);
+        fl__linear_float_run(ex, lin, x, site->n_in, n_rows, y[i], lin->n_out, at);
     }
+}
+
+void fl__site_run(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
+                  float *const y[FL_SITE_MAX_LINEARS], void *scratch)
+{
+    if (site->act == FL_ACT_FLOAT)
+        run_float(ex, site, x, n_rows, y, scratch);
+    else
+        run_int(ex, site, x, n_rows, y, scratch);
 }

@@ -42,7 +42,7 @@ typedef struct fl_site {
     int32_t zero;
     int n_in;              /* channels */
     uint16_t *copies;      /* [n_in] k_c of flattening, or NULL: all 1; owned */
-    float *premul;         /* [n_in] or NULL, owned: applied to x before quantising */
+    float *premul;         /* [n_in] or NULL, owned: applied to x first */
     bool explicit_copies;  /* one column per digit even where an int8 column could carry the sum: what a
                               4-bit multiplier needs; gives the same integers */
     int code_ld;           /* row stride of codes */

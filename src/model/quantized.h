@@ -14,7 +14,6 @@
 
 #include "model/model.h"
 
-#define FL_QUANT_VERSION 1
 #define FL_MAX_COPIES 4096 /* of one channel */
 #define FL_MAX_CODE_COLUMNS 65536
 

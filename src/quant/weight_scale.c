@@ -1,6 +1,9 @@
 /* weight_scale.c - search of weight scales on a grid. SPDX-License-Identifier: MIT */
 #include "quant/weight_scale.h"
 
+#include "quant/round.h"
+
+#include <float.h>
 #include <math.h>
 
 #define GRID_STEPS 32
@@ -15,25 +18,33 @@ static float row_max(const float *w, int K)
 
 static inline float code_of(float w, float inv, float qmin, float qmax)
 {
-    const float q = rintf(w * inv);
+    const float q = fl__round(w * inv);
     return q < qmin ? qmin : q > qmax ? qmax : q;
 }
 
 static double row_error(const float *w, int K, float scale, int bits, const float *h)
 {
     const float inv = 1.0f / scale, lo = (float)fl__weight_qmin(bits), hi = (float)fl__weight_qmax(bits);
-    double sum = 0;
-    for (int k = 0; k < K; k++) {
+    float lane[FL_LANES] = {0}, tail = 0;
+    int k = 0;
+    for (; k + FL_LANES <= K; k += FL_LANES)
+        for (int i = 0; i < FL_LANES; i++) {
+            const float e = w[k + i] - scale * code_of(w[k + i], inv, lo, hi);
+            lane[i] += h ? e * e * h[k + i] : e * e;
+        }
+    for (; k < K; k++) {
         const float e = w[k] - scale * code_of(w[k], inv, lo, hi);
-        sum += (double)(e * e * (h ? h[k] : 1.0f));
+        tail += h ? e * e * h[k] : e * e;
     }
-    return sum;
+    return fl__lanes_sum(lane) + (double)tail;
 }
 
+/* 1 where the scale would be no normal number (its inverse would be infinite). */
 static float grid_scale(float top, int step, int bits)
 {
     const float shrink = 1.0f - (1.0f - GRID_LOWEST) * (float)step / GRID_STEPS;
-    return top > 0 ? top * shrink / (float)fl__weight_qmax(bits) : 1.0f;
+    const float scale = top * shrink / (float)fl__weight_qmax(bits);
+    return scale >= FLT_MIN ? scale : 1.0f;
 }
 
 typedef struct job {
@@ -41,7 +52,7 @@ typedef struct job {
     int8_t *codes;
     const float *w, *h, *fixed;
     double *error;
-    int N, K, bits, scale_stride;
+    int N, K, bits, scale_stride, n_steps;
 } job;
 
 enum { ROWS = 16 };
@@ -54,9 +65,9 @@ static void search_rows(void *arg, int64_t item, int thread)
         const float *w = j->w + (size_t)n * (size_t)j->K;
         const float top = row_max(w, j->K);
         double best = INFINITY;
-        for (int s = 0; s < (j->h ? GRID_STEPS : 1); s++) {
+        for (int s = 0; s < j->n_steps; s++) {
             const float scale = grid_scale(top, s, j->bits);
-            const double e = j->h ? row_error(w, j->K, scale, j->bits, j->h) : 0;
+            const double e = j->n_steps > 1 ? row_error(w, j->K, scale, j->bits, j->h) : 0;
             if (e < best) {
                 best = e;
                 j->scale[n] = scale;
@@ -65,15 +76,15 @@ static void search_rows(void *arg, int64_t item, int thread)
     }
 }
 
-static float tensor_scale(const float *w, int N, int K, int bits, const float *h)
+static float tensor_scale(const float *w, int N, int K, int bits, int n_steps, const float *h)
 {
     float top = 0, found = 1;
     double best = INFINITY;
     for (int n = 0; n < N; n++) top = FL_MAX(top, row_max(w + (size_t)n * (size_t)K, K));
-    for (int s = 0; s < (h ? GRID_STEPS : 1); s++) {
+    for (int s = 0; s < n_steps; s++) {
         const float scale = grid_scale(top, s, bits);
         double e = 0;
-        for (int n = 0; h && n < N; n++) e += row_error(w + (size_t)n * (size_t)K, K, scale, bits, h);
+        for (int n = 0; n_steps > 1 && n < N; n++) e += row_error(w + (size_t)n * (size_t)K, K, scale, bits, h);
         if (e < best) {
             best = e;
             found = scale;
@@ -83,11 +94,12 @@ static float tensor_scale(const float *w, int N, int K, int bits, const float *h
 }
 
 void fl__weight_scale_find(const fl_exec *ex, float *scale, const float *w, int N, int K, int bits,
-                           bool per_tensor, const float *h)
+                           bool per_tensor, bool search, const float *h)
 {
-    job j = {.scale = scale, .w = w, .h = h, .N = N, .K = K, .bits = bits};
+    job j = {.scale = scale, .w = w, .h = h, .N = N, .K = K, .bits = bits,
+             .n_steps = search ? GRID_STEPS : 1};
     if (per_tensor)
-        scale[0] = tensor_scale(w, N, K, bits, h);
+        scale[0] = tensor_scale(w, N, K, bits, j.n_steps, h);
     else
         fl__parallel_for(ex, (N + ROWS - 1) / ROWS, search_rows, &j);
 }

@@ -1,5 +1,5 @@
-/* fuzz_config.c - any bytes as config.json and generation_config.json: refused with a reason, or
- * sizes that fit each other. SPDX-License-Identifier: MIT */
+/* fuzz_config.c - any bytes as config.json and generation_config.json: refused with a reason,
+ * or sizes that fit each other. SPDX-License-Identifier: MIT */
 #include "base/mem.h"
 #include "model/config.h"
 

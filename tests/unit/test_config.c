@@ -1,5 +1,5 @@
-/* test_config.c - config.json: defaults, every supported variation, and what is refused with the
- * field that is to blame.
+/* test_config.c - config.json: defaults, every supported variation, and what is refused with
+ * the field that is to blame.
  * SPDX-License-Identifier: MIT */
 #include "base/file.h"
 #include "base/mem.h"

@@ -34,6 +34,8 @@ FL_INLINE void step32_w4(__m256i sums[][2], const uint8_t *w, const int8_t *x, i
                                                 _mm256_maddubs_epi16(h1, b));
             s[i][0] = k8 == 0 ? p0 : _mm256_add_epi16(s[i][0], p0);
             s[i][1] = k8 == 0 ? p1 : _mm256_add_epi16(s[i][1], p1);
+            FL_KEEP(s[i][0]);
+            FL_KEEP(s[i][1]);
         }
     }
     for (int i = 0; i < mr; i++) {
@@ -55,6 +57,8 @@ FL_INLINE void step4_w8(__m256i sums[][2], const uint8_t *w, const int8_t *x, in
         const __m256i p1 = _mm256_maddubs_epi16(size, _mm256_sign_epi8(w1, a));
         sums[i][0] = _mm256_add_epi32(sums[i][0], _mm256_madd_epi16(p0, ones));
         sums[i][1] = _mm256_add_epi32(sums[i][1], _mm256_madd_epi16(p1, ones));
+        FL_KEEP(sums[i][0]);
+        FL_KEEP(sums[i][1]);
     }
 }
 

@@ -36,10 +36,12 @@ static tile_scratch scratch_view(void *scratch)
     return s;
 }
 
-static void expand_w4(uint8_t *to, const uint8_t *from, int kc)
+/* panel_bytes: from one panel to the next, whose same block is wanted next and fetched meanwhile. */
+static void expand_w4(uint8_t *to, const uint8_t *from, int kc, size_t panel_bytes)
 {
     const __m256i low = _mm256_set1_epi8(15);
     for (int k = 0; k < kc; k += 8, from += 64, to += 128) {
+        _mm_prefetch((const char *)from + panel_bytes, _MM_HINT_T0);
         const __m256i w0 = _mm256_load_si256((const __m256i *)from);
         const __m256i w1 = _mm256_load_si256((const __m256i *)(from + 32));
         const __m256i h0 = _mm256_srli_epi16(w0, 4), h1 = _mm256_srli_epi16(w1, 4);
@@ -50,33 +52,40 @@ static void expand_w4(uint8_t *to, const uint8_t *from, int kc)
     }
 }
 
-/* [k/4][16][4] bytes -> [k/2][16][2] int16: a 64-byte row splits into channel pairs (k, k+1) and
- * (k+2, k+3). */
-static void expand_w8(int16_t *to, const uint8_t *from, int kc)
+/* Bytes (k, k+1, k+2, k+3) of each 32-bit lane -> int16 pairs (k, k+2) and (k+1, k+3): two shifts
+ * and no shuffle. x and w are reordered alike, so products still meet. */
+FL_INLINE void split_even_odd(__m256i *even, __m256i *odd, __m256i bytes)
+{
+    *even = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
+    *odd = _mm256_srai_epi16(bytes, 8);
+}
+
+/* [k/4][16][4] bytes -> [k/2][16][2] int16 */
+static void expand_w8(int16_t *to, const uint8_t *from, int kc, size_t panel_bytes)
 {
     for (int k = 0; k < kc; k += 4, from += 64, to += 64) {
+        _mm_prefetch((const char *)from + panel_bytes, _MM_HINT_T0);
         for (int half = 0; half < 2; half++) { /* channels 0..7, 8..15 */
-            const __m256i w = _mm256_load_si256((const __m256i *)(from + half * 32));
-            /* even and odd 16-bit lanes of each channel apart, still in channel order */
-            const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11,
-                                                   14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7,
-                                                   10, 11, 14, 15);
-            const __m256i pairs =
-                _mm256_permute4x64_epi64(_mm256_shuffle_epi8(w, order), 0xd8);
-            const __m256i first = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(pairs));
-            const __m256i second = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(pairs, 1));
-            _mm256_store_si256((__m256i *)(to + half * 16), first);
-            _mm256_store_si256((__m256i *)(to + 32 + half * 16), second);
+            __m256i even, odd;
+            split_even_odd(&even, &odd, _mm256_load_si256((const __m256i *)(from + half * 32)));
+            _mm256_store_si256((__m256i *)(to + half * 16), even);
+            _mm256_store_si256((__m256i *)(to + half * 16 + 32), odd);
         }
     }
 }
 
+/* x[n_rows][kc] bytes -> [n_rows][KC] int16 in the order of expand_w8 */
 static void widen_x(int16_t *to, const int8_t *x, int64_t ldx, int n_rows, int kc)
 {
-    for (int m = 0; m < n_rows; m++)
-        for (int k = 0; k < kc; k += 16) {
-            const __m128i codes = _mm_load_si128((const __m128i *)(x + m * ldx + k));
-            _mm256_store_si256((__m256i *)(to + m * KC + k), _mm256_cvtepi8_epi16(codes));
+    for (int m = 0; m < n_rows; m++, to += KC, x += ldx)
+        for (int k = 0; k < kc; k += 32) {
+            __m256i even, odd;
+            split_even_odd(&even, &odd, _mm256_load_si256((const __m256i *)(x + k)));
+            const __m256i low = _mm256_unpacklo_epi32(even, odd);
+            const __m256i high = _mm256_unpackhi_epi32(even, odd);
+            __m256i *at = (__m256i *)(to + k);
+            _mm256_store_si256(at, _mm256_permute2x128_si256(low, high, 0x20));
+            _mm256_store_si256(at + 1, _mm256_permute2x128_si256(low, high, 0x31));
         }
 }
 
@@ -87,14 +96,17 @@ FL_INLINE void block_w4(int32_t *sums, const uint8_t *w, const int8_t *x, int64_
     const __m256i ones = _mm256_set1_epi16(1);
     for (int k = 0; k < kc; k += 32) {
         __m256i s[MR][2];
-        for (int i = 0; i < mr; i++) s[i][0] = s[i][1] = _mm256_setzero_si256();
+#pragma GCC unroll 8
         for (int k4 = 0; k4 < 8; k4++, w += 64) {
             const __m256i w0 = _mm256_load_si256((const __m256i *)w);
             const __m256i w1 = _mm256_load_si256((const __m256i *)(w + 32));
             for (int i = 0; i < mr; i++) {
                 const __m256i a = broadcast4(x + i * ldx + k + k4 * 4);
-                s[i][0] = _mm256_add_epi16(s[i][0], _mm256_maddubs_epi16(w0, a));
-                s[i][1] = _mm256_add_epi16(s[i][1], _mm256_maddubs_epi16(w1, a));
+                const __m256i p0 = _mm256_maddubs_epi16(w0, a), p1 = _mm256_maddubs_epi16(w1, a);
+                s[i][0] = k4 == 0 ? p0 : _mm256_add_epi16(s[i][0], p0);
+                s[i][1] = k4 == 0 ? p1 : _mm256_add_epi16(s[i][1], p1);
+                FL_KEEP(s[i][0]);
+                FL_KEEP(s[i][1]);
             }
         }
         for (int i = 0; i < mr; i++) {
@@ -119,6 +131,8 @@ FL_INLINE void block_w8(int32_t *sums, const int16_t *w, const int16_t *x, int k
             const __m256i a = broadcast4(x + i * KC + k);
             s[i][0] = _mm256_add_epi32(s[i][0], _mm256_madd_epi16(w0, a));
             s[i][1] = _mm256_add_epi32(s[i][1], _mm256_madd_epi16(w1, a));
+            FL_KEEP(s[i][0]);
+            FL_KEEP(s[i][1]);
         }
     }
     for (int i = 0; i < mr; i++) {
@@ -179,13 +193,14 @@ static void store_tile(const fl_gemm *g, int m0, int m1, int n0, int n1, const i
 void fl__gemm_a8w4_6x16_avx2(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scratch)
 {
     const tile_scratch s = scratch_view(scratch);
+    const size_t panel_bytes = (size_t)g->w->K_pad * 8;
     clear_sums(s.sums, m1 - m0, (n1 - n0 + 15) / 16);
     for (int k = 0; k < g->w->K_pad; k += KC) {
         const int kc = g->w->K_pad - k < KC ? g->w->K_pad - k : KC;
         int32_t *sums = s.sums;
         for (int n = n0; n < n1; n += 16, sums += TILE_M * 16) {
-            const size_t panel = (size_t)(n / 16) * (size_t)g->w->K_pad;
-            expand_w4(s.w, g->w->data + (panel + (size_t)k) * 8, kc);
+            const uint8_t *w = g->w->data + (size_t)(n / 16) * panel_bytes + (size_t)k * 8;
+            expand_w4(s.w, w, kc, panel_bytes);
             panel_w4(sums, s.w, g->x + m0 * g->ldx + k, g->ldx, m1 - m0, kc);
         }
     }
@@ -195,14 +210,15 @@ void fl__gemm_a8w4_6x16_avx2(const fl_gemm *g, int m0, int m1, int n0, int n1, v
 void fl__gemm_a8w8_6x16_avx2(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scratch)
 {
     const tile_scratch s = scratch_view(scratch);
+    const size_t panel_bytes = (size_t)g->w->K_pad * 16;
     clear_sums(s.sums, m1 - m0, (n1 - n0 + 15) / 16);
     for (int k = 0; k < g->w->K_pad; k += KC) {
         const int kc = g->w->K_pad - k < KC ? g->w->K_pad - k : KC;
         int32_t *sums = s.sums;
         widen_x(s.x, g->x + m0 * g->ldx + k, g->ldx, m1 - m0, kc);
         for (int n = n0; n < n1; n += 16, sums += TILE_M * 16) {
-            const size_t panel = (size_t)(n / 16) * (size_t)g->w->K_pad;
-            expand_w8((int16_t *)s.w, g->w->data + (panel + (size_t)k) * 16, kc);
+            const uint8_t *w = g->w->data + (size_t)(n / 16) * panel_bytes + (size_t)k * 16;
+            expand_w8((int16_t *)s.w, w, kc, panel_bytes);
             panel_w8(sums, (const int16_t *)s.w, s.x, m1 - m0, kc);
         }
     }

@@ -6,11 +6,9 @@
 #define FL_KERNELS_X86_GEMM_AVX2_H
 
 #include "kernels/gemm.h"
+#include "kernels/x86/simd.h"
 
-#include <immintrin.h>
 #include <string.h>
-
-#define FL_INLINE static inline __attribute__((always_inline))
 
 /* 4 codes of x in every 32-bit lane. */
 FL_INLINE __m256i broadcast4(const void *x)

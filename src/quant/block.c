@@ -1,0 +1,174 @@
+/* block.c - rounding a block site by site.
+ *
+ * The quantised block starts as a view of the folded float block. Each site that is rounded replaces its linears there, so
+ * that the next site's Hessian sees inputs that come from already quantised predecessors (methods, section 1.6), on the
+ * same integer kernels that will run the model.
+ * SPDX-License-Identifier: MIT */
+#include "quant/block.h"
+
+#include "base/mem.h"
+#include "quant/weight_scale.h"
+
+#include <math.h>
+#include <string.h>
+
+size_t fl__block_job_bytes(const fl_model *model)
+{
+    size_t n = 0;
+    for (int i = 0; i < FL_N_LINEARS; i++) {
+        int n_out, n_in;
+        fl__linear_shape(&n_out, &n_in, &model->cfg, i);
+        /* float32, codes, and the packed form that the quantised lane runs on */
+        n += (size_t)n_out * (size_t)n_in * (sizeof(float) + 1 + 1);
+    }
+    return n;
+}
+
+fl_status fl__block_job_init(fl_block_job *j, const fl_model *model, const fl_exec *ex, int layer,
+                             const fl_site_plan *plan, const fl_block_options *o, fl_err *err)
+{
+    *j = (fl_block_job){.model = model, .ex = ex, .plan = plan, .o = o, .layer = layer};
+    const fl_status st = fl__block_fold(&j->folded, model, layer, plan, err);
+    if (st) return st;
+    j->quant = j->folded;
+    for (int s = 0; s < FL_N_SITES; s++) {
+        fl_site *site = &j->quant.site[s];
+        for (int i = 0; i < site->n_linears; i++)
+            site->linears[i] = &j->quant.linear[site->linears[i] - j->folded.linear];
+        for (int i = 0; i < FL_SITE_MAX_LINEARS; i++) j->outcome[s].gptq_error[i] = NAN;
+        j->outcome[s].damping = NAN;
+    }
+    return FL_OK;
+}
+
+void fl__block_job_fini(fl_block_job *j)
+{
+    for (int i = 0; i < FL_N_LINEARS; i++) {
+        fl_linear *lin = &j->quant.linear[i];
+        lin->own_w = NULL; /* the folded block's */
+        if (lin->bias == j->folded.linear[i].bias) lin->bias = NULL;
+        fl__linear_fini(lin);
+        fl__free(&j->codes[i]);
+        fl__free(&j->packed_w[i]);
+    }
+    for (int s = 0; s < FL_N_SITES; s++) {
+        fl_site *site = &j->quant.site[s];
+        if (site->premul == j->folded.site[s].premul) site->premul = NULL;
+        if (site->spec_lo == j->folded.site[s].spec_lo) site->spec_lo = site->spec_hi = NULL;
+        fl__site_fini(site);
+    }
+    fl__block_fini(&j->folded);
+}
+
+/* The site's quantiser as planned. */
+static fl_status prepare_site(fl_block_job *j, int which, fl_err *err)
+{
+    const fl_site_plan *p = &j->plan[which];
+    fl_site *site = &j->quant.site[which];
+    site->act = p->act;
+    site->a_bits = p->a_bits;
+    site->is_unsigned = p->is_unsigned;
+    site->scale = p->scale;
+    if (p->copies) {
+        site->copies = fl__alloc((size_t)site->n_in, sizeof *site->copies);
+        if (!site->copies) return fl__fail_nomem(err, "copies", (size_t)site->n_in * 2);
+        memcpy(site->copies, p->copies, (size_t)site->n_in * sizeof *site->copies);
+    }
+    return fl__site_prepare(site, err);
+}
+
+/* Puts codes of one linear into the quantised block: packed for the integer kernels, or row-major for weight-only. */
+static fl_status install(fl_block_job *j, fl_linear *lin, const fl_site *site, int which, int bits,
+                         fl_err *err)
+{
+    lin->own_w = NULL;
+    lin->w = NULL;
+    if (site->act != FL_ACT_FLOAT) return fl__linear_pack(lin, site, j->codes[which], bits, err);
+    lin->w_bits = bits;
+    lin->w = j->codes[which];
+    if (bits == 8) return FL_OK;
+    const size_t n = (size_t)lin->n_out * (size_t)((lin->n_in + 1) / 2);
+    j->packed_w[which] = fl__alloc(n, 1);
+    if (!j->packed_w[which]) return fl__fail_nomem(err, "nibbles", n);
+    fl__nibbles_pack(j->packed_w[which], j->codes[which], lin->n_out, lin->n_in);
+    lin->w = j->packed_w[which];
+    return FL_OK;
+}
+
+static fl_status add_to_bias(fl_linear *lin, const float *old, const float *shift, fl_err *err)
+{
+    bool any = false;
+    for (int n = 0; n < lin->n_out; n++) any |= shift[n] != 0;
+    if (!any) return FL_OK;
+    float *bias = fl__alloc((size_t)lin->n_out, sizeof *bias);
+    if (!bias) return fl__fail_nomem(err, "bias", (size_t)lin->n_out * sizeof *bias);
+    for (int n = 0; n < lin->n_out; n++) bias[n] = (old ? old[n] : 0.0f) + shift[n];
+    lin->bias = bias; /* the folded block keeps its own */
+    return FL_OK;
+}
+
+/* Rounds linear number i of the site. gptq NULL: to nearest. */
+static fl_status round_linear(fl_block_job *j, int which, int i, const fl_gptq *gptq, fl_err *err)
+{
+    fl_site *site = &j->quant.site[which];
+    fl_linear *lin = site->linears[i];
+    const int id = (int)(lin - j->quant.linear), bits = j->plan[which].w_bits;
+    const fl_linear *from = &j->folded.linear[id];
+    const size_t N = (size_t)lin->n_out, n = N * (size_t)lin->n_in;
+    float *w = gptq ? fl__alloc(n, sizeof *w) : NULL, *shift = fl__alloc(N, sizeof *shift);
+    fl_status st = FL_OK;
+
+    j->codes[id] = fl__alloc(n, 1);
+    lin->w_scale = fl__alloc(j->o->w_per_tensor ? 1 : N, sizeof(float));
+    lin->w_scale_stride = j->o->w_per_tensor ? 0 : 1;
+    if ((gptq && !w) || !shift || !j->codes[id] || !lin->w_scale) {
+        st = fl__fail_nomem(err, "rounding", n * sizeof *w);
+        goto out;
+    }
+    if (gptq) {
+        memcpy(w, from->own_w, n * sizeof *w);
+        st = fl__gptq_round(gptq, j->ex, j->codes[id], lin->w_scale, shift, w, lin->n_out, bits,
+                            j->o->w_per_tensor, &j->outcome[which].gptq_error[i], err);
+        if (!st) st = add_to_bias(lin, from->bias, shift, err);
+    } else {
+        fl__weight_scale_find(j->ex, lin->w_scale, from->own_w, lin->n_out, lin->n_in, bits,
+                              j->o->w_per_tensor, j->o->search_scale, NULL);
+        (void)fl__weight_round(j->ex, j->codes[id], from->own_w, lin->w_scale, lin->w_scale_stride,
+                               lin->n_out, lin->n_in, bits, NULL);
+    }
+    if (!st) st = install(j, lin, site, id, bits, err);
+out:
+    fl__free(&w);
+    fl__free(&shift);
+    return st;
+}
+
+static fl_status factorise_site(fl_gptq *gptq, fl_block_job *j, fl_stream *stream, int which,
+                                fl_err *err)
+{
+    fl_gram gram;
+    fl_status st = fl__gram_init(&gram, j->quant.site[which].n_in, true, err);
+    if (st) return st;
+    if (!fl__stream_gram(&gram, stream, &j->folded, &j->quant, which, &j->quant.site[which]))
+        st = fl__fail(err, FL_E_INTERRUPTED,
+                      "quantize: interrupted: the checkpoint is valid; go on with --resume");
+    else
+        st = fl__gptq_init(gptq, &gram, &j->o->gptq, j->ex, err);
+    fl__gram_fini(&gram);
+    return st;
+}
+
+fl_status fl__block_job_site(fl_block_job *j, fl_stream *stream, int which, fl_err *err)
+{
+    fl_gptq gptq = {0};
+    fl_status st = prepare_site(j, which, err);
+    if (st || j->plan[which].w_bits == 16) return st;
+    if (j->o->use_gptq) {
+        if ((st = factorise_site(&gptq, j, stream, which, err))) return st;
+        j->outcome[which].damping = gptq.damping_used;
+    }
+    for (int i = 0; i < j->quant.site[which].n_linears && !st; i++)
+        st = round_linear(j, which, i, j->o->use_gptq ? &gptq : NULL, err);
+    fl__gptq_fini(&gptq);
+    return st;
+}

@@ -1,0 +1,122 @@
+/* block_write.c - a finished block as a safetensors shard (tensor names in model/quantized.h).
+ * SPDX-License-Identifier: MIT */
+#include "quant/block.h"
+
+#include "base/mem.h"
+#include "format/safetensors_write.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { MAX_TENSORS = FL_N_LINEARS * 3 + FL_N_SITES * 3 + 4 };
+
+typedef struct entry {
+    char name[FL_MAX_TENSOR_NAME];
+    const void *data;
+    size_t n_bytes;
+} entry;
+
+typedef struct shard {
+    const fl_block_job *j;
+    fl_tensor_decl decl[MAX_TENSORS];
+    entry at[MAX_TENSORS];
+    int n;
+    uint8_t *nibbles[FL_N_LINEARS]; /* owned */
+} shard;
+
+static void add(shard *s, const char *name, fl_dtype dtype, int64_t rows, int64_t columns,
+                const void *data)
+{
+    entry *e = &s->at[s->n];
+    fl_tensor_decl *d = &s->decl[s->n++];
+    (void)snprintf(e->name, sizeof e->name, "%s", name);
+    *d = (fl_tensor_decl){.name = e->name, .dtype = dtype, .n_dims = columns ? 2 : 1,
+                          .dims = {rows, columns}};
+    e->data = data;
+    e->n_bytes = (size_t)rows * (size_t)(columns ? columns : 1) * fl__dtype_bytes(dtype);
+}
+
+static void add_norms(shard *s)
+{
+    char name[FL_MAX_TENSOR_NAME];
+    const int n = s->j->model->cfg.hidden_size;
+    for (int i = 0; i < 2; i++) {
+        const fl_norm *norm = &s->j->folded.norm[i];
+        fl__norm_tensor_name(name, s->j->model, s->j->layer, i, ".weight");
+        add(s, name, FL_DTYPE_F32, n, 0, norm->gain);
+        fl__norm_tensor_name(name, s->j->model, s->j->layer, i, ".bias");
+        if (norm->bias) add(s, name, FL_DTYPE_F32, n, 0, norm->bias);
+    }
+}
+
+static fl_status add_linear(shard *s, int which, fl_err *err)
+{
+    const fl_block_job *j = s->j;
+    const fl_linear *lin = &j->quant.linear[which];
+    const int N = lin->n_out, K = lin->n_in;
+    char name[FL_MAX_TENSOR_NAME];
+    fl__linear_tensor_name(name, j->model, j->layer, which, ".weight");
+    if (!j->codes[which]) {
+        add(s, name, FL_DTYPE_F32, N, K, lin->w);
+    } else if (lin->w_bits == 8) {
+        add(s, name, FL_DTYPE_I8, N, K, j->codes[which]);
+    } else {
+        const size_t n = (size_t)N * (size_t)((K + 1) / 2);
+        s->nibbles[which] = fl__alloc(n, 1);
+        if (!s->nibbles[which]) return fl__fail_nomem(err, "nibbles", n);
+        fl__nibbles_pack(s->nibbles[which], j->codes[which], N, K);
+        add(s, name, FL_DTYPE_U8, N, (K + 1) / 2, s->nibbles[which]);
+    }
+    fl__linear_tensor_name(name, j->model, j->layer, which, ".weight_scale");
+    if (j->codes[which]) add(s, name, FL_DTYPE_F32, lin->w_scale_stride ? N : 1, 0, lin->w_scale);
+    fl__linear_tensor_name(name, j->model, j->layer, which, ".bias");
+    if (lin->bias) add(s, name, FL_DTYPE_F32, N, 0, lin->bias);
+    return FL_OK;
+}
+
+static void add_site(shard *s, int which)
+{
+    const fl_site *site = &s->j->quant.site[which];
+    int linears[FL_SITE_MAX_LINEARS];
+    char name[FL_MAX_TENSOR_NAME];
+    (void)fl__site_linears(linears, &s->j->model->cfg, which);
+    if (site->act == FL_ACT_STATIC) {
+        fl__linear_tensor_name(name, s->j->model, s->j->layer, linears[0], ".input_scale");
+        add(s, name, FL_DTYPE_F32, 1, 0, &site->scale);
+    }
+    fl__linear_tensor_name(name, s->j->model, s->j->layer, linears[0], ".input_copies");
+    if (site->copies) add(s, name, FL_DTYPE_U16, site->n_in, 0, site->copies);
+    fl__linear_tensor_name(name, s->j->model, s->j->layer, linears[0], ".input_multiplier");
+    if (site->premul) add(s, name, FL_DTYPE_F32, site->n_in, 0, site->premul);
+}
+
+fl_status fl__block_job_write(const fl_block_job *j, const char *path, json_t *names,
+                              int64_t *n_bytes, fl_err *err)
+{
+    static const fl_metadata_pair metadata[] = {{"format", "pt"}};
+    fl_safetensors_writer *w = NULL;
+    fl_status st = FL_OK;
+    shard *s = fl__calloc(1, sizeof *s);
+
+    *n_bytes = 0;
+    if (!s) return fl__fail_nomem(err, "shard", sizeof *s);
+    s->j = j;
+    add_norms(s);
+    for (int i = 0; i < FL_N_LINEARS && !st; i++)
+        if (j->quant.linear[i].n_out) st = add_linear(s, i, err);
+    if (st) goto out;
+    for (int i = 0; i < FL_N_SITES; i++) add_site(s, i);
+    st = fl__safetensors_writer_open(&w, path, s->decl, (size_t)s->n, metadata, 1, err);
+    for (int i = 0; i < s->n && !st; i++) {
+        st = fl__safetensors_writer_write(w, s->at[i].name, s->at[i].data, s->at[i].n_bytes, err);
+        *n_bytes += (int64_t)s->at[i].n_bytes;
+        if (names && json_array_append_new(names, json_string(s->at[i].name)))
+            st = fl__fail_nomem(err, "tensor names", sizeof s->at[i].name);
+    }
+    if (!st) st = fl__safetensors_writer_commit(&w, err);
+out:
+    fl__safetensors_writer_discard(&w);
+    for (int i = 0; i < FL_N_LINEARS; i++) fl__free(&s->nibbles[i]);
+    fl__free(&s);
+    return st;
+}

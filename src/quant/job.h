@@ -1,0 +1,78 @@
+/* job.h - quantising a model from its first block to its last: plan, rounding, output.
+ *
+ *   job_config.c  options of the public header made definite for a method
+ *   job_plan.c    one pass of the float model: smoothing, thresholds, bits of every site
+ *   job.c         one pass of both lanes: every block rounded and written, resumable
+ *   job_finish.c  the tensors outside the blocks, config.json, side files, report
+ *   job_memory.c  what it will take, for the dry run and for the comparison at the end
+ * SPDX-License-Identifier: MIT */
+#ifndef FL_QUANT_JOB_H
+#define FL_QUANT_JOB_H
+
+#include "base/log.h"
+#include "quant/block.h"
+#include "quant/checkpoint.h"
+#include "quant/flattenquant/flattenquant.h"
+
+typedef enum fl_select { FL_SELECT_KL, FL_SELECT_OUTPUT, FL_SELECT_RANDOM } fl_select;
+
+/* Every choice made; nothing here is "automatic" any more. */
+typedef struct fl_quant_config {
+    const char *method;
+    fl_act_kind act;
+    bool mixed;          /* bits per site by selection; else w_bits, a_bits everywhere */
+    int w_bits, a_bits;
+    bool smooth_all;     /* all sites, else those behind norms only (SmoothQuant) */
+    bool unsigned_codes;
+    fl_flatten_options flatten; /* smooth off: no smoothing anywhere */
+    double int4_ratio, gamma;   /* gamma < 0: off */
+    fl_select select;
+    fl_block_options block;
+    uint64_t seed;
+    int n_samples, seq_len;
+} fl_quant_config;
+
+/* FL_E_USAGE names the option. */
+fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
+                                   const fl_model_config *model, fl_err *err);
+/* The configuration as JSON, for fingerprint, config.json and report. New reference, NULL: memory. */
+json_t *fl__quant_config_json(const fl_quant_config *c);
+/* Does the method look at activations at all? Does it follow the quantised lane? */
+bool fl__quant_needs_plan_pass(const fl_quant_config *c);
+bool fl__quant_needs_lanes(const fl_quant_config *c);
+
+typedef struct fl_quant_job {
+    const fl_quantize_options *o; /* callbacks and log */
+    fl_quant_config c;
+    const fl_model *model;        /* opened for streaming */
+    const fl_exec *ex;
+    const fl_calib *calib;        /* NULL when no pass needs activations */
+    const char *calib_name;
+    fl_checkpoint checkpoint;
+    fl_plan *plan;
+    fl_stream *stream;
+    double started_s;
+    json_t *sites;                /* report entries, owned */
+} fl_quant_job;
+
+/* Runs it all; *report is a new reference. calib may be NULL when !needs_plan_pass. */
+fl_status fl__quant_job_run(json_t **report, const fl_quantize_options *o,
+                            const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
+                            const fl_calib *calib, const char *calib_name, fl_err *err);
+
+/* Makes job->plan. */
+fl_status fl__quant_plan_make(fl_quant_job *job, fl_err *err);
+/* Writes the rest of the model and finishes the checkpoint. shards: array of {file, names, bytes}. */
+fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *report, fl_err *err);
+/* Name of the file of shard i (0: outside the blocks; 1 + layer: a block). */
+#define FL_SHARD_NAME_BYTES 48
+void fl__quant_shard_name(char name[FL_SHARD_NAME_BYTES], const fl_model *model, int i);
+
+/* {"items":{name:bytes},"peak_bytes":N,"disk_bytes":N,"seconds":S or null}. New reference. */
+json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
+                           bool with_time);
+double fl__quant_now_s(void);
+void fl__quant_progress(const fl_quant_job *job, const char *stage, int block, double loss,
+                        double done_share);
+
+#endif

@@ -1,0 +1,229 @@
+/* job_finish.c - what makes a directory of shards a model: the tensors outside the blocks, index, config.json with
+ * quantization_config, the side files verbatim, and the report. SPDX-License-Identifier: MIT */
+#include "quant/job.h"
+
+#include "base/file.h"
+#include "base/isa.h"
+#include "base/mem.h"
+#include "format/safetensors_write.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+void fl__quant_shard_name(char name[FL_SHARD_NAME_BYTES], const fl_model *model, int i)
+{
+    (void)snprintf(name, FL_SHARD_NAME_BYTES, "model-%05d-of-%05d.safetensors", i + 1,
+                   model->cfg.n_layers + 1);
+}
+
+/* ---- tensors outside the blocks ---------------------------------------------------------------------------- */
+
+/* Tensors that the forward pass reads outside the blocks: all but the layers' own and a head that is tied anyway. */
+static bool is_outside(const fl_model *model, const fl_tensor_view *t)
+{
+    const fl_family_def *family = fl__family(&model->cfg);
+    const size_t n = strlen(model->prefix), m = strlen(family->layers);
+    if (strncmp(t->name, model->prefix, n) == 0 && strncmp(t->name + n, family->layers, m) == 0) return false;
+    return !(model->cfg.tied_head && strcmp(t->name, family->head) == 0);
+}
+
+static fl_status write_outside(const fl_quant_job *job, json_t *shards, fl_err *err)
+{
+    static const fl_metadata_pair metadata[] = {{"format", "pt"}};
+    const fl_tensors *set = job->model->tensors;
+    const size_t count = fl__tensors_count(set);
+    char file[FL_SHARD_NAME_BYTES];
+    size_t n = 0;
+    int64_t n_bytes = 0;
+    json_t *names = json_array();
+    fl_safetensors_writer *w = NULL;
+    fl_tensor_decl *decls = fl__calloc(count, sizeof *decls);
+    const fl_tensor_view **views = fl__alloc(count, sizeof *views);
+    fl__quant_shard_name(file, job->model, 0);
+    char *path = fl__checkpoint_path(&job->checkpoint, file);
+    fl_status st = names && decls && views && path ? FL_OK : fl__fail_nomem(err, "shard", count * sizeof *decls);
+
+    for (size_t i = 0; i < count && !st; i++) {
+        const fl_tensor_view *t = fl__tensors_at(set, i);
+        if (!is_outside(job->model, t)) continue;
+        views[n] = t;
+        decls[n] = (fl_tensor_decl){.name = t->name, .dtype = t->dtype, .n_dims = t->n_dims};
+        memcpy(decls[n++].dims, t->dims, sizeof t->dims);
+        (void)json_array_append_new(names, json_string(t->name));
+        n_bytes += (int64_t)t->n_bytes;
+    }
+    if (!st) st = fl__safetensors_writer_open(&w, path, decls, n, metadata, 1, err);
+    for (size_t i = 0; i < n && !st; i++)
+        st = fl__safetensors_writer_write(w, views[i]->name, views[i]->data, views[i]->n_bytes, err);
+    if (!st) st = fl__safetensors_writer_commit(&w, err);
+    if (!st) {
+        json_t *o = json_pack("{s:s,s:O,s:I}", "file", file, "names", names, "bytes", (json_int_t)n_bytes);
+        if (!o || json_array_insert_new(shards, 0, o)) st = fl__fail_nomem(err, "shard list", 64);
+    }
+    fl__safetensors_writer_discard(&w);
+    json_decref(names);
+    fl__free(&decls);
+    fl__free(&views);
+    fl__free(&path);
+    return st;
+}
+
+static fl_status write_index(const fl_quant_job *job, const json_t *shards, fl_err *err)
+{
+    size_t n = 0, i, k, at = 0;
+    int64_t total = 0;
+    json_t *shard, *name;
+    json_array_foreach(shards, i, shard) n += json_array_size(json_object_get(shard, "names"));
+    fl_index_entry *entries = fl__alloc(n, sizeof *entries);
+    if (!entries) return fl__fail_nomem(err, "index", n * sizeof *entries);
+    json_array_foreach(shards, i, shard)
+    {
+        const char *file = json_string_value(json_object_get(shard, "file"));
+        total += json_integer_value(json_object_get(shard, "bytes"));
+        json_array_foreach(json_object_get(shard, "names"), k, name)
+            entries[at++] = (fl_index_entry){json_string_value(name), file};
+    }
+    const fl_status st = fl__tensors_write_index(job->checkpoint.dir, entries, n, total, err);
+    fl__free(&entries);
+    return st;
+}
+
+/* ---- side files ------------------------------------------------------------------------------------------------ */
+
+static bool ends_with(const char *s, const char *end)
+{
+    const size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+/* Weights in any format and what is written anew are not copied; neither is the report of an earlier run. */
+static bool is_side_file(const char *name)
+{
+    static const char *const weights[] = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".tmp"};
+    for (size_t i = 0; i < FL_COUNT(weights); i++)
+        if (ends_with(name, weights[i])) return false;
+    return strcmp(name, "config.json") != 0 && !ends_with(name, ".safetensors.index.json") &&
+           !ends_with(name, ".bin.index.json") && strcmp(name, "flatiron_report.json") != 0;
+}
+
+static fl_status copy_side_files(const fl_quant_job *job, fl_err *err)
+{
+    char **names = NULL;
+    size_t n = 0;
+    fl_status st = fl__dir_list(&names, &n, job->model->dir, err);
+    for (size_t i = 0; i < n && !st; i++) {
+        if (!is_side_file(names[i])) continue;
+        char *from = fl__path_join(job->model->dir, names[i]), *to = fl__checkpoint_path(&job->checkpoint, names[i]);
+        st = from && to ? fl__file_copy(from, to, err) : fl__fail_nomem(err, names[i], strlen(names[i]));
+        fl__free(&from);
+        fl__free(&to);
+    }
+    fl__dir_list_free(&names, n);
+    return st;
+}
+
+/* ---- config.json and the report ------------------------------------------------------------------------------------ */
+
+/* Shares of the linears of the blocks that run at 4 bits. */
+static json_t *int4_shares(const fl_quant_job *job)
+{
+    double n = 0, n4 = 0, params = 0, params4 = 0, ratio = 0, ratio4 = 0, bits = 0, width = 0, n_sites4 = 0;
+    const fl_model_config *cfg = &job->model->cfg;
+    for (int i = 0; i < cfg->n_layers * FL_N_SITES; i++) {
+        const fl_site_plan *p = &job->plan->sites[i];
+        int linears[FL_SITE_MAX_LINEARS];
+        const int count = fl__site_linears(linears, cfg, i % FL_N_SITES);
+        for (int k = 0; k < count; k++) {
+            int n_out, n_in;
+            fl__linear_shape(&n_out, &n_in, cfg, linears[k]);
+            n += 1;
+            params += (double)n_out * n_in;
+            if (p->a_bits != 4 || p->w_bits != 4) continue;
+            n4 += 1;
+            params4 += (double)n_out * n_in;
+        }
+        ratio += p->ratio * p->n_in;
+        width += p->n_in;
+        bits += p->effective_bits * p->n_in;
+        if (p->a_bits == 4) {
+            ratio4 = fmax(ratio4, p->ratio);
+            n_sites4 += 1;
+        }
+    }
+    /* one multiply-accumulate per weight and token: by parameters and by MACs is the same share */
+    return json_pack("{s:f,s:f,s:f,s:f,s:f,s:o}", "int4_share_linears", n4 / n, "int4_share_parameters",
+                     params4 / params, "int4_share_macs", params4 / params, "flatten_ratio", ratio / width,
+                     "effective_activation_bits", bits / width, "max_flatten_ratio_int4",
+                     n_sites4 > 0 ? json_real(ratio4) : json_null());
+}
+
+static json_t *quantization_config(const fl_quant_job *job)
+{
+    char calib[32] = "";
+    if (job->calib) (void)snprintf(calib, sizeof calib, "%016llx", (unsigned long long)fl__calib_hash(job->calib));
+    return json_pack("{s:s,s:i,s:s,s:s,s:i,s:i,s:o,s:{s:s,s:s,s:s},s:o,s:O}", "quant_method", "flatiron",
+                     "version", FL_QUANT_VERSION, "flatiron_version", FL_VERSION, "method", job->c.method,
+                     "kv_bits", 16, "head_bits", 16, "options", fl__quant_config_json(&job->c), "calibration",
+                     "source", job->calib_name ? job->calib_name : "none", "hash", calib, "isa",
+                     fl__isa_name(job->ex->isa), "summary", int4_shares(job), "sites", job->sites);
+}
+
+static fl_status write_json(const fl_quant_job *job, const char *name, const json_t *v, fl_err *err)
+{
+    return fl__checkpoint_save(&job->checkpoint, name, v, err);
+}
+
+static fl_status write_config(const fl_quant_job *job, fl_err *err)
+{
+    json_t *root = NULL;
+    char *path = fl__path_join(job->model->dir, "config.json");
+    fl_status st = path ? fl__json_load(&root, path, 1 << 26, err) : fl__fail_nomem(err, "config.json", 16);
+    json_t *q = st ? NULL : quantization_config(job);
+    if (!st && (!q || json_object_set_new(root, "quantization_config", q))) st = fl__fail_nomem(err, "config.json", 4096);
+    if (!st) st = write_json(job, "config.json", root, err);
+    json_decref(root);
+    fl__free(&path);
+    return st;
+}
+
+static json_int_t proc_status_bytes(const char *key)
+{
+    char *text = NULL;
+    size_t n = 0;
+    json_int_t kb = 0;
+    if (fl__file_read(&text, &n, "/proc/self/status", 1 << 16, NULL)) return 0;
+    const char *at = strstr(text, key);
+    if (at) (void)sscanf(at + strlen(key), ": %" JSON_INTEGER_FORMAT, &kb);
+    fl__free(&text);
+    return kb * 1024;
+}
+
+fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *report, fl_err *err)
+{
+    json_t *list = json_copy((json_t *)(uintptr_t)shards); /* shallow; jansson's copy takes no const */
+    fl_status st = list ? write_outside(job, list, err) : fl__fail_nomem(err, "shard list", 64);
+    if (!st) st = write_index(job, list, err);
+    json_decref(list);
+    if (!st) st = write_config(job, err);
+    if (!st) st = copy_side_files(job, err);
+    if (st) return st;
+    fl__quant_progress(job, "write", job->model->cfg.n_layers - 1, NAN, 1);
+
+    json_t *estimate = fl__quant_estimate(&job->c, job->model, job->ex, false);
+    json_t *memory = json_pack("{s:O,s:O,s:I,s:I}", "estimated_items", json_object_get(estimate, "items"),
+                               "estimated_peak_bytes", json_object_get(estimate, "peak_bytes"), "peak_bytes",
+                               (json_int_t)fl__mem_get().peak_bytes, "process_peak_bytes", proc_status_bytes("VmHWM"));
+    (void)json_object_set_new(report, "model", json_string(job->model->dir));
+    (void)json_object_set_new(report, "output", json_string(job->o->out_dir));
+    (void)json_object_set_new(report, "options", fl__quant_config_json(&job->c));
+    (void)json_object_set_new(report, "isa", json_string(fl__isa_name(job->ex->isa)));
+    (void)json_object_set_new(report, "summary", int4_shares(job));
+    (void)json_object_set_new(report, "sites", json_incref(job->sites));
+    /* The report in the model is part of its bytes: what differs from run to run stays out of it. */
+    st = write_json(job, "flatiron_report.json", report, err);
+    (void)json_object_set_new(report, "memory", memory);
+    (void)json_object_set_new(report, "seconds", json_real(fl__quant_now_s() - job->started_s));
+    json_decref(estimate);
+    return st ? st : fl__checkpoint_finish(&job->checkpoint, job->model->cfg.n_layers, err);
+}
