@@ -152,8 +152,8 @@ static fl_status check_version(const json_t *tokenizer, const fl_parse *at, fl_e
     return fl__unsupported(err, at, "version", "not \"1.0\"");
 }
 
-/* Hugging Face's loader would give the second of two templates the first one's pieces as texts of
- * their own; nobody writes that. */
+/* Hugging Face's loader would give the second of two templates the first one's pieces as texts
+ * of their own; nobody writes that. */
 static fl_status check_templates(const fl_steps *postprocessor, fl_parse *at, fl_err *err)
 {
     int n_templates = 0;
