@@ -12,11 +12,17 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum { MAX_TEXT_BYTES = 1 << 30 };
 
 /* ---- calibration text ---------------------------------------------------------------------------------- */
+
+static bool samples_itself(const fl_quantize_options *o)
+{
+    return strcmp(o->calib_path, "self") == 0;
+}
 
 static bool ends_with(const char *s, const char *end)
 {
@@ -89,7 +95,7 @@ static fl_status load_calibration(fl_calib *calib, const fl_quantize_options *o,
 {
     int32_t *ids = NULL;
     size_t n_ids = 0;
-    if (strcmp(o->calib_path, "self") == 0) return sample_from_model(calib, o, c, ex, err);
+    if (samples_itself(o)) return sample_from_model(calib, o, c, ex, err);
     fl_status st = read_ids(&ids, &n_ids, o->model_dir, o->calib_path, err);
     if (!st) st = fl__calib_from_ids(calib, ids, n_ids, c->n_samples, c->seq_len, c->seed,
                                      model->cfg.vocab_size, o->calib_path, err);
@@ -128,6 +134,24 @@ static fl_status check_gate(const fl_quantize_options *o, const fl_quant_config 
     return FL_OK;
 }
 
+/* ---- memory ------------------------------------------------------------------------------------ */
+
+/* What was foreseen and what came, beside the n_before bytes that the process held already. */
+static void report_memory(json_t *report, const fl_quantize_options *o, const fl_quant_config *c,
+                          const fl_model *model, const fl_exec *ex, size_t n_before)
+{
+    struct rusage usage = {0};
+    (void)getrusage(RUSAGE_SELF, &usage);
+    json_t *estimate = fl__quant_estimate(c, model, ex, samples_itself(o), false);
+    (void)json_object_set_new(
+        report, "memory",
+        json_pack("{s:O,s:O,s:I,s:I}", "estimated_items", json_object_get(estimate, "items"),
+                  "estimated_peak_bytes", json_object_get(estimate, "peak_bytes"), "peak_bytes",
+                  (json_int_t)(fl__mem_get().peak_bytes - n_before), "process_peak_bytes",
+                  (json_int_t)usage.ru_maxrss * 1024));
+    json_decref(estimate);
+}
+
 /* ---- the call -------------------------------------------------------------------------------------------------- */
 
 static fl_status check_request(const fl_quantize_options *o, fl_err *err)
@@ -146,7 +170,7 @@ static fl_status check_request(const fl_quantize_options *o, fl_err *err)
 /* The calibration text must be readable even where the method does not look at it: a wrong name is a wrong command. */
 static fl_status check_calibration_file(const fl_quantize_options *o, fl_err *err)
 {
-    if (strcmp(o->calib_path, "self") == 0 || access(o->calib_path, R_OK) == 0) return FL_OK;
+    if (samples_itself(o) || access(o->calib_path, R_OK) == 0) return FL_OK;
     return fl__fail(err, FL_E_INPUT, "calibration text: %s: cannot be read; give a text file or self", o->calib_path);
 }
 
@@ -159,7 +183,9 @@ FL_API fl_status fl_quantize_run(char **report_json, const fl_quantize_options *
     json_t *report = NULL;
     fl_status st;
 
+    const size_t n_before = fl__mem_get().now_bytes;
     *report_json = NULL;
+    fl__mem_peak_reset();
     if ((st = check_request(o, err))) goto out;
     if ((st = fl__exec_resolve(&ex, o->isa, o->n_threads, &o->log, err))) goto out;
     if ((st = fl__model_open(&model, o->model_dir, &ex, true, err))) goto out;
@@ -171,12 +197,13 @@ FL_API fl_status fl_quantize_run(char **report_json, const fl_quantize_options *
     model->stream_max_extra = c.flatten.max_ratio;
     if ((st = check_calibration_file(o, err))) goto out;
     if (o->dry_run) {
-        report = fl__quant_estimate(&c, model, &ex, true);
+        report = fl__quant_estimate(&c, model, &ex, samples_itself(o), true);
         if (!report) st = fl__fail_nomem(err, "estimate", 1024);
         goto out;
     }
     if (fl__quant_needs_plan_pass(&c) && (st = load_calibration(&calib, o, &c, model, &ex, err))) goto out;
     st = fl__quant_job_run(&report, o, &c, model, &ex, calib.ids ? &calib : NULL, calib.ids ? o->calib_path : NULL, err);
+    if (!st) report_memory(report, o, &c, model, &ex, n_before);
     if (!st) st = check_gate(o, &c, report, err);
 out:
     if (report && (!st || st == FL_E_GATE)) {

@@ -60,6 +60,7 @@ fl_status fl__quant_job_run(json_t **report, const fl_quantize_options *o,
                             const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
                             const fl_calib *calib, const char *calib_name, fl_err *err);
 
+enum { FL_QUANT_SAMPLE_ROWS = 1024 }; /* kept of every site's input while planning */
 /* Makes job->plan. */
 fl_status fl__quant_plan_make(fl_quant_job *job, fl_err *err);
 /* Writes the rest of the model and finishes the checkpoint. shards: array of {file, names, bytes}. */
@@ -68,9 +69,10 @@ fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *repo
 #define FL_SHARD_NAME_BYTES 48
 void fl__quant_shard_name(char name[FL_SHARD_NAME_BYTES], const fl_model *model, int i);
 
-/* {"items":{name:bytes},"peak_bytes":N,"disk_bytes":N,"seconds":S or null}. New reference. */
+/* {"items":{name:bytes},"peak_bytes":N,"disk_bytes":N,"seconds":S or null}. The items are not all in
+ * memory together. self_sampled: the model writes its calibration text. New reference. */
 json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
-                           bool with_time);
+                           bool self_sampled, bool with_time);
 double fl__quant_now_s(void);
 void fl__quant_progress(const fl_quant_job *job, const char *stage, int block, double loss,
                         double done_share);

@@ -187,18 +187,6 @@ static fl_status write_config(const fl_quant_job *job, fl_err *err)
     return st;
 }
 
-static json_int_t proc_status_bytes(const char *key)
-{
-    char *text = NULL;
-    size_t n = 0;
-    json_int_t kb = 0;
-    if (fl__file_read(&text, &n, "/proc/self/status", 1 << 16, NULL)) return 0;
-    const char *at = strstr(text, key);
-    if (at) (void)sscanf(at + strlen(key), ": %" JSON_INTEGER_FORMAT, &kb);
-    fl__free(&text);
-    return kb * 1024;
-}
-
 fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *report, fl_err *err)
 {
     json_t *list = json_copy((json_t *)(uintptr_t)shards); /* shallow; jansson's copy takes no const */
@@ -210,10 +198,6 @@ fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *repo
     if (st) return st;
     fl__quant_progress(job, "write", job->model->cfg.n_layers - 1, NAN, 1);
 
-    json_t *estimate = fl__quant_estimate(&job->c, job->model, job->ex, false);
-    json_t *memory = json_pack("{s:O,s:O,s:I,s:I}", "estimated_items", json_object_get(estimate, "items"),
-                               "estimated_peak_bytes", json_object_get(estimate, "peak_bytes"), "peak_bytes",
-                               (json_int_t)fl__mem_get().peak_bytes, "process_peak_bytes", proc_status_bytes("VmHWM"));
     (void)json_object_set_new(report, "model", json_string(job->model->dir));
     (void)json_object_set_new(report, "output", json_string(job->o->out_dir));
     (void)json_object_set_new(report, "options", fl__quant_config_json(&job->c));
@@ -222,8 +206,6 @@ fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *repo
     (void)json_object_set_new(report, "sites", json_incref(job->sites));
     /* The report in the model is part of its bytes: what differs from run to run stays out of it. */
     st = write_json(job, "flatiron_report.json", report, err);
-    (void)json_object_set_new(report, "memory", memory);
     (void)json_object_set_new(report, "seconds", json_real(fl__quant_now_s() - job->started_s));
-    json_decref(estimate);
     return st ? st : fl__checkpoint_finish(&job->checkpoint, job->model->cfg.n_layers, err);
 }

@@ -1,7 +1,7 @@
 /* job_memory.c - memory, disk and time of a run before it starts.
  *
- * Each item is computed by the module that will allocate it, so that the estimate and the run cannot drift apart. The
- * two passes are not in memory together: the peak is the larger one.
+ * Each item is computed by the module that will allocate it, so that the estimate and the run cannot
+ * drift apart. Sampling, planning and rounding are not in memory together: the peak is the largest.
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
@@ -10,18 +10,129 @@
 
 #include <math.h>
 
-enum { SAMPLE_ROWS = 1024, ROW_CHUNK = 32 };
+/* ---- while planning ------------------------------------------------------------------------ */
 
-static int widest_input(const fl_model *model)
+static int site_shape(int linears[FL_SITE_MAX_LINEARS], int *n_in, const fl_model *model, int site)
 {
-    int widest = 0;
-    for (int i = 0; i < FL_N_LINEARS; i++) {
-        int n_out, n_in;
-        fl__linear_shape(&n_out, &n_in, &model->cfg, i);
-        widest = FL_MAX(widest, n_in);
-    }
-    return widest;
+    int n_out;
+    const int n = fl__site_linears(linears, &model->cfg, site);
+    fl__linear_shape(&n_out, n_in, &model->cfg, linears[0]);
+    return n;
 }
+
+/* Smoothing factors and copies of all sites; for the mix at both widths until it is settled. */
+static size_t plan_bytes(const fl_quant_config *c, const fl_model *model)
+{
+    size_t n = 0;
+    for (int s = 0; s < FL_N_SITES; s++) {
+        int linears[FL_SITE_MAX_LINEARS], n_in;
+        (void)site_shape(linears, &n_in, model, s);
+        n += (size_t)n_in * (sizeof(float) + sizeof(uint16_t));
+    }
+    return n * (size_t)model->cfg.n_layers * (c->mixed ? 2 : 1);
+}
+
+/* Observers of a block's sites, and the search of one of them. */
+static size_t statistics_bytes(const fl_quant_config *c, const fl_model *model, const fl_exec *ex)
+{
+    const int64_t tokens = (int64_t)c->n_samples * c->seq_len;
+    const int sample = (int)FL_MIN(tokens, (int64_t)FL_QUANT_SAMPLE_ROWS);
+    size_t n = 0, search = 0;
+    for (int s = 0; s < FL_N_SITES; s++) {
+        int linears[FL_SITE_MAX_LINEARS], n_in;
+        (void)site_shape(linears, &n_in, model, s);
+        n += fl__site_stats_bytes(n_in, sample);
+        search = FL_MAX(search,
+                        fl__flatten_choose_bytes(n_in, sample, ex->n_threads, &c->flatten));
+    }
+    return n + search;
+}
+
+/* A site at 4 bits beside the float block: its packed weights, and one of them while it is rounded. */
+static size_t probe_bytes(const fl_quant_config *c, const fl_model *model)
+{
+    size_t most = 0;
+    for (int s = 0; s < FL_N_SITES && c->mixed; s++) {
+        int linears[FL_SITE_MAX_LINEARS], n_in;
+        size_t packed = 0, rounding = 0;
+        const int n = site_shape(linears, &n_in, model, s);
+        for (int i = 0; i < n; i++) {
+            int n_out, K;
+            fl__linear_shape(&n_out, &K, &model->cfg, linears[i]);
+            const size_t elements = (size_t)n_out * (size_t)K;
+            packed += fl__block_linear_bytes(model, linears[i], 4, FL_ACT_STATIC, 0, false) - elements;
+            rounding = FL_MAX(rounding, elements * (sizeof(float) + 1));
+        }
+        most = FL_MAX(most, packed + rounding + (size_t)n_in * 14); /* copies, multiplier, limits */
+    }
+    return most;
+}
+
+/* ---- while rounding ------------------------------------------------------------------------ */
+
+/* Bits of weights; of the mix, what they come to on average. */
+static double weight_bits(const fl_quant_config *c)
+{
+    return c->mixed ? 8 - 4 * c->int4_ratio : c->w_bits;
+}
+
+/* What stays of a rounded linear. */
+static size_t rounded_bytes(const fl_quant_config *c, const fl_model *model, int linear)
+{
+    const bool flattened = c->act == FL_ACT_STATIC && c->flatten.flatten;
+    const double extra = flattened ? c->flatten.max_ratio : 0; /* 4-bit codes need none */
+    const bool per_tensor = c->block.w_per_tensor;
+    const double share4 = c->mixed ? c->int4_ratio : c->w_bits == 4;
+    const double at4 = (double)fl__block_linear_bytes(model, linear, 4, c->act, 0, per_tensor);
+    const double at8 = (double)fl__block_linear_bytes(model, linear, 8, c->act, extra, per_tensor);
+    return c->w_bits == 16 && !c->mixed ? 0 : (size_t)(share4 * at4 + (1 - share4) * at8);
+}
+
+/* The most that rounding a site takes beside what stays: the Hessian being factorised, or one linear
+ * being rounded with it. */
+static size_t hessian_bytes(const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
+                            int site)
+{
+    const fl_gptq_options *o = &c->block.gptq;
+    int linears[FL_SITE_MAX_LINEARS], n_in;
+    const int n = site_shape(linears, &n_in, model, site);
+    if (!c->block.use_gptq) return 0;
+    size_t most = fl__gram_bytes(n_in, true) + fl__gptq_init_bytes(n_in, o), done = 0;
+    for (int i = 0; i < n; i++) {
+        int n_out, K;
+        fl__linear_shape(&n_out, &K, &model->cfg, linears[i]);
+        const size_t copy = (size_t)n_out * (size_t)K * (sizeof(float) + 1); /* of w, and codes */
+        most = FL_MAX(most, fl__gptq_held_bytes(n_in, o) + done + copy +
+                                fl__gptq_round_bytes(n_in, n_out, ex->n_threads, o));
+        done += rounded_bytes(c, model, linears[i]);
+    }
+    return most;
+}
+
+typedef struct rounding_memory {
+    size_t rounded, hessians, most; /* of a block; of its largest site; together with float32 */
+} rounding_memory;
+
+static rounding_memory rounding_bytes(const fl_quant_config *c, const fl_model *model,
+                                      const fl_exec *ex)
+{
+    rounding_memory m = {0};
+    for (int s = 0; s < FL_N_SITES; s++) {
+        int linears[FL_SITE_MAX_LINEARS], n_in;
+        const int n = site_shape(linears, &n_in, model, s);
+        const size_t hessian = hessian_bytes(c, model, ex, s);
+        m.hessians = FL_MAX(m.hessians, hessian);
+        m.most = FL_MAX(m.most, m.rounded + hessian);
+        for (int i = 0; i < n; i++) m.rounded += rounded_bytes(c, model, linears[i]);
+    }
+    const double share4 = c->mixed ? c->int4_ratio : 1;
+    const size_t writing = (size_t)(share4 * (double)fl__block_write_bytes(model, c->mixed ? 4 : c->w_bits));
+    m.rounded += writing;
+    m.most = FL_MAX(m.most, m.rounded) + fl__block_float_bytes(model);
+    return m;
+}
+
+/* ---- time ---------------------------------------------------------------------------------- */
 
 static size_t block_parameters(const fl_model *model)
 {
@@ -30,36 +141,6 @@ static size_t block_parameters(const fl_model *model)
         int n_out, n_in;
         fl__linear_shape(&n_out, &n_in, &model->cfg, i);
         n += (size_t)n_out * (size_t)n_in;
-    }
-    return n;
-}
-
-/* A site's Hessian, cross moments and factors while they are made, or factors and rounding rows after. */
-static size_t hessian_bytes(const fl_quant_config *c, const fl_model *model, const fl_exec *ex)
-{
-    size_t most = 0;
-    if (!c->block.use_gptq) return 0;
-    for (int i = 0; i < FL_N_LINEARS; i++) {
-        int n_out, n_in;
-        fl__linear_shape(&n_out, &n_in, &model->cfg, i);
-        if (!n_out) continue;
-        const size_t made = fl__gram_bytes(n_in, true) + fl__gptq_bytes(n_in, 0, &c->block.gptq);
-        const size_t rows = (size_t)ex->n_threads * ROW_CHUNK * (size_t)n_in * (sizeof(float) + sizeof(double));
-        const size_t used = fl__gptq_bytes(n_in, 0, &c->block.gptq) - (size_t)n_in * (size_t)n_in * sizeof(double) +
-                            (size_t)n_out * (size_t)n_in * sizeof(float) + rows;
-        most = FL_MAX(most, FL_MAX(made, used));
-    }
-    return most;
-}
-
-static size_t statistics_bytes(const fl_model *model)
-{
-    size_t n = 0;
-    for (int s = 0; s < FL_N_SITES; s++) {
-        int linears[FL_SITE_MAX_LINEARS], n_out, n_in;
-        (void)fl__site_linears(linears, &model->cfg, s);
-        fl__linear_shape(&n_out, &n_in, &model->cfg, linears[0]);
-        n += fl__site_stats_bytes(n_in, SAMPLE_ROWS);
     }
     return n;
 }
@@ -116,28 +197,40 @@ static double work_flops(const fl_quant_config *c, const fl_model *model)
 
 static double disk_bytes(const fl_quant_config *c, const fl_model *model)
 {
-    const double bits = c->mixed ? 8 - 4 * c->int4_ratio : c->w_bits;
-    double n = (double)block_parameters(model) * model->cfg.n_layers * bits / 8;
+    double n = (double)block_parameters(model) * model->cfg.n_layers * weight_bits(c) / 8;
     n += (double)model->cfg.vocab_size * model->cfg.embed_size * 2 * (model->cfg.tied_head ? 1 : 2);
     return n * 1.02; /* scales, norms, indices */
 }
 
+/* ---- all ----------------------------------------------------------------------------------- */
+
 json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
-                           bool with_time)
+                           bool self_sampled, bool with_time)
 {
-    const bool lanes = fl__quant_needs_lanes(c), pass = fl__quant_needs_plan_pass(c);
-    const fl_stream_bytes stream = pass ? fl__stream_bytes(model, ex, c->n_samples, c->seq_len, lanes)
-                                        : (fl_stream_bytes){0, 0};
-    const size_t block = fl__block_job_bytes(model), hessian = hessian_bytes(c, model, ex);
-    const size_t floats = block_parameters(model) * sizeof(float);
-    const size_t stats = pass && c->act != FL_ACT_FLOAT ? statistics_bytes(model) : 0;
-    const size_t planning = floats + stats + (size_t)widest_input(model) * 512;
-    const size_t rounding = block + hessian;
-    const size_t peak = stream.activations + stream.workspace + FL_MAX(planning, rounding);
+    const bool pass = fl__quant_needs_plan_pass(c);
+    const bool observed = c->act == FL_ACT_STATIC || c->flatten.smooth;
+    const fl_stream_bytes stream =
+        pass ? fl__stream_bytes(model, ex, c->n_samples, c->seq_len, fl__quant_needs_lanes(c))
+             : (fl_stream_bytes){0, 0};
+    const size_t tables = fl__model_table_bytes(model), floats = fl__block_float_bytes(model);
+    const size_t plan = observed ? plan_bytes(c, model) : 0;
+    const size_t statistics =
+        observed ? FL_MAX(statistics_bytes(c, model, ex), probe_bytes(c, model)) : 0;
+    const rounding_memory rounding = rounding_bytes(c, model, ex);
+    const size_t planning = observed ? floats + statistics + plan : 0;
+    const size_t calibration = pass ? (size_t)c->n_samples * (size_t)c->seq_len * sizeof(int32_t) : 0;
+    const size_t sampling = pass && self_sampled ? fl__calib_sample_bytes(model, ex, c->n_samples, c->seq_len) : 0;
+    const size_t working = stream.activations + stream.workspace +
+                           FL_MAX(planning, rounding.most + plan / (c->mixed ? 2 : 1));
+    const size_t peak = tables + calibration + FL_MAX(sampling, working);
     const double rate = with_time ? measure_rate(ex) : 0;
-    return json_pack("{s:{s:I,s:I,s:I,s:I,s:I},s:I,s:I,s:o}", "items", "block_float32", (json_int_t)block, "hessians",
-                     (json_int_t)hessian, "activations", (json_int_t)stream.activations, "workspace",
-                     (json_int_t)stream.workspace, "plan_statistics", (json_int_t)stats, "peak_bytes",
-                     (json_int_t)peak, "disk_bytes", (json_int_t)disk_bytes(c, model), "seconds",
+    return json_pack("{s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},s:I,s:I,s:o}", "items",
+                     "block_float32", (json_int_t)floats, "block_integer", (json_int_t)rounding.rounded,
+                     "hessians", (json_int_t)rounding.hessians, "activations",
+                     (json_int_t)stream.activations, "workspace", (json_int_t)stream.workspace,
+                     "plan", (json_int_t)plan, "plan_statistics", (json_int_t)statistics,
+                     "model_tables", (json_int_t)(tables + calibration), "sampling",
+                     (json_int_t)sampling, "peak_bytes", (json_int_t)peak, "disk_bytes",
+                     (json_int_t)disk_bytes(c, model), "seconds",
                      rate > 0 ? json_real(work_flops(c, model) / rate) : json_null());
 }

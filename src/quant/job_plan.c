@@ -13,8 +13,6 @@
 #include <math.h>
 #include <string.h>
 
-enum { SAMPLE_ROWS = 1024 };
-
 /* Both widths of one site until the bits are chosen; bits 0: not computed. */
 typedef struct site_choices {
     fl_flatten_choice at4, at8;
@@ -184,7 +182,7 @@ static fl_status plan_block(planner *p, int layer, fl_err *err)
     fl_block block;
     fl_status st = fl__block_fold(&block, p->job->model, layer, NULL, err);
     if (st) return st;
-    st = fl__stream_stats(stats, s, &block, SAMPLE_ROWS, err);
+    st = fl__stream_stats(stats, s, &block, FL_QUANT_SAMPLE_ROWS, err);
     for (int i = 0; i < FL_N_SITES && !st; i++)
         st = choose_site(p, &p->all[layer * FL_N_SITES + i], &block, i, &stats[i], err);
     for (int i = 0; i < FL_N_SITES; i++) fl__site_stats_fini(&stats[i]);
