@@ -126,19 +126,19 @@ static fl_status weights_new(gemm_bench *b, weight_set *s, int bits, fl_err *err
 static fl_status activations_new(gemm_bench *b, fl_err *err)
 {
     fl_rng rng = fl__rng_init(0, b->M, "bench-x");
-    const size_t M = (size_t)b->M, K_pad = ((size_t)b->K + 63) / 64 * 64;
-    b->x = fl__calloc(M * K_pad, 1);
+    const size_t M = (size_t)b->M, ldx = (size_t)fl__gemm_ldx(b->K);
+    b->x = fl__calloc(M * ldx, 1);
     b->x_sum = fl__calloc(M, sizeof *b->x_sum);
     b->x_scale = fl__alloc(M, sizeof *b->x_scale);
     b->w_scale = fl__alloc((size_t)b->N, sizeof *b->w_scale);
     b->y = fl__alloc(M * (size_t)b->N, sizeof *b->y);
     b->scratch = fl__alloc(fl__gemm_scratch_bytes(&b->bench->ex), 1);
     if (!b->x || !b->x_sum || !b->x_scale || !b->w_scale || !b->y || !b->scratch)
-        return fl__fail_nomem(err, "bench activations", M * (K_pad + (size_t)b->N * 2));
+        return fl__fail_nomem(err, "bench activations", M * (ldx + (size_t)b->N * 2));
     for (size_t m = 0; m < M; m++) {
         b->x_scale[m] = 0.01f;
         for (int k = 0; k < b->K; k++) {
-            int8_t *x = &b->x[m * K_pad + (size_t)k];
+            int8_t *x = &b->x[m * ldx + (size_t)k];
             *x = (int8_t)((int)(fl__rng_u64(&rng) >> 56) - 128);
             b->x_sum[m] += *x;
         }
@@ -168,7 +168,7 @@ static void entries_new(gemm_bench *b)
                           .weights = weights,
                           .scratch = b->scratch};
         e->g = (fl_gemm){.x = b->x,
-                         .ldx = weights->copies[0].K_pad,
+                         .ldx = fl__gemm_ldx(b->K),
                          .x_sum = b->x_sum,
                          .x_scale = b->x_scale,
                          .x_scale_stride = 1,

@@ -63,6 +63,10 @@ extern const int fl__n_gemm_kernels;
 /* First row that the instruction sets allow and that is meant for M rows; never NULL. */
 const fl_gemm_kernel *fl__gemm_select(uint32_t isa, int bits, int M);
 
+/* The best row stride of x for K input channels: rows a multiple of 1024 bytes apart would share
+ * few sets of the first-level cache (AMX loads 16 rows at once), so they get a line more. */
+int fl__gemm_ldx(int K);
+
 /* Scratch that fl__gemm_run may need for any weight and any M under ex. */
 size_t fl__gemm_scratch_bytes(const fl_exec *ex);
 

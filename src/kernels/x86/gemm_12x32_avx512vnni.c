@@ -75,9 +75,13 @@ FL_INLINE void all_rows(int32_t *sums, const uint8_t *w, const int8_t *x, int64_
 static void store_tile(const fl_gemm *g, int m0, int m1, int n0, int n1, const int32_t *sums,
                        int offset)
 {
-    for (int n = n0; n < n1; n += 16, sums += TILE_M * 16)
-        for (int m = m0; m < m1; m++)
-            store_zmm(g, m, n, _mm512_load_si512(sums + (m - m0) * 16), offset);
+    for (int n = n0; n < n1; n += 16, sums += TILE_M * 16) {
+        const panel_consts c = load_panel(g, n);
+        for (int m = m0; m < m1; m++) {
+            const __m512i sum = _mm512_load_si512(sums + (m - m0) * 16);
+            put_panel(g, m, n, c.mask, finish(g, &c, m, sum, offset));
+        }
+    }
 }
 
 FL_INLINE void run(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scratch,

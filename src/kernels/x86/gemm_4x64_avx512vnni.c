@@ -62,9 +62,12 @@ FL_INLINE void rows(const fl_gemm *g, int m, int n, const int bits, const int mr
             step4(sums, part, x, g->ldx, mr, np);
         }
     }
-    for (int i = 0; i < mr; i++)
-        for (int p = 0; p < np; p++)
-            store_zmm(g, m + i, n + p * 16, sums[i][p], bits == 4 ? 8 : 128);
+    for (int p = 0; p < np; p++) {
+        const panel_consts c = load_panel(g, n + p * 16);
+        for (int i = 0; i < mr; i++)
+            put_panel(g, m + i, n + p * 16, c.mask,
+                      finish(g, &c, m + i, sums[i][p], bits == 4 ? 8 : 128));
+    }
 }
 
 FL_INLINE void panels(const fl_gemm *g, int m0, int m1, int n, const int bits, const int np)
