@@ -17,6 +17,7 @@ typedef struct bench_args {
 
 #define FIELD(F) .offset = offsetof(bench_args, F)
 
+/* clang-format off */
 static const cli_option options[] = {
     {.kind = CLI_TEXT, .name = "--shape", .arg = "SHAPE", FIELD(shape),
      .shown_default = "a built-in list",
@@ -31,6 +32,7 @@ static const cli_option options[] = {
     CLI_OPT_THREADS(bench_args, o.n_threads),
     CLI_OPT_JSON(bench_args, json),
 };
+/* clang-format on */
 
 /* M is a decode step and a prefill; N, K are the linear layers of the model. */
 static const int llama3_8b[][3] = {
@@ -64,12 +66,12 @@ static fl_status read_shapes(int shapes[][3], int *n_shapes, const char *path, f
         line[strcspn(line, "#")] = '\0';
         if (line[strspn(line, " \t\r\n")] == '\0') continue;
         if (*n_shapes == MAX_SHAPES || !parse_shape(shapes[*n_shapes], line, "%d %d %d%n"))
-            st = cli_fail(err, FL_E_INPUT,
-                          "bad shape: %s: line %d is not M N K with each from 1 to %d, or there "
-                          "are more than %d; fix the file",
-                          path, number, MAX_DIM, MAX_SHAPES);
-        else
-            (*n_shapes)++;
+            st =
+                cli_fail(err, FL_E_INPUT,
+                         "bad shape: %s: line %d is not M N K with each from 1 to %d, or there "
+                         "are more than %d; fix the file",
+                         path, number, MAX_DIM, MAX_SHAPES);
+        else (*n_shapes)++;
     }
     if (st == FL_OK && *n_shapes == 0)
         st = cli_fail(err, FL_E_INPUT, "bad shape: %s: the file has none; write lines of M N K",
@@ -153,9 +155,10 @@ static fl_status check_what(const char *what, fl_err *err)
 {
     if (strcmp(what, "kernels") == 0) return FL_OK;
     if (strcmp(what, "model") == 0)
-        return cli_fail(err, FL_E_UNSUPPORTED,
-                        "not in this version: bench model: it will come with a later version; use "
-                        "flatiron bench kernels, or the timing that flatiron generate prints");
+        return cli_fail(
+            err, FL_E_UNSUPPORTED,
+            "not in this version: bench model: it will come with a later version; use "
+            "flatiron bench kernels, or the timing that flatiron generate prints");
     return cli_fail(err, FL_E_USAGE, "bad argument: WHAT: '%s' cannot be measured; use kernels",
                     what);
 }

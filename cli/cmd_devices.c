@@ -1,4 +1,5 @@
-/* cmd_devices.c - flatiron devices: what there is to compute on. SPDX-License-Identifier: MIT */
+/* cmd_devices.c - flatiron devices: what there is to compute on. SPDX-License-Identifier: MIT
+ */
 #include "print.h"
 #include "verbs.h"
 
@@ -21,11 +22,11 @@ static void print_device(const json_t *d)
     (void)printf("%s\n  threads  %lld on %lld cores\n", json_array_size(isa) ? "" : " ref",
                  (long long)json_integer_value(cli_json_at(d, "threads")),
                  (long long)json_integer_value(cli_json_at(d, "cores")));
-    (void)printf("  memory   %s, %s available\n",
-                 cli_bytes(total, sizeof total,
-                           json_number_value(cli_json_at(d, "memory_bytes"))),
-                 cli_bytes(available, sizeof available,
-                           json_number_value(cli_json_at(d, "memory_available_bytes"))));
+    (void)printf(
+        "  memory   %s, %s available\n",
+        cli_bytes(total, sizeof total, json_number_value(cli_json_at(d, "memory_bytes"))),
+        cli_bytes(available, sizeof available,
+                  json_number_value(cli_json_at(d, "memory_available_bytes"))));
 }
 
 static fl_status run(const cli_verb *verb, int argc, char **argv, fl_err *err)

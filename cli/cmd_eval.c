@@ -15,6 +15,7 @@ typedef struct eval_args {
 
 #define FIELD(F) .offset = offsetof(eval_args, F)
 
+/* clang-format off */
 static const cli_option options[] = {
     {.kind = CLI_TEXT, .name = "--ppl", .arg = "FILE", FIELD(o.ppl_path), .required = true,
      .help = "text whose perplexity is measured"},
@@ -33,6 +34,7 @@ static const cli_option options[] = {
     CLI_LATER_ROW("--tasks", "LIST", "accuracy on benchmark tasks"),
     CLI_LATER_ROW("--data", "DIR", "directory of the tasks"),
 };
+/* clang-format on */
 
 static void on_progress(void *user, int window, int n_windows, double ppl)
 {
@@ -45,11 +47,11 @@ static void on_progress(void *user, int window, int n_windows, double ppl)
 static json_t *model_row(const char *dir, const fl_eval_model *m, double ppl)
 {
     char bits[16];
-    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:s, s:I, s:o}", "model", dir, "quant_method",
-                     m->quant_method, "bits", cli_bits(bits, sizeof bits, m->w_bits, m->a_bits),
-                     "w_bits", m->w_bits, "a_bits", m->a_bits, "head_bits", m->head_bits,
-                     "kv_format", m->kv_format, "weight_bytes", (json_int_t)m->weight_bytes,
-                     "ppl", cli_json_number(ppl));
+    return json_pack("{s:o, s:s, s:s, s:i, s:i, s:i, s:s, s:I, s:o}", "model",
+                     cli_json_path(dir), "quant_method", m->quant_method, "bits",
+                     cli_bits(bits, sizeof bits, m->w_bits, m->a_bits), "w_bits", m->w_bits,
+                     "a_bits", m->a_bits, "head_bits", m->head_bits, "kv_format", m->kv_format,
+                     "weight_bytes", (json_int_t)m->weight_bytes, "ppl", cli_json_number(ppl));
 }
 
 static json_t *result_json(const eval_args *a, const fl_eval_result *r)
@@ -57,13 +59,13 @@ static json_t *result_json(const eval_args *a, const fl_eval_result *r)
     json_t *baseline = a->o.baseline_dir
                            ? model_row(a->o.baseline_dir, &r->baseline, r->baseline_ppl)
                            : json_null();
-    return json_pack(
-        "{s:o, s:i, s:I, s:o, s:o, s:i, s:I, s:o, s:o, s:s, s:i, s:f}", "ppl",
-        cli_json_number(r->ppl), "windows", r->windows, "tokens", (json_int_t)r->tokens,
-        "kld_mean", cli_json_number(r->kld_mean), "top1_agreement",
-        cli_json_number(r->top1_agreement), "seq_len", r->seq_len, "n_predictions",
-        (json_int_t)r->n_predictions, "model", model_row(a->o.model_dir, &r->model, r->ppl),
-        "baseline", baseline, "isa", r->isa, "threads", r->n_threads, "elapsed_s", r->elapsed_s);
+    return json_pack("{s:o, s:i, s:I, s:o, s:o, s:i, s:I, s:o, s:o, s:s, s:i, s:f}", "ppl",
+                     cli_json_number(r->ppl), "windows", r->windows, "tokens",
+                     (json_int_t)r->tokens, "kld_mean", cli_json_number(r->kld_mean),
+                     "top1_agreement", cli_json_number(r->top1_agreement), "seq_len",
+                     r->seq_len, "n_predictions", (json_int_t)r->n_predictions, "model",
+                     model_row(a->o.model_dir, &r->model, r->ppl), "baseline", baseline, "isa",
+                     r->isa, "threads", r->n_threads, "elapsed_s", r->elapsed_s);
 }
 
 static void print_result(const eval_args *a, const fl_eval_result *r)
@@ -94,10 +96,11 @@ static void print_result(const eval_args *a, const fl_eval_result *r)
     cli_print_table(CLI_PLAIN, rows, columns, sizeof columns / sizeof *columns);
     json_decref(rows);
     cli_duration(elapsed, sizeof elapsed, r->elapsed_s);
-    (void)printf("%d windows of %d tokens, %lld predictions, of %lld tokens in the text; %s, %d "
-                 "thread%s, %s\n",
-                 r->windows, r->seq_len, (long long)r->n_predictions, (long long)r->tokens,
-                 r->isa, r->n_threads, r->n_threads == 1 ? "" : "s", elapsed);
+    (void)printf(
+        "%d windows of %d tokens, %lld predictions, of %lld tokens in the text; %s, %d "
+        "thread%s, %s\n",
+        r->windows, r->seq_len, (long long)r->n_predictions, (long long)r->tokens, r->isa,
+        r->n_threads, r->n_threads == 1 ? "" : "s", elapsed);
 }
 
 static fl_status run(const cli_verb *verb, int argc, char **argv, fl_err *err)
@@ -130,9 +133,10 @@ const cli_verb cli_verb_eval = {
     .arguments = {{"MODEL", offsetof(eval_args, o.model_dir)}},
     .options = options,
     .n_options = sizeof options / sizeof *options,
-    .details = "The file's bytes are tokenised once, nothing is added, and cut into windows that "
-               "do not\noverlap; the tail is dropped. Perplexity is exp of the mean cross entropy "
-               "over the windows.",
+    .details =
+        "The file's bytes are tokenised once, nothing is added, and cut into windows that "
+        "do not\noverlap; the tail is dropped. Perplexity is exp of the mean cross entropy "
+        "over the windows.",
     .examples = "  flatiron eval out --ppl wiki.test.raw --seq-len 1024 --baseline model\n"
                 "  flatiron eval model --ppl text.txt --limit 8 --json\n",
     .run = run,

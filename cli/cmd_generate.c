@@ -22,6 +22,7 @@ typedef struct generate_args {
 
 #define FIELD(F) .offset = offsetof(generate_args, F)
 
+/* clang-format off */
 static const cli_option options[] = {
     {.kind = CLI_TEXT, .name = "--prompt", .aliases = "-p", .arg = "TEXT", FIELD(prompt),
      .help = "text to continue"},
@@ -33,6 +34,8 @@ static const cli_option options[] = {
     {.kind = CLI_INT, .name = "--ctx-size", .aliases = "-c", .arg = "N", FIELD(ctx_size),
      .min = 1, .max = 1 << 20, .shown_default = "the model's context, at most 4096",
      .help = "room for prompt and text, in tokens"},
+    {.kind = CLI_FLAG, .name = "--special", FIELD(o.special),
+     .help = "print special tokens such as <unk> too"},
     CLI_GROUP_ROW("Sampling"),
     {.kind = CLI_FLOAT, .name = "--temp", .aliases = "--temperature", .arg = "T",
      FIELD(o.sample.temperature), .max = 100, .help = "temperature, 0 is greedy"},
@@ -53,6 +56,7 @@ static const cli_option options[] = {
     CLI_OPT_JSON(generate_args, json),
     CLI_OPT_DEVICE(generate_args, device),
 };
+/* clang-format on */
 
 /* Called after each token, so that a signal is noticed between any two. */
 static bool on_text(void *user, const char *text, size_t n_bytes)
@@ -73,7 +77,8 @@ static double tokens_per_s(const fl_generate_result *r)
 static json_t *result_json(const fl_generate_result *r)
 {
     json_t *ids = json_array();
-    for (int i = 0; i < r->n_tokens; i++) (void)json_array_append_new(ids, json_integer(r->ids[i]));
+    for (int i = 0; i < r->n_tokens; i++)
+        (void)json_array_append_new(ids, json_integer(r->ids[i]));
     return json_pack("{s:o, s:o, s:s, s:i, s:i, s:f, s:f, s:f}", "text",
                      json_stringn(r->text, r->n_text_bytes), "ids", ids, "finish_reason",
                      r->finish_reason, "n_prompt_tokens", r->n_prompt_tokens, "n_tokens",
@@ -85,7 +90,8 @@ static fl_status print_result(const generate_args *a, const fl_generate_result *
 {
     if (a->json) return cli_print_json(result_json(r), err);
     (void)putchar('\n');
-    (void)fprintf(stderr, "%d prompt tokens in %.2f s, %d tokens in %.2f s (%.1f tokens/s), %s\n",
+    (void)fprintf(stderr,
+                  "%d prompt tokens in %.2f s, %d tokens in %.2f s (%.1f tokens/s), %s\n",
                   r->n_prompt_tokens, r->prefill_s, r->n_tokens, r->decode_s, tokens_per_s(r),
                   r->finish_reason);
     return FL_OK;
@@ -99,8 +105,9 @@ static fl_status generate(generate_args *a, fl_session *session, fl_err *err)
     st = print_result(a, &result, err);
     fl_generate_result_fini(&result);
     if (st == FL_OK && cli_interrupt_signal())
-        return cli_fail(err, FL_E_INTERRUPTED,
-                        "interrupted: generate: stopped by a signal; the text so far is complete");
+        return cli_fail(
+            err, FL_E_INTERRUPTED,
+            "interrupted: generate: stopped by a signal; the text so far is complete");
     return st;
 }
 

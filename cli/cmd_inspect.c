@@ -11,10 +11,12 @@ typedef struct inspect_args {
     bool json;
 } inspect_args;
 
+/* clang-format off */
 static const cli_option options[] = {
     CLI_OPT_JSON(inspect_args, json),
     CLI_LATER_ROW("--report", "OUT.html", "report with pictures"),
 };
+/* clang-format on */
 
 static long long number_at(const json_t *report, const char *path)
 {

@@ -17,6 +17,7 @@ typedef struct quantize_args {
 
 #define FIELD(F) .offset = offsetof(quantize_args, F)
 
+/* clang-format off */
 static const cli_option options[] = {
     CLI_GROUP_ROW("Method"),
     {.kind = CLI_TEXT, .name = "--method", .arg = "METHOD", FIELD(o.method), .required = true,
@@ -39,7 +40,8 @@ static const cli_option options[] = {
     {.kind = CLI_INT, .name = "--head-bits", .arg = "N", FIELD(o.head_bits), .max = 16,
      .choices = "16", .later = "8", .help = "bits of the head (lm_head)"},
     {.kind = CLI_TEXT, .name = "--w-granularity", .arg = "G", FIELD(o.w_granularity),
-     .choices = "channel|tensor", .help = "one weight scale per output channel or per tensor"},
+     .choices = "channel|tensor",
+     .help = "one weight scale per output channel or per tensor"},
     {.kind = CLI_TEXT, .name = "--a-granularity", .arg = "G", FIELD(o.a_granularity),
      .choices = "tensor|token", .shown_default = "flattenquant tensor, others token",
      .help = "one activation scale, fixed, or one per token"},
@@ -51,8 +53,8 @@ static const cli_option options[] = {
 
     CLI_GROUP_ROW("Calibration"),
     {.kind = CLI_TEXT, .name = "--calib", .arg = "FILE", FIELD(o.calib_path), .required = true,
-     .help = "text (.txt, or .jsonl with \"text\" fields), or the word self: text that the model "
-             "itself samples"},
+     .help = "text (.txt, or .jsonl with \"text\" fields), or the word self: text that the "
+             "model itself samples"},
     {.kind = CLI_INT, .name = "--samples", .aliases = "--nsamples", .arg = "N",
      FIELD(o.n_samples), .min = 1, .max = 1 << 20, .help = "windows of calibration text"},
     {.kind = CLI_INT, .name = "--seq-len", .arg = "N", FIELD(o.seq_len), .min = 2,
@@ -64,8 +66,9 @@ static const cli_option options[] = {
     CLI_GROUP_ROW("FlattenQuant, each stage"),
     {.kind = CLI_SWITCH, .name = "--smooth", FIELD(o.smooth),
      .help = "move activation outliers into the weights"},
-    {.kind = CLI_DOUBLE, .name = "--alpha", .arg = "X", FIELD(o.alpha), .max = 1, .word = "auto",
-     .word_value = -1, .help = "smoothing exponent, or auto: searched per layer"},
+    {.kind = CLI_DOUBLE, .name = "--alpha", .arg = "X", FIELD(o.alpha), .max = 1,
+     .word = "auto", .word_value = -1,
+     .help = "smoothing exponent, or auto: searched per layer"},
     {.kind = CLI_SWITCH, .name = "--suppress", FIELD(o.suppress),
      .help = "keep outlier channels out of the threshold"},
     {.kind = CLI_DOUBLE, .name = "--beta", .arg = "X", FIELD(o.beta), .min = 0.01, .max = 100,
@@ -107,7 +110,8 @@ static const cli_option options[] = {
     {.kind = CLI_FLAG, .name = "--resume", FIELD(o.resume),
      .help = "go on where an earlier run stopped"},
     {.kind = CLI_INT, .name = "--redo-from", .arg = "BLOCK", FIELD(o.redo_from), .max = 1 << 20,
-     .word = "off", .word_value = -1, .help = "with the checkpoint: do again from this block on"},
+     .word = "off", .word_value = -1,
+     .help = "with the checkpoint: do again from this block on"},
     {.kind = CLI_DOUBLE, .name = "--max-ppl-increase", .arg = "P", FIELD(o.max_ppl_increase),
      .max = 1e6, .word = "off", .word_value = -1,
      .help = "quality gate (exit code 5): perplexity over the float model's, 0.05 is 5 %"},
@@ -130,37 +134,61 @@ static const cli_option options[] = {
     {.kind = CLI_LATER, .name = "--diag-alpha", .aliases = "--diag_alpha", .arg = "X",
      .help = "FlatQuant: start of the channel scale"},
 };
+/* clang-format on */
 
 static void on_progress(void *user, const fl_quantize_progress *p)
 {
     char label[48], loss[48] = "";
     (void)snprintf(label, sizeof label, "%s: block", p->stage);
     if (isfinite(p->loss)) (void)snprintf(loss, sizeof loss, "loss %.3e", p->loss);
-    cli_progress_show(user, label, p->block, p->n_blocks, loss, p->eta_s);
+    cli_progress_show(user, label, p->block + 1, p->n_blocks, loss, p->eta_s);
 }
 
-static void print_field(const json_t *report, const char *label, const char *path,
-                        const char *fmt, double factor)
+/* One line per value that the report has. */
+static void print_values(const json_t *report, const cli_column *values, int n)
 {
     char text[256];
-    const cli_column column = {.title = label, .path = path, .fmt = fmt, .factor = factor};
-    if (!cli_json_at(report, path)) return;
-    (void)printf("%-22s %s\n", label, cli_json_text(text, sizeof text, report, &column));
+    for (int i = 0; i < n; i++)
+        if (cli_json_at(report, values[i].path))
+            (void)printf("%-28s %s\n", values[i].title,
+                         cli_json_text(text, sizeof text, report, &values[i]));
 }
 
 /* What a person wants to know; --json has everything. */
 static void print_summary(const json_t *report)
 {
-    print_field(report, "method", "method", "%g", 0);
-    print_field(report, "INT4 layers, %", "int4_share", "%.2f", 100);
-    print_field(report, "INT4 weights, %", "int4_share_params", "%.2f", 100);
-    print_field(report, "flatten ratio, %", "flatten_ratio", "%.2f", 100);
-    print_field(report, "activation bits", "effective_bits", "%.3f", 0);
-    print_field(report, "perplexity ratio", "gate.ppl_ratio", "%.4f", 0);
-    print_field(report, "KL divergence", "gate.kld_mean", "%.5f", 0);
-    print_field(report, "output, MB", "output_bytes", "%.2f", 1e-6);
-    print_field(report, "peak memory, MB", "memory.peak_bytes", "%.1f", 1e-6);
-    print_field(report, "time, s", "elapsed_s", "%.1f", 0);
+    static const cli_column values[] = {
+        {"method", "options.method", "%g", 0},
+        {"activations", "options.activation", "%g", 0},
+        {"weights", "options.weights", "%g", 0},
+        {"linear layers at INT4, %", "summary.int4_share_linears", "%.2f", 100},
+        {"weights at INT4, %", "summary.int4_share_parameters", "%.2f", 100},
+        {"flatten ratio, %", "summary.flatten_ratio", "%.2f", 100},
+        {"largest of an INT4 layer, %", "summary.max_flatten_ratio_int4", "%.2f", 100},
+        {"effective activation bits", "summary.effective_activation_bits", "%.3f", 0},
+        {"perplexity increase, %", "gate.ppl_increase", "%.3f", 100},
+        {"KL divergence", "gate.kld_mean", "%.5f", 0},
+        {"peak memory, MB", "memory.peak_bytes", "%.1f", 1e-6},
+        {"estimated before, MB", "memory.estimated_peak_bytes", "%.1f", 1e-6},
+        {"time, s", "seconds", "%.1f", 0},
+        {"written to", "output", "%g", 0},
+    };
+    print_values(report, values, sizeof values / sizeof *values);
+}
+
+static void print_estimate(const json_t *estimate)
+{
+    static const cli_column values[] = {
+        {"one block in float32, MB", "items.block_float32", "%.1f", 1e-6},
+        {"its Hessians, MB", "items.hessians", "%.1f", 1e-6},
+        {"activations, MB", "items.activations", "%.1f", 1e-6},
+        {"workspace of a batch, MB", "items.workspace", "%.1f", 1e-6},
+        {"statistics, MB", "items.plan_statistics", "%.1f", 1e-6},
+        {"peak memory, MB", "peak_bytes", "%.1f", 1e-6},
+        {"disk, MB", "disk_bytes", "%.1f", 1e-6},
+        {"time, s (rough)", "seconds", "%.0f", 0},
+    };
+    print_values(estimate, values, sizeof values / sizeof *values);
 }
 
 static fl_status print_result(const quantize_args *a, const char *text, fl_err *err)
@@ -172,7 +200,8 @@ static fl_status print_result(const quantize_args *a, const char *text, fl_err *
     }
     const fl_status st = cli_parse_report(&report, text, err);
     if (st != FL_OK) return st;
-    print_summary(report);
+    if (a->o.dry_run) print_estimate(report);
+    else print_summary(report);
     if (a->verbose) cli_print_sites(report);
     json_decref(report);
     return FL_OK;
@@ -216,11 +245,13 @@ const cli_verb cli_verb_quantize = {
                   {"OUT", offsetof(quantize_args, o.out_dir)}},
     .options = options,
     .n_options = sizeof options / sizeof *options,
-    .details = "Reads the directory MODEL (Hugging Face layout) and writes the directory OUT, "
-               "which must\nnot exist. Works in OUT.partial, where a stopped run can be resumed.",
+    .details =
+        "Reads the directory MODEL (Hugging Face layout) and writes the directory OUT, "
+        "which must\nnot exist. Works in OUT.partial, where a stopped run can be resumed.",
     .examples =
         "  flatiron quantize model out --method flattenquant --calib wiki.train.txt\n"
-        "  flatiron quantize model out8 --method flattenquant --w-bits 8 --a-bits 8 --calib self\n"
+        "  flatiron quantize model out8 --method flattenquant --w-bits 8 --a-bits 8 --calib "
+        "self\n"
         "  flatiron quantize model out4 --method rtn --w-bits 4 --a-bits 16 --calib self "
         "--dry-run\n",
     .run = run,

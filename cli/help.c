@@ -16,20 +16,16 @@ static int print_names(const cli_option *o)
         if (len == 2) n += printf("%.*s, ", (int)len, alias);
         alias += len + (alias[len] == '|');
     }
-    if (o->kind == CLI_SWITCH)
-        n += printf("--[no-]%s", o->name + 2);
-    else
-        n += printf("%s", o->name);
+    if (o->kind == CLI_SWITCH) n += printf("--[no-]%s", o->name + 2);
+    else n += printf("%s", o->name);
     if (o->arg) n += printf(" %s", o->arg);
     return n;
 }
 
 static void number_text(char *out, size_t out_bytes, const cli_option *o, double x)
 {
-    if (o->word && x == o->word_value)
-        (void)snprintf(out, out_bytes, "%s", o->word);
-    else
-        (void)snprintf(out, out_bytes, "%.6g", x);
+    if (o->word && x == o->word_value) (void)snprintf(out, out_bytes, "%s", o->word);
+    else (void)snprintf(out, out_bytes, "%.6g", x);
 }
 
 /* The default as text; "" when there is none to show. */
@@ -53,14 +49,20 @@ static void default_text(char *out, size_t out_bytes, const cli_option *o, const
                        s == FL_AUTO ? "the method's" : (s == FL_ON ? "on" : "off"));
         break;
     }
-    case CLI_INT: number_text(out, out_bytes, o, *(const int *)field); break;
-    case CLI_FLOAT: number_text(out, out_bytes, o, (double)*(const float *)field); break;
-    case CLI_DOUBLE: number_text(out, out_bytes, o, *(const double *)field); break;
-    case CLI_UINT64:
-        (void)snprintf(out, out_bytes, "%llu",
-                       (unsigned long long)*(const uint64_t *)field);
+    case CLI_INT:
+        number_text(out, out_bytes, o, *(const int *)field);
         break;
-    default: break;
+    case CLI_FLOAT:
+        number_text(out, out_bytes, o, (double)*(const float *)field);
+        break;
+    case CLI_DOUBLE:
+        number_text(out, out_bytes, o, *(const double *)field);
+        break;
+    case CLI_UINT64:
+        (void)snprintf(out, out_bytes, "%llu", (unsigned long long)*(const uint64_t *)field);
+        break;
+    default:
+        break;
     }
 }
 
@@ -73,15 +75,16 @@ static void print_wrapped(const char *text, int at)
     }
     (void)printf("%*s", HELP_COLUMN - at, "");
     at = HELP_COLUMN;
-    while (*text) {
+    for (bool first = true; *text; first = false) {
         const int n = (int)strcspn(text, " ");
-        if (at > HELP_COLUMN && at + n > HELP_WIDTH) {
+        if (!first && at + 1 + n > HELP_WIDTH) {
             (void)printf("\n%*s", HELP_COLUMN, "");
             at = HELP_COLUMN;
+        } else if (!first) {
+            at += printf(" ");
         }
-        const bool last = !text[n];
-        at += printf("%.*s%s", n, text, last ? "" : " ");
-        text += n + !last;
+        at += printf("%.*s", n, text);
+        text += n + (text[n] == ' ');
     }
     (void)printf("\n");
 }
@@ -95,10 +98,8 @@ static void print_option(const cli_option *o, const void *args)
     }
     const char *note = "";
     default_text(value, sizeof value, o, args);
-    if (o->required)
-        note = " (required)";
-    else if (o->kind == CLI_LATER)
-        note = " (not in this version)";
+    if (o->required) note = " (required)";
+    else if (o->kind == CLI_LATER) note = " (not in this version)";
     (void)snprintf(text, sizeof text, "%s%s%s%s%s%s%s", o->help, o->choices ? ": " : "",
                    o->choices ? o->choices : "", value[0] ? " (default " : "", value,
                    value[0] ? ")" : "", note);

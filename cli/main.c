@@ -25,11 +25,12 @@ static void print_usage(void)
                  fl_version());
     for (int i = 0; i < N_VERBS; i++)
         (void)printf("  %-10s %s\n", verbs[i]->name, verbs[i]->summary);
-    (void)printf("\nflatiron VERB --help says more, with examples; flatiron --version prints the "
-                 "version.\n\n"
-                 "Exit codes: 0 done; 1 failure at run time; 2 usage; 3 bad input file; 4 out of "
-                 "memory\nor disk; 5 quality gate failed; 6 unsupported model, device or option; "
-                 "130, 143 stopped\nby SIGINT, SIGTERM.\n");
+    (void)printf(
+        "\nflatiron VERB --help says more, with examples; flatiron --version prints the "
+        "version.\n\n"
+        "Exit codes: 0 done; 1 failure at run time; 2 usage; 3 bad input file; 4 out of "
+        "memory\nor disk; 5 quality gate failed; 6 unsupported model, device or option; "
+        "130, 143 stopped\nby SIGINT, SIGTERM.\n");
 }
 
 static fl_status unknown_verb(const char *name, fl_err *err)
@@ -46,8 +47,9 @@ static fl_status unknown_verb(const char *name, fl_err *err)
 static fl_status run(int argc, char **argv, fl_err *err)
 {
     if (argc < 2)
-        return cli_fail(err, FL_E_USAGE,
-                        "missing verb: flatiron: it needs something to do; see flatiron --help");
+        return cli_fail(
+            err, FL_E_USAGE,
+            "missing verb: flatiron: it needs something to do; see flatiron --help");
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
         print_usage();
         return FL_OK;
@@ -58,7 +60,8 @@ static fl_status run(int argc, char **argv, fl_err *err)
     }
     if (argv[1][0] == '-')
         return cli_fail(err, FL_E_USAGE,
-                        "unknown option: %s: the verb comes first; see flatiron --help", argv[1]);
+                        "unknown option: %s: the verb comes first; see flatiron --help",
+                        argv[1]);
     for (int i = 0; i < N_VERBS; i++)
         if (strcmp(argv[1], verbs[i]->name) == 0)
             return verbs[i]->run(verbs[i], argc - 2, argv + 2, err);

@@ -1,8 +1,9 @@
 /* options.c - from argv and the environment to the fields of a verb's struct.
  *
  * Two passes: the command line first, noting which rows it set, then the environment for the
- * others. A value may follow its option or stand behind '='; a value that begins with a dash and
- * is no number must stand behind '=', so that a forgotten value is noticed. "--" ends options.
+ * others. A value may follow its option or stand behind '='; a value that begins with a dash
+ * and is no number must stand behind '=', so that a forgotten value is noticed. "--" ends
+ * options.
  * SPDX-License-Identifier: MIT */
 #include "options.h"
 
@@ -25,7 +26,7 @@ fl_status cli_fail(fl_err *err, fl_status status, const char *fmt, ...)
     return status;
 }
 
-/* ---- names -------------------------------------------------------------------------------- */
+/* ---- names ------------------------------------------------------------------------------- */
 
 bool cli_in_list(const char *list, const char *name)
 {
@@ -102,12 +103,13 @@ static fl_status unknown_option(const cli_verb *verb, const char *name, fl_err *
         return cli_fail(err, FL_E_USAGE,
                         "unknown option: %s: flatiron %s has no such option; did you mean %s?",
                         name, verb->name, nearest);
-    return cli_fail(err, FL_E_USAGE,
-                    "unknown option: %s: flatiron %s has no such option; see flatiron %s --help",
-                    name, verb->name, verb->name);
+    return cli_fail(
+        err, FL_E_USAGE,
+        "unknown option: %s: flatiron %s has no such option; see flatiron %s --help", name,
+        verb->name, verb->name);
 }
 
-/* ---- values --------------------------------------------------------------------------------- */
+/* ---- values ------------------------------------------------------------------------------ */
 
 static bool takes_value(const cli_option *o)
 {
@@ -182,8 +184,7 @@ static fl_status parse_number(const cli_option *o, const char *where, const char
     errno = 0;
     if (o->kind == CLI_INT)
         x = (double)strtoll(value, &end, 10); /* beyond 2^53 is out of range anyway */
-    else
-        x = strtod(value, &end);
+    else x = strtod(value, &end);
     if (end == value || *end || isspace((unsigned char)*value) || isnan(x))
         return bad_number(o, where, value,
                           o->kind == CLI_INT ? "is no whole number" : "is no number", err);
@@ -210,12 +211,9 @@ static fl_status set_value(const cli_option *o, void *args, const char *where,
     if (o->kind == CLI_UINT64) return parse_uint64(o, where, value, field, err);
     const fl_status st = parse_number(o, where, value, &number, err);
     if (st != FL_OK) return st;
-    if (o->kind == CLI_INT)
-        *(int *)field = (int)number;
-    else if (o->kind == CLI_FLOAT)
-        *(float *)field = (float)number;
-    else
-        *(double *)field = number;
+    if (o->kind == CLI_INT) *(int *)field = (int)number;
+    else if (o->kind == CLI_FLOAT) *(float *)field = (float)number;
+    else *(double *)field = number;
     return FL_OK;
 }
 
@@ -223,23 +221,21 @@ static fl_status set_value(const cli_option *o, void *args, const char *where,
 static void set_alone(const cli_option *o, void *args, bool on)
 {
     void *field = (char *)args + o->offset;
-    if (o->kind == CLI_FLAG)
-        *(bool *)field = on;
-    else if (o->kind == CLI_SWITCH)
-        *(fl_switch *)field = on ? FL_ON : FL_OFF;
-    else if (on)
-        *(const char **)field = o->text;
+    if (o->kind == CLI_FLAG) *(bool *)field = on;
+    else if (o->kind == CLI_SWITCH) *(fl_switch *)field = on ? FL_ON : FL_OFF;
+    else if (on) *(const char **)field = o->text;
 }
 
 static fl_status not_yet(const cli_verb *verb, const char *where, fl_err *err)
 {
-    return cli_fail(err, FL_E_UNSUPPORTED,
-                    "not in this version: %s: it will come with a later version; see flatiron %s "
-                    "--help for what there is",
-                    where, verb->name);
+    return cli_fail(
+        err, FL_E_UNSUPPORTED,
+        "not in this version: %s: it will come with a later version; see flatiron %s "
+        "--help for what there is",
+        where, verb->name);
 }
 
-/* ---- the environment -------------------------------------------------------------------------- */
+/* ---- the environment --------------------------------------------------------------------- */
 
 static fl_status env_bool(const char *where, const char *value, bool *on, fl_err *err)
 {
@@ -300,7 +296,7 @@ static fl_status apply_env(bool *given, const cli_verb *verb, const cli_option *
     return st;
 }
 
-/* ---- the command line ------------------------------------------------------------------------- */
+/* ---- the command line -------------------------------------------------------------------- */
 
 typedef struct parse {
     const cli_verb *verb;
@@ -362,9 +358,10 @@ static fl_status parse_argument(parse *p, const char *token, fl_err *err)
 {
     const cli_argument *a = &p->verb->arguments[p->n_arguments];
     if (!a->name)
-        return cli_fail(err, FL_E_USAGE,
-                        "too many arguments: '%s': flatiron %s takes %d; see flatiron %s --help",
-                        token, p->verb->name, p->n_arguments, p->verb->name);
+        return cli_fail(
+            err, FL_E_USAGE,
+            "too many arguments: '%s': flatiron %s takes %d; see flatiron %s --help", token,
+            p->verb->name, p->n_arguments, p->verb->name);
     if (!*token)
         return cli_fail(err, FL_E_USAGE, "bad argument: %s: it is empty; give a path", a->name);
     *(const char **)((char *)p->args + a->offset) = token;
@@ -377,8 +374,8 @@ static fl_status check_complete(const parse *p, fl_err *err)
     const cli_argument *a = &p->verb->arguments[p->n_arguments];
     if (a->name)
         return cli_fail(err, FL_E_USAGE,
-                        "missing argument: %s: flatiron %s needs it; write flatiron %s %s", a->name,
-                        p->verb->name, p->verb->name, p->verb->usage);
+                        "missing argument: %s: flatiron %s needs it; write flatiron %s %s",
+                        a->name, p->verb->name, p->verb->name, p->verb->usage);
     for (int i = 0; i < p->verb->n_options; i++) {
         const cli_option *o = &p->verb->options[i];
         if (o->required && !p->given[i])
@@ -409,12 +406,9 @@ fl_status cli_parse(bool *done, const cli_verb *verb, void *args, int argc, char
     }
     while (p.at < argc && st == FL_OK) {
         const char *token = argv[p.at++];
-        if (!options_end && strcmp(token, "--") == 0)
-            options_end = true;
-        else if (!options_end && token[0] == '-' && token[1])
-            st = parse_option(&p, token, err);
-        else
-            st = parse_argument(&p, token, err);
+        if (!options_end && strcmp(token, "--") == 0) options_end = true;
+        else if (!options_end && token[0] == '-' && token[1]) st = parse_option(&p, token, err);
+        else st = parse_argument(&p, token, err);
     }
     for (int i = 0; i < verb->n_options && st == FL_OK; i++)
         if (!p.given[i]) st = apply_env(&p.given[i], verb, &verb->options[i], args, err);

@@ -1,7 +1,7 @@
 /* options.h - the command line as data.
  *
- * A verb is a table: its arguments, its options, its examples. From one option row follow how the
- * option is parsed and checked, its line in --help with the default (read from the freshly
+ * A verb is a table: its arguments, its options, its examples. From one option row follow how
+ * the option is parsed and checked, its line in --help with the default (read from the freshly
  * defaulted field, so it cannot be out of date), its environment mirror FLATIRON_<NAME> (the
  * command line wins), and its aliases. A row names the field of the verb's own struct that it
  * sets. Whatever is wrong is FL_E_USAGE; what later versions will have is FL_E_UNSUPPORTED.
@@ -56,7 +56,7 @@ typedef struct cli_verb {
     const char *usage; /* what follows the verb in the usage line, before [options] */
     cli_argument arguments[CLI_MAX_ARGUMENTS + 1];
     const cli_option *options;
-    int n_options; /* at most CLI_MAX_OPTIONS */
+    int n_options;        /* at most CLI_MAX_OPTIONS */
     const char *details;  /* paragraphs of the help, or NULL */
     const char *examples; /* lines, each a command */
     /* argv from the one after the verb on. */
@@ -79,6 +79,7 @@ void cli_env_name(char *env, size_t env_bytes, const char *option_name);
 /* Whether name is one of "a|b|c". */
 bool cli_in_list(const char *list, const char *name);
 
+/* clang-format off */
 /* Rows that several verbs share: struct type T, field F. */
 #define CLI_OPT_JSON(T, F)                                                                     \
     {.kind = CLI_FLAG,                                                                         \
@@ -117,5 +118,6 @@ bool cli_in_list(const char *list, const char *name);
     {.kind = CLI_GROUP, .help = (TITLE)}
 #define CLI_LATER_ROW(NAME, ARG, HELP)                                                         \
     {.kind = CLI_LATER, .name = (NAME), .arg = (ARG), .help = (HELP)}
+/* clang-format on */
 
 #endif

@@ -10,7 +10,7 @@
 
 enum { MAX_COLUMNS = 32, CELL_BYTES = 256, JSON_INDENT_SPACES = 2 };
 
-/* ---- tables --------------------------------------------------------------------------------- */
+/* ---- tables ------------------------------------------------------------------------------ */
 
 typedef struct layout {
     cli_table form;
@@ -26,12 +26,12 @@ static int text_width(const char *text)
     return n;
 }
 
-/* Keeps the columns that some row has, with their widths. */
+/* Keeps all columns for other programs, for people those that some row has; their widths. */
 static void lay_out(layout *l, const json_t *rows, const cli_column *columns, int n_columns)
 {
     char cell[CELL_BYTES];
     for (int c = 0; c < n_columns && l->n < MAX_COLUMNS; c++) {
-        bool used = false;
+        bool used = l->form != CLI_PLAIN;
         int width = text_width(columns[c].title);
         for (size_t r = 0; r < json_array_size(rows); r++) {
             const json_t *row = json_array_get(rows, r);
@@ -66,12 +66,12 @@ static void print_cell(const layout *l, int c, const char *cell)
     const int pad = l->width[c] - text_width(cell);
     switch (l->form) {
     case CLI_PLAIN:
-        if (c == 0)
-            (void)printf("%s%*s%s", cell, last ? 0 : pad, "", last ? "\n" : "  ");
-        else
-            (void)printf("%*s%s%s", pad, "", cell, last ? "\n" : "  ");
+        if (c == 0) (void)printf("%s%*s%s", cell, last ? 0 : pad, "", last ? "\n" : "  ");
+        else (void)printf("%*s%s%s", pad, "", cell, last ? "\n" : "  ");
         break;
-    case CLI_MARKDOWN: (void)printf("| %s %s", cell, last ? "|\n" : ""); break;
+    case CLI_MARKDOWN:
+        (void)printf("| %s %s", cell, last ? "|\n" : "");
+        break;
     case CLI_CSV:
         print_csv_cell(cell);
         (void)putchar(last ? '\n' : ',');
@@ -90,11 +90,11 @@ void cli_print_table(cli_table form, const json_t *rows, const cli_column *colum
         (void)printf("%s%s", c == 0 ? "|---" : "|---:", c + 1 == l.n ? "|\n" : "");
     for (size_t r = 0; r < json_array_size(rows); r++)
         for (int c = 0; c < l.n; c++)
-            print_cell(&l, c, cli_json_text(cell, sizeof cell, json_array_get(rows, r),
-                                            l.columns[c]));
+            print_cell(&l, c,
+                       cli_json_text(cell, sizeof cell, json_array_get(rows, r), l.columns[c]));
 }
 
-/* ---- JSON ----------------------------------------------------------------------------------- */
+/* ---- JSON -------------------------------------------------------------------------------- */
 
 fl_status cli_print_json(json_t *doc, fl_err *err)
 {
@@ -142,13 +142,22 @@ const char *cli_json_text(char *out, size_t out_bytes, const json_t *row,
     const double factor = column->factor != 0 ? column->factor : 1;
     if (json_is_number(v))
         (void)snprintf(out, out_bytes, column->fmt, json_number_value(v) * factor);
-    else if (json_is_string(v))
-        (void)snprintf(out, out_bytes, "%s", json_string_value(v));
+    else if (json_is_string(v)) (void)snprintf(out, out_bytes, "%s", json_string_value(v));
     else if (json_is_boolean(v))
         (void)snprintf(out, out_bytes, "%s", json_is_true(v) ? "yes" : "no");
-    else
-        (void)snprintf(out, out_bytes, "-");
+    else (void)snprintf(out, out_bytes, "-");
     return out;
+}
+
+json_t *cli_json_path(const char *path)
+{
+    char ascii[1024];
+    json_t *text = json_string(path);
+    if (text) return text;
+    (void)snprintf(ascii, sizeof ascii, "%s", path);
+    for (char *c = ascii; *c; c++)
+        if ((unsigned char)*c >= 0x80) *c = '?';
+    return json_string(ascii);
 }
 
 json_t *cli_json_number(double x)
@@ -156,7 +165,7 @@ json_t *cli_json_number(double x)
     return isfinite(x) ? json_real(x) : json_null();
 }
 
-/* ---- numbers -------------------------------------------------------------------------------- */
+/* ---- numbers ----------------------------------------------------------------------------- */
 
 const char *cli_bytes(char *out, size_t out_bytes, double n_bytes)
 {
@@ -175,10 +184,9 @@ const char *cli_bits(char *out, size_t out_bytes, int w_bits, int a_bits)
     char w[16] = "4/8", a[16] = "4/8";
     if (w_bits > 0) (void)snprintf(w, sizeof w, "%d", w_bits);
     if (a_bits > 0) (void)snprintf(a, sizeof a, "%d", a_bits);
-    if (w_bits == 16 && a_bits == 16)
-        (void)snprintf(out, out_bytes, "float");
-    else
-        (void)snprintf(out, out_bytes, "W%sA%s", w, a);
+    if (w_bits == 0 && a_bits == 0) (void)snprintf(out, out_bytes, "4/8 mix");
+    else if (w_bits == 16 && a_bits == 16) (void)snprintf(out, out_bytes, "float");
+    else (void)snprintf(out, out_bytes, "W%sA%s", w, a);
     return out;
 }
 

@@ -22,8 +22,7 @@ void cli_duration(char *out, size_t out_bytes, double seconds)
     const long s = seconds > 0 ? (long)(seconds + 0.5) : 0;
     if (s >= 3600)
         (void)snprintf(out, out_bytes, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
-    else
-        (void)snprintf(out, out_bytes, "%ld:%02ld", s / 60, s % 60);
+    else (void)snprintf(out, out_bytes, "%ld:%02ld", s / 60, s % 60);
 }
 
 static bool is_set(const char *name)
@@ -65,7 +64,7 @@ void cli_progress_show(cli_progress *p, const char *label, int done, int total,
     const double interval = p->is_terminal ? REDRAW_S : p->min_interval_s;
     if (done < total && now - p->shown_s < interval) return;
     p->shown_s = now;
-    if (eta_s < 0) eta_s = done > 0 ? elapsed * (total - done) / done : 0;
+    if (!(eta_s >= 0)) eta_s = done > 0 ? elapsed * (total - done) / done : 0;
     cli_duration(elapsed_text, sizeof elapsed_text, elapsed);
     cli_duration(eta_text, sizeof eta_text, eta_s);
     if (p->is_terminal) draw_bar(p, done, total);
@@ -83,8 +82,7 @@ static void write_line(void *user, fl_log_level level, const char *line)
     if (level == FL_LOG_WARN)
         (void)fprintf(stderr, "%swarning:%s %s\n", p->has_colour ? "\033[33m" : "",
                       p->has_colour ? "\033[0m" : "", line);
-    else
-        (void)fprintf(stderr, "%s\n", line);
+    else (void)fprintf(stderr, "%s\n", line);
 }
 
 fl_log cli_progress_log(cli_progress *p)

@@ -17,7 +17,8 @@ typedef struct cli_progress {
 } cli_progress;
 
 void cli_progress_init(cli_progress *p, double min_interval_s);
-/* "<label> done/total  detail  elapsed 0:12  ETA 0:30"; eta_s < 0: estimated from done/total. */
+/* "<label> done/total  detail  elapsed 0:12  ETA 0:30"; eta_s < 0 or NaN: estimated from
+ * done/total. */
 void cli_progress_show(cli_progress *p, const char *label, int done, int total,
                        const char *detail, double eta_s);
 void cli_progress_clear(cli_progress *p);

@@ -135,6 +135,7 @@ typedef struct fl_generate_options {
     size_t n_prompt_bytes;
     const char *prompt_path; /* NULL (default), or a file whose text is the prompt */
     int n_predict;           /* default 128; < 0: until the end token or the context's end */
+    bool special;            /* default false: special tokens add nothing to the text */
     fl_sample_options sample;
     /* Called after each token with the whole UTF-8 characters that it completed (n_bytes may be
      * 0); return false to stop. May be NULL. */
@@ -152,8 +153,8 @@ typedef struct fl_generate_result {
                                   "cancelled" */
     double prefill_s, decode_s;
 } fl_generate_result;
-/* Continues the session's sequence with the prompt (the tokenizer's post-processor is applied when
- * the session is empty) and n_predict tokens; the last of them is not fed back. On failure
+/* Continues the session's sequence with the prompt (the tokenizer's post-processor is applied
+ * when the session is empty) and n_predict tokens; the last of them is not fed back. On failure
  * *result is empty. FL_E_USAGE (options, a prompt without tokens or longer than the context),
  * FL_E_INPUT (prompt_path), FL_E_NOMEM, FL_E_FAIL (the model's logits are no numbers). */
 FL_API fl_status fl_session_generate(fl_generate_result *result, fl_session *session,
@@ -167,8 +168,8 @@ typedef enum fl_switch { FL_AUTO = -1, FL_OFF = 0, FL_ON = 1 } fl_switch;
 
 typedef struct fl_quantize_progress {
     const char *stage; /* "plan", "quantize", "write" */
-    int block, n_blocks;
-    double elapsed_s, eta_s;
+    int block, n_blocks;     /* the block that was finished, from 0 */
+    double elapsed_s, eta_s; /* eta_s NaN: not known */
     double loss; /* relative squared error of the block's output against the float block */
 } fl_quantize_progress;
 
@@ -251,7 +252,7 @@ FL_API void fl_eval_options_defaults(fl_eval_options *o);
 
 /* What was evaluated: a figure without it means little. */
 typedef struct fl_eval_model {
-    char quant_method[32]; /* as in fl_engine_info, like the fields below; "" without baseline */
+    char quant_method[32]; /* as in fl_engine_info, like all of these; "": no baseline */
     int w_bits, a_bits, head_bits;
     const char *kv_format;
     size_t weight_bytes;
@@ -276,8 +277,10 @@ FL_API fl_status fl_eval_run(fl_eval_result *result, const fl_eval_options *opti
                              fl_err *err);
 
 /* Checks every tensor of a model directory against its config (names, shapes, types, finite
- * values, codes in range). *report_json: {"tensors":N,"bytes":N,"problems":[...]}; FL_E_INPUT
- * on the first problem that makes the model unusable, with the report still given. */
+ * values, codes in range). *report_json: {"model":..,"quant_method":..,"tensors":N,"bytes":N,
+ * "problems":[text],"unexpected":[name]}; unexpected tensors are ignored by the model and are no
+ * problem. With problems the model cannot be used: the status and text of the first one
+ * (FL_E_INPUT, or FL_E_UNSUPPORTED), with the report still given. */
 FL_API fl_status fl_verify_run(char **report_json, const char *model_dir, fl_err *err);
 
 /* What the model is and how it was made: {"family":..,"n_layers":.., ... "n_params":..,
@@ -300,8 +303,8 @@ FL_API void fl_bench_options_defaults(fl_bench_options *o);
 FL_API fl_status fl_bench_kernels_run(char **report_json, const fl_bench_options *options,
                                       fl_err *err);
 
-/* What there is to compute on: {"devices":[{"device":"cpu","name":..,"isa":["avx2",..],"highest_isa":..,
- * "cores":N,"threads":N,"memory_bytes":N,"memory_available_bytes":N}]}. */
+/* What there is to compute on: {"devices":[{"device":"cpu","name":..,"isa":["avx2",..],
+ * "highest_isa":..,"cores":N,"threads":N,"memory_bytes":N,"memory_available_bytes":N}]}. */
 FL_API fl_status fl_devices_run(char **report_json, fl_err *err);
 
 #ifdef __cplusplus

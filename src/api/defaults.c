@@ -1,4 +1,5 @@
-/* defaults.c - defaults of the public option structs, exit codes, freeing what the library gave.
+/* defaults.c - defaults of the public option structs, exit codes, freeing what the library
+ * gave.
  * SPDX-License-Identifier: MIT */
 #include "base/mem.h"
 #include "base/status.h"
@@ -11,16 +12,24 @@ const char *fl_version(void)
 int fl_exit_code(fl_status status)
 {
     switch (status) {
-    case FL_OK: return 0;
-    case FL_E_USAGE: return 2;
-    case FL_E_INPUT: return 3;
+    case FL_OK:
+        return 0;
+    case FL_E_USAGE:
+        return 2;
+    case FL_E_INPUT:
+        return 3;
     case FL_E_NOMEM:
-    case FL_E_NOSPACE: return 4;
-    case FL_E_GATE: return 5;
-    case FL_E_UNSUPPORTED: return 6;
-    case FL_E_INTERRUPTED: return 130;
+    case FL_E_NOSPACE:
+        return 4;
+    case FL_E_GATE:
+        return 5;
+    case FL_E_UNSUPPORTED:
+        return 6;
+    case FL_E_INTERRUPTED:
+        return 130;
     case FL_E_FAIL:
-    case FL_E_IO: break;
+    case FL_E_IO:
+        break;
     }
     return 1;
 }
@@ -72,13 +81,12 @@ void fl_quantize_options_defaults(fl_quantize_options *o)
         .flatten = FL_AUTO,
         .unsigned_codes = FL_AUTO,
         .bias_correction = FL_AUTO,
-        .alpha = 0.5,
-        .beta = 1.3,
+        .alpha = -1,
+        .beta = -1,
         .threshold = "mean",
         .flatten_max_ratio = 0.30,
         .int4_ratio = 0.4829,
         .gamma = -1,
-        .select = "kl",
         .flatten_weights = FL_AUTO,
         .damping = 0.01,
         .gptq_block = 128,

@@ -66,10 +66,11 @@ fl_status fl__engine_check_ids(const fl_model *model, const int32_t *ids, size_t
 {
     for (size_t i = 0; i < n_ids; i++)
         if (ids[i] < 0 || ids[i] >= model->cfg.vocab_size)
-            return fl__fail(err, FL_E_INPUT,
-                            "tokenizer and model do not fit: %s: token %d at position %zu, but the "
-                            "embedding has %d rows; use the tokenizer that belongs to the model",
-                            model->dir, (int)ids[i], i, model->cfg.vocab_size);
+            return fl__fail(
+                err, FL_E_INPUT,
+                "tokenizer and model do not fit: %s: token %d at position %zu, but the "
+                "embedding has %d rows; use the tokenizer that belongs to the model",
+                model->dir, (int)ids[i], i, model->cfg.vocab_size);
     return FL_OK;
 }
 

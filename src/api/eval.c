@@ -1,8 +1,9 @@
 /* eval.c - perplexity of a model on a text file, alone or beside a baseline.
  *
- * Both models must agree on what the tokens of the text are, or the comparison means nothing: the
- * text is encoded by both tokenizers and the ids are compared, and the vocabularies must have
- * the same size. SPDX-License-Identifier: MIT */
+ * Both models must agree on what the tokens of the text are, or the comparison means nothing:
+ * the text is encoded by both tokenizers and the ids are compared, and the vocabularies must
+ * have the same size.
+ * SPDX-License-Identifier: MIT */
 #include "api/engine.h"
 
 #include "api/exec_options.h"
@@ -51,19 +52,21 @@ static fl_status check_same_tokens(const side *model, const side *baseline, fl_e
     const int n_vocab = model->model->cfg.vocab_size;
     const int base_vocab = baseline->model->cfg.vocab_size;
     if (n_vocab != base_vocab)
-        return fl__fail(err, FL_E_INPUT,
-                        "models do not compare: %s: vocabulary of %d tokens, the baseline %s has %d; "
-                        "use the float model that this one was made from",
-                        model->dir, n_vocab, baseline->dir, base_vocab);
+        return fl__fail(
+            err, FL_E_INPUT,
+            "models do not compare: %s: vocabulary of %d tokens, the baseline %s has %d; "
+            "use the float model that this one was made from",
+            model->dir, n_vocab, baseline->dir, base_vocab);
     const size_t n = FL_MIN(model->n_ids, baseline->n_ids);
     size_t at = 0;
     while (at < n && model->ids[at] == baseline->ids[at]) at++;
     if (at == n && model->n_ids == baseline->n_ids) return FL_OK;
-    return fl__fail(err, FL_E_INPUT,
-                    "models do not compare: %s: its tokens of the text differ from those of the "
-                    "baseline %s from number %zu on; use the float model that this one was made "
-                    "from",
-                    model->dir, baseline->dir, at);
+    return fl__fail(
+        err, FL_E_INPUT,
+        "models do not compare: %s: its tokens of the text differ from those of the "
+        "baseline %s from number %zu on; use the float model that this one was made "
+        "from",
+        model->dir, baseline->dir, at);
 }
 
 static int default_seq_len(const side *model, const side *baseline)
@@ -131,8 +134,7 @@ static fl_status run(fl_eval_result *result, const fl_eval_options *o, const fl_
 static fl_status check_options(const fl_eval_options *o, fl_err *err)
 {
     if (!o->model_dir || !o->ppl_path)
-        return fl__fail(err, FL_E_USAGE,
-                        "missing option: eval: %s is not set; name it",
+        return fl__fail(err, FL_E_USAGE, "missing option: eval: %s is not set; name it",
                         o->model_dir ? "ppl_path" : "model_dir");
     if (o->max_windows < 0)
         return fl__fail(err, FL_E_USAGE,

@@ -14,10 +14,11 @@ fl_status fl__exec_resolve(fl_exec *ex, const char *isa, int n_threads, const fl
     uint32_t wanted;
     const char *level = isa ? isa : "native";
     if (fl__isa_parse(level, &wanted) != 0)
-        return fl__fail(err, FL_E_USAGE,
-                        "bad option: isa: '%s' is no known instruction set; use native, ref, avx2, "
-                        "avxvnni, avx512, avx512vnni or amx",
-                        level);
+        return fl__fail(
+            err, FL_E_USAGE,
+            "bad option: isa: '%s' is no known instruction set; use native, ref, avx2, "
+            "avxvnni, avx512, avx512vnni or amx",
+            level);
     if (n_threads < 0 || n_threads > MAX_THREADS)
         return fl__fail(err, FL_E_USAGE,
                         "bad option: threads: %d is out of range; use 0 (one per core) to %d",

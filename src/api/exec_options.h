@@ -6,8 +6,9 @@
 #include "base/exec.h"
 #include "base/status.h"
 
-/* isa: a level's name, NULL for native; a level above the machine's is lowered to what there is, and
- * log says so. n_threads: 0 for one per core. FL_E_USAGE: unknown isa, n_threads out of range. */
+/* isa: a level's name, NULL for native; a level above the machine's is lowered to what there
+ * is, and log says so. n_threads: 0 for one per core. FL_E_USAGE: unknown isa, n_threads out of
+ * range. */
 fl_status fl__exec_resolve(fl_exec *ex, const char *isa, int n_threads, const fl_log *log,
                            fl_err *err);
 

@@ -42,14 +42,15 @@ static fl_status emit(job *j, const char *text, size_t n_bytes, bool *go_on, fl_
     return FL_OK;
 }
 
-/* ---- prompt --------------------------------------------------------------------------------- */
+/* ---- prompt ------------------------------------------------------------------------------ */
 
 static fl_status check_prompt(const job *j, size_t n_ids, fl_err *err)
 {
     const fl_session *s = j->session;
     if (n_ids == 0)
-        return fl__fail(err, FL_E_USAGE,
-                        "empty prompt: generate: it has no tokens; give at least one character");
+        return fl__fail(
+            err, FL_E_USAGE,
+            "empty prompt: generate: it has no tokens; give at least one character");
     if (n_ids > (size_t)(s->n_positions - s->length))
         return fl__fail(err, FL_E_USAGE,
                         "prompt too long: generate: %zu tokens, the context has room for %d; "
@@ -63,7 +64,8 @@ static fl_status feed_prompt(job *j, const char *text, size_t n_bytes, fl_err *e
     fl_session *s = j->session;
     int32_t *ids = NULL;
     size_t n_ids = 0;
-    fl_status st = fl_engine_encode(&ids, &n_ids, s->engine, text, n_bytes, s->length == 0, err);
+    fl_status st =
+        fl_engine_encode(&ids, &n_ids, s->engine, text, n_bytes, s->length == 0, err);
     if (st == FL_OK) st = check_prompt(j, n_ids, err);
     if (st == FL_OK) st = fl_session_feed(s, ids, n_ids, &j->logits, err);
     if (st == FL_OK) j->result->n_prompt_tokens = (int)n_ids;
@@ -87,7 +89,7 @@ static fl_status run_prompt(job *j, fl_err *err)
     return st;
 }
 
-/* ---- decoding ------------------------------------------------------------------------------- */
+/* ---- decoding ---------------------------------------------------------------------------- */
 
 /* Tokens that may be generated: each but the last needs a place in the context. */
 static int max_tokens(const job *j)
@@ -106,7 +108,7 @@ static fl_status prepare_loop(job *j, fl_err *err)
     if (!j->result->ids) return fl__fail_nomem(err, "token ids", n * sizeof *j->result->ids);
     j->result->text = fl__calloc(j->text_room, 1);
     if (!j->result->text) return fl__fail_nomem(err, "text", j->text_room);
-    return fl__detok_new(&j->detok, e->tokenizer, true, err);
+    return fl__detok_new(&j->detok, e->tokenizer, !j->options->special, err);
 }
 
 static bool is_end(const fl_model_config *cfg, int32_t id)
@@ -127,10 +129,11 @@ static fl_status step(job *j, int n_max, const char **reason, fl_err *err)
     const int32_t id =
         fl__sampler_pick(&j->sampler, j->logits, s->ids, (size_t)s->length, s->length);
     if (id < 0)
-        return fl__fail(err, FL_E_FAIL,
-                        "generation failed: position %d: the logits are no finite numbers; check "
-                        "the model with flatiron verify",
-                        s->length);
+        return fl__fail(
+            err, FL_E_FAIL,
+            "generation failed: position %d: the logits are no finite numbers; check "
+            "the model with flatiron verify",
+            s->length);
     if (is_end(&s->engine->model->cfg, id)) {
         *reason = "stop";
         return FL_OK;
@@ -139,10 +142,8 @@ static fl_status step(job *j, int n_max, const char **reason, fl_err *err)
     fl_status st = fl__detok_push(&text, &n_bytes, j->detok, id, err);
     if (st == FL_OK) st = emit(j, text, n_bytes, &go_on, err);
     if (st != FL_OK) return st;
-    if (!go_on)
-        *reason = "cancelled";
-    else if (r->n_tokens < n_max)
-        st = fl_session_feed(s, &id, 1, &j->logits, err);
+    if (!go_on) *reason = "cancelled";
+    else if (r->n_tokens < n_max) st = fl_session_feed(s, &id, 1, &j->logits, err);
     return st;
 }
 
@@ -153,7 +154,8 @@ static fl_status run_loop(job *j, fl_err *err)
     size_t n_bytes;
     bool go_on;
     fl_status st = FL_OK;
-    while (st == FL_OK && !reason && j->result->n_tokens < n_max) st = step(j, n_max, &reason, err);
+    while (st == FL_OK && !reason && j->result->n_tokens < n_max)
+        st = step(j, n_max, &reason, err);
     if (st == FL_OK) st = fl__detok_finish(&text, &n_bytes, j->detok, err);
     if (st == FL_OK && n_bytes > 0) st = emit(j, text, n_bytes, &go_on, err);
     j->result->finish_reason = reason ? reason : "length";
@@ -165,8 +167,8 @@ fl_status fl_session_generate(fl_generate_result *result, fl_session *session,
 {
     job j = {.session = session, .options = options, .result = result};
     memset(result, 0, sizeof *result);
-    fl_status st =
-        fl__sampler_init(&j.sampler, &options->sample, session->engine->model->cfg.vocab_size, err);
+    fl_status st = fl__sampler_init(&j.sampler, &options->sample,
+                                    session->engine->model->cfg.vocab_size, err);
     const double start = fl__now_s();
     if (st == FL_OK) st = run_prompt(&j, err);
     const double decoding = fl__now_s();

@@ -18,7 +18,8 @@ static int add_tensors(json_t *report, const fl_tensors *set)
             failed |= json_object_set_new(types, type,
                                           json_pack("{s:i, s:i}", "tensors", 0, "bytes", 0));
         json_t *row = json_object_get(types, type);
-        json_t *tensors = json_object_get(row, "tensors"), *bytes = json_object_get(row, "bytes");
+        json_t *tensors = json_object_get(row, "tensors"),
+               *bytes = json_object_get(row, "bytes");
         failed |= json_integer_set(tensors, json_integer_value(tensors) + 1);
         failed |= json_integer_set(bytes, json_integer_value(bytes) + (json_int_t)t->n_bytes);
         total += (json_int_t)t->n_bytes;
@@ -31,13 +32,13 @@ static int add_tensors(json_t *report, const fl_tensors *set)
 static json_t *build_report(const fl_model *m)
 {
     const fl_model_config *c = &m->cfg;
-    json_t *report = json_pack(
-        "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:I}", "family",
-        c->family == FL_FAMILY_OPT ? "opt" : "llama", "quant_method", m->quant_method, "n_layers",
-        c->n_layers, "hidden_size", c->hidden_size, "n_heads", c->n_heads, "n_kv_heads",
-        c->n_kv_heads, "head_dim", c->head_dim, "ffn_size", c->ffn_size, "vocab_size",
-        c->vocab_size, "n_positions", c->n_positions, "tied_head", c->tied_head ? 1 : 0,
-        "n_params", (json_int_t)m->n_params);
+    json_t *report =
+        json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:I}", "family",
+                  c->family == FL_FAMILY_OPT ? "opt" : "llama", "quant_method", m->quant_method,
+                  "n_layers", c->n_layers, "hidden_size", c->hidden_size, "n_heads", c->n_heads,
+                  "n_kv_heads", c->n_kv_heads, "head_dim", c->head_dim, "ffn_size", c->ffn_size,
+                  "vocab_size", c->vocab_size, "n_positions", c->n_positions, "tied_head",
+                  c->tied_head ? 1 : 0, "n_params", (json_int_t)m->n_params);
     int failed = add_tensors(report, m->tensors);
     failed |= json_object_set_new(report, "quantization",
                                   c->quant ? json_incref(c->quant) : json_null());

@@ -23,14 +23,13 @@ static fl_status session_init(fl_session *s, int n_positions, fl_err *err)
                                err);
     if (st != FL_OK) return st;
     s->ids = fl__alloc((size_t)n_positions, sizeof *s->ids);
-    if (!s->ids)
-        return fl__fail_nomem(err, "token ids", (size_t)n_positions * sizeof *s->ids);
+    if (!s->ids) return fl__fail_nomem(err, "token ids", (size_t)n_positions * sizeof *s->ids);
     s->logits = fl__alloc(n_vocab, sizeof *s->logits);
     return s->logits ? FL_OK : fl__fail_nomem(err, "logits", n_vocab * sizeof *s->logits);
 }
 
-fl_status fl_session_new(fl_session **out, fl_engine *engine,
-                         const fl_session_options *options, fl_err *err)
+fl_status fl_session_new(fl_session **out, fl_engine *engine, const fl_session_options *options,
+                         fl_err *err)
 {
     const int context = engine->model->cfg.n_positions;
     const int n_positions = options && options->n_positions ? options->n_positions : context;
@@ -69,15 +68,17 @@ static fl_status check_feed(const fl_session *s, const int32_t *ids, size_t n_id
         return fl__fail(err, FL_E_USAGE,
                         "nothing to feed: session: no token ids; feed at least one");
     if (n_ids > (size_t)(s->n_positions - s->length))
-        return fl__fail(err, FL_E_USAGE,
-                        "context full: session: %zu tokens more than the %d already there do not "
-                        "fit in %d; use a shorter prompt or a larger context",
-                        n_ids, s->length, s->n_positions);
+        return fl__fail(
+            err, FL_E_USAGE,
+            "context full: session: %zu tokens more than the %d already there do not "
+            "fit in %d; use a shorter prompt or a larger context",
+            n_ids, s->length, s->n_positions);
     for (size_t i = 0; i < n_ids; i++)
         if (ids[i] < 0 || ids[i] >= n_vocab)
-            return fl__fail(err, FL_E_USAGE,
-                            "bad token id: session: %d, number %zu of those fed; ids are 0 to %d",
-                            (int)ids[i], i, n_vocab - 1);
+            return fl__fail(
+                err, FL_E_USAGE,
+                "bad token id: session: %d, number %zu of those fed; ids are 0 to %d",
+                (int)ids[i], i, n_vocab - 1);
     return FL_OK;
 }
 

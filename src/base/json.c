@@ -105,6 +105,19 @@ char *fl__json_dump(const json_t *v, int indent)
     return text;
 }
 
+json_t *fl__json_text(const char *text)
+{
+    json_t *v = json_string(text);
+    if (v) return v;
+    char *ascii = fl__strdup(text);
+    if (!ascii) return NULL;
+    for (char *c = ascii; *c; c++)
+        if ((unsigned char)*c > 0x7f) *c = '?';
+    v = json_string(ascii);
+    fl__free(&ascii);
+    return v;
+}
+
 /* The field, or NULL when it is absent; *st says whether absence is an error. */
 static json_t *field(fl_status *st, const json_t *o, const char *key, bool required,
                      const char *where, fl_err *err)

@@ -19,6 +19,10 @@ fl_status fl__json_load(json_t **out, const char *path, size_t max_bytes, fl_err
 /* json_dumps into our own memory (indent 0: compact), keys in insertion order; or NULL. */
 char *fl__json_dump(const json_t *v, int indent);
 
+/* A string for texts that may hold any bytes, such as paths: where text is no UTF-8, '?' stands
+ * for each byte above 0x7f. NULL when out of memory. */
+json_t *fl__json_text(const char *text);
+
 /* Typed fields of object o. Absent key: *value keeps what it holds and FL_OK, unless required.
  * JSON null counts as absent. Wrong type or out of range: FL_E_INPUT naming `where` and key. */
 fl_status fl__json_get_int(const json_t *o, const char *key, bool required, int64_t min,

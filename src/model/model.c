@@ -45,7 +45,7 @@ static fl_status load_matrix(fl_linear *lin, const fl_model *model, const char *
 static fl_status load_norm(fl_norm *norm, const fl_model *model, const char *name, bool has_bias,
                            fl_err *err)
 {
-    char full[FL_MAX_TENSOR_NAME];
+    char full[FL_MAX_TENSOR_NAME + 8];
     (void)snprintf(full, sizeof full, "%s.weight", name);
     fl_status st = fl__model_vector(&norm->gain, model, full, model->cfg.hidden_size, err);
     if (!st && has_bias) {
@@ -251,13 +251,11 @@ static void count(fl_model *model)
             model->weight_bytes += linear_bytes(&model->blocks[i].linear[lin]);
 }
 
-fl_status fl__model_open(fl_model **out, const char *dir, const fl_exec *ex, bool streaming,
-                         fl_err *err)
+fl_status fl__model_open_config(fl_model **out, const char *dir, fl_err *err)
 {
     fl_status st;
     fl_model *model;
 
-    (void)ex;
     *out = NULL;
     model = fl__calloc(1, sizeof *model);
     if (!model) return fl__fail_nomem(err, "model", sizeof *model);
@@ -274,16 +272,31 @@ fl_status fl__model_open(fl_model **out, const char *dir, const fl_exec *ex, boo
     if ((st = find_prefix(model, err))) goto out;
     if (model->cfg.quant && (st = fl__quantized_config_load(model, err))) goto out;
     fl__family(&model->cfg)->build(&model->program, &model->cfg);
-    if ((st = load_embeddings(model, err))) goto out;
-    if ((st = load_head(model, err))) goto out;
-    if ((st = build_rope(model, err))) goto out;
-    if (!streaming && (st = load_blocks(model, err))) goto out;
-    count(model);
     *out = model;
     model = NULL;
 out:
     fl__model_close(&model);
     return st;
+}
+
+fl_status fl__model_open(fl_model **out, const char *dir, const fl_exec *ex, bool streaming,
+                         fl_err *err)
+{
+    fl_model *model;
+    (void)ex;
+    *out = NULL;
+    fl_status st = fl__model_open_config(&model, dir, err);
+    if (!st) st = load_embeddings(model, err);
+    if (!st) st = load_head(model, err);
+    if (!st) st = build_rope(model, err);
+    if (!st && !streaming) st = load_blocks(model, err);
+    if (st) {
+        fl__model_close(&model);
+        return st;
+    }
+    count(model);
+    *out = model;
+    return FL_OK;
 }
 
 void fl__model_close(fl_model **model)

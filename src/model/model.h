@@ -42,6 +42,7 @@ typedef struct fl_op {
 typedef struct fl_program {
     fl_op ops[FL_MAX_OPS];
     int n_ops;
+    int n_attention_ops; /* the first half: until the MLP's half starts from FL_BUF_X alone */
     int width[FL_N_BUFS]; /* floats per row of each buffer, 0: unused */
 } fl_program;
 
@@ -99,6 +100,9 @@ typedef struct fl_workspace {
     size_t scratch_bytes;
 } fl_workspace;
 
+/* Config and tensor headers only: the weights, norms and blocks of *out are empty. For those who want
+ * to know what a model is or ought to be. */
+fl_status fl__model_open_config(fl_model **out, const char *dir, fl_err *err);
 /* Opens a model directory, float or quantised. streaming: blocks stay unloaded, see fl__block_load. */
 fl_status fl__model_open(fl_model **out, const char *dir, const fl_exec *ex, bool streaming,
                          fl_err *err);
@@ -119,10 +123,13 @@ void fl__model_embed(const fl_model *model, const fl_exec *ex, fl_workspace *ws,
 
 /* Called before an FL_OP_SITE runs, with its input; may be NULL. Returning false ends the walk there. */
 typedef bool fl_site_hook(void *user, int site, const float *x, int n_rows);
+/* Which ops of a block to run. A half starts from FL_BUF_X alone and leaves its result there. */
+typedef enum fl_half { FL_HALF_BOTH, FL_HALF_ATTENTION, FL_HALF_MLP } fl_half;
+
 /* buf[FL_BUF_X] <- block(buf[FL_BUF_X]); `layer` is the cache's layer index. The cache has room. */
-void fl__block_run(const fl_model *model, const fl_block *block, int layer, const fl_exec *ex,
-                   fl_workspace *ws, fl_kv_cache *kv, const fl_span *spans, int n_spans,
-                   fl_site_hook *hook, void *user);
+void fl__block_run(const fl_model *model, const fl_block *block, int layer, fl_half half,
+                   const fl_exec *ex, fl_workspace *ws, fl_kv_cache *kv, const fl_span *spans,
+                   int n_spans, fl_site_hook *hook, void *user);
 
 /* All blocks and the final norm: hidden states of the batch, ready for fl__model_logits, are left in ws (borrowed,
  * [n_rows, embed_size]). Resizes the cache's sequences to hold the spans. */

@@ -6,6 +6,7 @@
 #include "quant/gptq.h"
 
 #include "base/mem.h"
+#include "quant/round.h"
 #include "quant/weight_scale.h"
 
 #include <cblas.h>
@@ -68,6 +69,15 @@ static void fill_cross(fl_gptq *q, const fl_gram *g, double lambda)
                                       (i == j ? lambda : 0));
 }
 
+/* LAPACK's Cholesky may take a NaN for a positive pivot, so it is not asked. */
+static bool is_finite(const fl_gram *g)
+{
+    const size_t n = (size_t)g->K * (size_t)g->K;
+    float sum = 0; /* of zeros, or NaN */
+    for (size_t i = 0; i < n; i++) sum += g->h[i] * 0 + (g->c ? g->c[i] * 0 : 0);
+    return sum == 0;
+}
+
 /* ---- order ---------------------------------------------------------------------------------------- */
 
 typedef struct ranked {
@@ -126,9 +136,8 @@ static fl_status factorise(fl_gptq *q, double *a, double *work, double mean_diag
         return FL_OK;
     }
     return fl__fail(err, FL_E_FAIL,
-                    "GPTQ: Hessian of %d channels: not positive definite even with damping 1; the "
-                    "activations are not finite or all equal, check the model with flatiron verify",
-                    q->K);
+                    "GPTQ: Hessian of %d channels: not positive definite even with damping %g; start "
+                    "from a larger --damping", q->K, q->damping_used / 10);
 }
 
 fl_status fl__gptq_init(fl_gptq *q, const fl_gram *g, const fl_gptq_options *o,
@@ -140,6 +149,10 @@ fl_status fl__gptq_init(fl_gptq *q, const fl_gram *g, const fl_gptq_options *o,
 
     (void)ex;
     *q = (fl_gptq){.o = *o, .K = g->K};
+    if (!is_finite(g))
+        return fl__fail(err, FL_E_FAIL,
+                        "GPTQ: Hessian of %d channels: the activations behind it are not all "
+                        "finite; check the model with flatiron verify", g->K);
     q->a = fl__alloc(K * K, sizeof *q->a);
     q->u = fl__alloc(K * K, sizeof *q->u);
     q->diag = fl__alloc(K, sizeof *q->diag);
@@ -158,9 +171,7 @@ fl_status fl__gptq_init(fl_gptq *q, const fl_gram *g, const fl_gptq_options *o,
     for (size_t i = 0; i < K; i++) q->diag[i] = (float)q->a[i * K + i];
     if ((st = fill_order(q, err))) goto out;
     if ((st = factorise(q, q->a, work, mean_diag, err))) goto out;
-    if (!o->compensate) {
-        goto out;
-    }
+    if (!o->compensate) goto out;
     fill_cross(q, g, q->damping_used * (mean_diag > 0 ? mean_diag : 1.0));
     if (LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'L', g->K, q->a, g->K))
         st = fl__fail(err, FL_E_FAIL, "GPTQ: Hessian of %d channels: factorisation failed; use "
@@ -220,7 +231,7 @@ static void sweep_chunk(void *arg, int64_t item, int thread)
             float *row = x + (size_t)r * (size_t)K;
             for (int j = b0; j < b1; j++) {
                 const float *u = s->q->u + (size_t)j * (size_t)K;
-                float code = rintf(row[j] * inv);
+                float code = fl__round(row[j] * inv);
                 code = code < lo ? lo : code > hi ? hi : code;
                 const float d = (row[j] - scale * code) / u[j];
                 for (int k = j + 1; k < b1; k++) row[k] -= d * u[k];

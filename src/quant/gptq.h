@@ -35,14 +35,14 @@ typedef struct fl_gptq {
 
 /* Bytes beside the gram while a site is being solved. */
 size_t fl__gptq_bytes(int K, int max_n_out, const fl_gptq_options *o);
-/* Factorises. FL_E_FAIL when A stays singular with damping 1 (non-finite activations); FL_E_NOMEM. */
+/* Factorises. FL_E_FAIL: activations that are not finite, or A singular whatever the damping; FL_E_NOMEM. */
 fl_status fl__gptq_init(fl_gptq *q, const fl_gram *g, const fl_gptq_options *o,
                         const fl_exec *ex, fl_err *err);
 void fl__gptq_fini(fl_gptq *q);
 
 /* Rounds w [N, K]: codes [N, K], scale [N] ([1] per tensor). bias_shift [N] receives what must be added to the bias
- * (zeros when not centred). w is overwritten with W~. *relative_error: tr(E A E^T) / tr(W A W^T) with E the
- * remaining error against W~. */
+ * (zeros when not centred). w is overwritten with W~. *relative_error: tr(E A E^T) over
+ * sum_nk W~_nk^2 A_kk, with E the remaining error against W~. */
 fl_status fl__gptq_round(const fl_gptq *q, const fl_exec *ex, int8_t *codes, float *scale,
                          float *bias_shift, float *w, int N, int bits, bool per_tensor,
                          double *relative_error, fl_err *err);

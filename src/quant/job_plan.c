@@ -189,9 +189,6 @@ static fl_status plan_block(planner *p, int layer, fl_err *err)
         st = choose_site(p, &p->all[layer * FL_N_SITES + i], &block, i, &stats[i], err);
     for (int i = 0; i < FL_N_SITES; i++) fl__site_stats_fini(&stats[i]);
     if (!st && p->job->c.mixed) st = measure_costs(p, layer, &block, err);
-    if (!st && !fl__stream_walk(s, FL_LANE_FLOAT, &block, true, NULL, NULL, NULL))
-        st = fl__fail(err, FL_E_INTERRUPTED, "quantize: interrupted: while planning, nothing is lost but the plan; "
-                                             "start again with --resume");
     fl__block_fini(&block);
     return st;
 }

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "model/quantized.h"
 
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
@@ -93,6 +94,12 @@ static double real_or_nan(const json_t *o, const char *key)
     return json_is_number(v) ? json_number_value(v) : NAN;
 }
 
+static fl_status damaged(const char *where, const char *what, double value, fl_err *err)
+{
+    return fl__fail(err, FL_E_INPUT, "checkpoint: %s: %s of %g; start again without --resume", where,
+                    what, value);
+}
+
 static fl_status parse_vectors(fl_site_plan *p, const json_t *o, const char *where, fl_err *err)
 {
     const json_t *smooth = json_object_get(o, "smooth"), *copies = json_object_get(o, "copies");
@@ -105,13 +112,15 @@ static fl_status parse_vectors(fl_site_plan *p, const json_t *o, const char *whe
     p->copies = n_copies ? fl__alloc(n, sizeof *p->copies) : NULL;
     if ((n_smooth && !p->smooth) || (n_copies && !p->copies))
         return fl__fail_nomem(err, "plan", n * sizeof *p->smooth);
-    for (size_t c = 0; c < n_smooth; c++)
-        p->smooth[c] = (float)json_number_value(json_array_get(smooth, c));
+    for (size_t c = 0; c < n_smooth; c++) {
+        const double s = json_number_value(json_array_get(smooth, c)); /* 0 when it is none */
+        if (!((float)s > 0) || !isfinite((float)s))
+            return damaged(where, "a smoothing factor", s, err);
+        p->smooth[c] = (float)s;
+    }
     for (size_t c = 0; c < n_copies; c++) {
         const json_int_t k = json_integer_value(json_array_get(copies, c));
-        if (k < 1 || k > FL_MAX_COPIES)
-            return fl__fail(err, FL_E_INPUT, "checkpoint: %s: %lld copies of a channel; start again without "
-                                             "--resume", where, (long long)k);
+        if (k < 1 || k > FL_MAX_COPIES) return damaged(where, "copies of a channel", (double)k, err);
         p->copies[c] = (uint16_t)k;
     }
     return FL_OK;
@@ -124,12 +133,36 @@ static int act_of(const char *name)
     return -1;
 }
 
-static fl_status parse_site(fl_site_plan *p, const json_t *o, const char *where, fl_err *err)
+/* Sites stand in the order in which they run. */
+static fl_status check_place(const json_t *o, int i, const char *where, fl_err *err)
+{
+    const char *site;
+    int64_t layer;
+    fl_status st;
+    if ((st = fl__json_get_int(o, "layer", true, 0, INT_MAX, &layer, where, err)) ||
+        (st = fl__json_get_string(o, "site", true, &site, where, err)))
+        return st;
+    if (layer == i / FL_N_SITES && strcmp(site, fl__site_names[i % FL_N_SITES]) == 0) return FL_OK;
+    return damaged(where, "another site in the place of number", i, err);
+}
+
+static fl_status check_bits(const fl_site_plan *p, const char *where, fl_err *err)
+{
+    const int w = p->w_bits, a = p->a_bits;
+    if (w != 4 && w != 8 && w != 16) return damaged(where, "w_bits", w, err);
+    if (a != 4 && a != 8 && a != 16) return damaged(where, "a_bits", a, err);
+    if (p->act == FL_ACT_STATIC && !(p->scale > 0 && isfinite(p->scale)))
+        return damaged(where, "a scale", (double)p->scale, err);
+    return FL_OK;
+}
+
+static fl_status parse_site(fl_site_plan *p, const json_t *o, int i, const char *where, fl_err *err)
 {
     int64_t w_bits, a_bits;
     const char *act;
     fl_status st;
-    if ((st = fl__json_get_int(o, "w_bits", true, 4, 16, &w_bits, where, err)) ||
+    if ((st = check_place(o, i, where, err)) ||
+        (st = fl__json_get_int(o, "w_bits", true, 4, 16, &w_bits, where, err)) ||
         (st = fl__json_get_int(o, "a_bits", true, 4, 16, &a_bits, where, err)) ||
         (st = fl__json_get_bool(o, "unsigned", true, &p->is_unsigned, where, err)) ||
         (st = fl__json_get_int(o, "outlier_channels", true, 0, INT64_MAX, &p->n_outliers, where, err)) ||
@@ -151,7 +184,8 @@ static fl_status parse_site(fl_site_plan *p, const json_t *o, const char *where,
     p->d4 = real_or_nan(o, "d4");
     p->d8 = real_or_nan(o, "d8");
     p->cost4 = real_or_nan(o, "cost4");
-    return parse_vectors(p, o, where, err);
+    st = check_bits(p, where, err);
+    return st ? st : parse_vectors(p, o, where, err);
 }
 
 fl_status fl__plan_from_json(fl_plan **out, const json_t *root, const fl_model_config *cfg,
@@ -169,7 +203,7 @@ fl_status fl__plan_from_json(fl_plan **out, const json_t *root, const fl_model_c
         int linears[FL_SITE_MAX_LINEARS], n_out;
         (void)fl__site_linears(linears, cfg, (int)(i % FL_N_SITES));
         fl__linear_shape(&n_out, &plan->sites[i].n_in, cfg, linears[0]);
-        st = parse_site(&plan->sites[i], json_array_get(sites, i), where, err);
+        st = parse_site(&plan->sites[i], json_array_get(sites, i), (int)i, where, err);
     }
     if (st)
         fl__plan_free(&plan);

@@ -20,8 +20,8 @@ static inline int fl__weight_qmin(int bits)
     return bits == 8 ? -127 : -(1 << (bits - 1)); /* -128 is not a code, kernels/layout.h */
 }
 
-/* scale[N] (or scale[1] when per_tensor) for w [N, K]. search: on the grid, with h [K] or NULL: all ones; else plain
- * max|w| / qmax. All-zero rows get 1. */
+/* scale[N] (or scale[1] when per_tensor) for w [N, K]. search: on the grid, with h [K] or NULL: all
+ * ones; else plain max|w| / qmax. 1 for rows of zeros, or of nothing above 1e-36. */
 void fl__weight_scale_find(const fl_exec *ex, float *scale, const float *w, int N, int K, int bits,
                            bool per_tensor, bool search, const float *h);
 /* codes [N, K] = nearest; returns sum_n sum_k h[k] * (w - scale q)^2 (h NULL: all ones). */

@@ -1,5 +1,5 @@
-/* added_tokens.c - finding added tokens: a walk over the text that stops at bytes with which some
- * token starts, and narrows the sorted list down byte by byte from there.
+/* added_tokens.c - finding added tokens: a walk over the text that stops at bytes with which
+ * some token starts, and narrows the sorted list down byte by byte from there.
  * SPDX-License-Identifier: MIT */
 #include "text/added_tokens.h"
 
@@ -55,8 +55,8 @@ void fl__added_tokens_fini(fl_added_tokens *a)
     *a = (fl_added_tokens){0};
 }
 
-/* First of order[low..high) whose byte `at` is >= byte (all are longer than `at`, and agree on the
- * bytes before). */
+/* First of order[low..high) whose byte `at` is >= byte (all are longer than `at`, and agree on
+ * the bytes before). */
 static size_t lower_bound(const fl_added_index *index, size_t low, size_t high, size_t at,
                           int byte)
 {

@@ -1,9 +1,9 @@
 /* added_tokens.h - tokens that are cut out of the text before the model sees it.
  *
- * As in Hugging Face's tokenizers: the leftmost-longest match counts; tokens with normalized false
- * are looked for in the raw text, the others (in their normalised form) in the normalised text;
- * single_word drops a match that touches a word character; lstrip and rstrip take the white space
- * beside the match along.
+ * As in Hugging Face's tokenizers: the leftmost-longest match counts; tokens with normalized
+ * false are looked for in the raw text, the others (in their normalised form) in the normalised
+ * text; single_word drops a match that touches a word character; lstrip and rstrip take the
+ * white space beside the match along.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_TEXT_ADDED_TOKENS_H
 #define FL_TEXT_ADDED_TOKENS_H
@@ -42,8 +42,8 @@ typedef struct fl_added_search {
     const fl_added_index *index;
     const char *text;
     size_t n_bytes;
-    size_t from;     /* where to look next */
-    size_t done;     /* end of the previous token with its white space */
+    size_t from; /* where to look next */
+    size_t done; /* end of the previous token with its white space */
 } fl_added_search;
 const fl_added_token *fl__added_search_next(fl_added_search *s, size_t *start, size_t *end);
 

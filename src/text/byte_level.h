@@ -1,7 +1,7 @@
 /* byte_level.h - GPT-2's printable stand-ins for bytes, and its way of cutting text into words.
  *
- * Bytes that are visible Latin-1 characters stand for themselves, the other 68 are U+0100 onward
- * in order of the byte: 0x20 is U+0120, "G with a dot".
+ * Bytes that are visible Latin-1 characters stand for themselves, the other 68 are U+0100
+ * onward in order of the byte: 0x20 is U+0120, "G with a dot".
  * SPDX-License-Identifier: MIT */
 #ifndef FL_TEXT_BYTE_LEVEL_H
 #define FL_TEXT_BYTE_LEVEL_H

@@ -1,7 +1,7 @@
 /* decoders.c - the table of decoders: token texts become text.
  *
- * A step gets pieces, at first one per token, possibly in fragments (behind Fuse and ByteLevel there
- * is one piece, which ends with the last id). SPDX-License-Identifier: MIT */
+ * A step gets pieces, at first one per token, possibly in fragments (behind Fuse and ByteLevel
+ * there is one piece, which ends with the last id). SPDX-License-Identifier: MIT */
 #include "text/pipeline.h"
 
 #include "base/mem.h"
@@ -17,8 +17,8 @@ static fl_status nomem(fl_err *err, size_t n_bytes)
     return fl__fail_nomem(err, "decoded text", n_bytes);
 }
 
-/* Puts fragments together: *text, *n_bytes become the whole piece when it ends, else *complete is
- * false. After use the caller clears state->held. */
+/* Puts fragments together: *text, *n_bytes become the whole piece when it ends, else *complete
+ * is false. After use the caller clears state->held. */
 static fl_status whole_piece(bool *complete, const char **text, size_t *n_bytes,
                              fl_decode_state *state, bool ends, fl_err *err)
 {
@@ -30,7 +30,7 @@ static fl_status whole_piece(bool *complete, const char **text, size_t *n_bytes,
     return FL_OK;
 }
 
-/* ---- ByteLevel: stand-ins to bytes, all bytes to one text -------------------------------------------- */
+/* ---- ByteLevel: stand-ins to bytes, all bytes to one text -------------------------------- */
 
 /* Hands on what state->bytes settles: all but the start of a character that may still be
  * completed. */
@@ -70,7 +70,7 @@ static fl_status byte_level_finish(fl_decoding *d, int step, const void *setting
     return settle_bytes(d, step, true, err);
 }
 
-/* ---- ByteFallback: runs of <0x..> to text; a run that is not UTF-8 is one U+FFFD per token ----------- */
+/* ---- ByteFallback: a run of <0x..> is a text, or one U+FFFD per token -------------------- */
 
 static int hex_digit(char c)
 {
@@ -98,7 +98,8 @@ static fl_status end_byte_run(fl_decoding *d, int step, fl_err *err)
         st = fl__decoding_push(d, step + 1, run->data, n, true, err);
     else
         for (size_t i = 0; i < n && !st; i++)
-            st = fl__decoding_push(d, step + 1, FL_REPLACEMENT, FL_REPLACEMENT_BYTES, true, err);
+            st =
+                fl__decoding_push(d, step + 1, FL_REPLACEMENT, FL_REPLACEMENT_BYTES, true, err);
     fl__text_buf_clear(run);
     return st;
 }
@@ -123,13 +124,14 @@ static fl_status byte_fallback_push(fl_decoding *d, int step, const void *settin
     return st;
 }
 
-static fl_status byte_fallback_finish(fl_decoding *d, int step, const void *settings, fl_err *err)
+static fl_status byte_fallback_finish(fl_decoding *d, int step, const void *settings,
+                                      fl_err *err)
 {
     (void)settings;
     return end_byte_run(d, step, err);
 }
 
-/* ---- Fuse: all pieces become one ----------------------------------------------------------------------- */
+/* ---- Fuse: all pieces become one --------------------------------------------------------- */
 
 static fl_status fuse_push(fl_decoding *d, int step, const void *settings, const char *text,
                            size_t n_bytes, bool ends, fl_err *err)
@@ -144,7 +146,7 @@ static fl_status fuse_finish(fl_decoding *d, int step, const void *settings, fl_
     return fl__decoding_push(d, step + 1, "", 0, true, err);
 }
 
-/* ---- Replace ---------------------------------------------------------------------------------------------- */
+/* ---- Replace ----------------------------------------------------------------------------- */
 
 static fl_status replace_push(fl_decoding *d, int step, const void *settings, const char *text,
                               size_t n_bytes, bool ends, fl_err *err)
@@ -161,14 +163,15 @@ static fl_status replace_push(fl_decoding *d, int step, const void *settings, co
     return st;
 }
 
-/* ---- Strip: up to `start` and `stop` times a character off the ends of each piece ------------------------- */
+/* ---- Strip: up to `start` and `stop` times a character off the ends of each piece -------- */
 
 typedef struct strip {
     char content[5];
     size_t n_content_bytes, start, stop;
 } strip;
 
-static fl_status parse_strip(void **settings, const json_t *json, const fl_parse *at, fl_err *err)
+static fl_status parse_strip(void **settings, const json_t *json, const fl_parse *at,
+                             fl_err *err)
 {
     const char *content = NULL;
     int64_t start = 0, stop = 0;
@@ -178,9 +181,10 @@ static fl_status parse_strip(void **settings, const json_t *json, const fl_parse
     if (st) return st;
     const size_t n_bytes = strlen(content);
     if (n_bytes == 0 || (size_t)fl__utf8_read(content, n_bytes).n_bytes != n_bytes)
-        return fl__fail(err, FL_E_INPUT,
-                        "bad tokenizer: %s: %s.content is not one character; get the file again",
-                        at->where, at->field);
+        return fl__fail(
+            err, FL_E_INPUT,
+            "bad tokenizer: %s: %s.content is not one character; get the file again", at->where,
+            at->field);
     strip *s = fl__calloc(1, sizeof *s);
     if (!s) return nomem(err, sizeof *s);
     memcpy(s->content, content, n_bytes);
@@ -203,8 +207,8 @@ static size_t strip_front(const char **text, size_t *n_bytes, const strip *s, si
     return done;
 }
 
-/* state->count is how many were taken off this piece's front, or SIZE_MAX when that is over. With
- * nothing to take off the end, fragments go straight through. */
+/* state->count is how many were taken off this piece's front, or SIZE_MAX when that is over.
+ * With nothing to take off the end, fragments go straight through. */
 static fl_status strip_push(fl_decoding *d, int step, const void *settings, const char *text,
                             size_t n_bytes, bool ends, fl_err *err)
 {

@@ -1,8 +1,8 @@
 /* decoding.c - token texts on their way through the decoder, at once or id by id.
  *
- * Both ways are the same code: each step takes fragments, holds back only what later fragments can
- * change, and lets go of it at the end. So a stream of pieces adds up to the whole by construction.
- * Without a decoder in the file the token texts are joined with spaces.
+ * Both ways are the same code: each step takes fragments, holds back only what later fragments
+ * can change, and lets go of it at the end. So a stream of pieces adds up to the whole by
+ * construction. Without a decoder in the file the token texts are joined with spaces.
  * SPDX-License-Identifier: MIT */
 #include "text/decoding.h"
 
@@ -17,7 +17,8 @@ struct fl_detok {
 };
 
 /* Room for a few of the longest tokens, so that a stream does not allocate as it goes. */
-fl_status fl__decoding_init(fl_decoding *d, const fl_tokenizer *t, bool skip_special, fl_err *err)
+fl_status fl__decoding_init(fl_decoding *d, const fl_tokenizer *t, bool skip_special,
+                            fl_err *err)
 {
     const size_t n_bytes = TOKENS_RESERVED * t->longest_token_bytes;
     *d = (fl_decoding){.tokenizer = t, .skip_special = skip_special};
@@ -93,7 +94,7 @@ fl_status fl__decoding_finish(fl_decoding *d, fl_err *err)
     return st;
 }
 
-/* ---- fl_detok ---------------------------------------------------------------------------------------- */
+/* ---- fl_detok ---------------------------------------------------------------------------- */
 
 fl_status fl__detok_new(fl_detok **out, const fl_tokenizer *t, bool skip_special, fl_err *err)
 {
@@ -106,7 +107,8 @@ fl_status fl__detok_new(fl_detok **out, const fl_tokenizer *t, bool skip_special
     return st;
 }
 
-fl_status fl__detok_push(const char **text, size_t *n_bytes, fl_detok *d, int32_t id, fl_err *err)
+fl_status fl__detok_push(const char **text, size_t *n_bytes, fl_detok *d, int32_t id,
+                         fl_err *err)
 {
     fl__text_buf_clear(&d->decoding.out);
     const fl_status st = fl__decoding_push_id(&d->decoding, id, err);

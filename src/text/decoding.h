@@ -1,4 +1,4 @@
-/* decoding.h - the state of decoding one sequence of ids: behind fl_detok and fl__tokenizer_decode.
+/* decoding.h - the state of decoding one sequence of ids, at once or id by id.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_TEXT_DECODING_H
 #define FL_TEXT_DECODING_H

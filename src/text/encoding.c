@@ -1,7 +1,7 @@
 /* encoding.c - pieces on their way through the pre-tokeniser to the model, with a cache.
  *
- * The cache is open addressing with a few probes: a piece that finds no free slot within them is
- * not kept, so that text made to collide costs no more than text without repetitions.
+ * The cache is open addressing with a few probes: a piece that finds no free slot within them
+ * is not kept, so that text made to collide costs no more than text without repetitions.
  * SPDX-License-Identifier: MIT */
 #include "text/encoding.h"
 
@@ -113,8 +113,8 @@ static int remember(fl_encoding *e, uint64_t hash, const char *text, size_t n_by
     if (!c || c->used) return 0;
     const size_t key = e->keys.n_bytes;
     if (fl__text_buf_append(&e->keys, text, n_bytes)) return -1;
-    *c = (fl_cached_piece){hash, key, first_id, (uint32_t)n_bytes,
-                           (uint32_t)(e->n_ids - first_id), true};
+    *c = (fl_cached_piece){
+        hash, key, first_id, (uint32_t)n_bytes, (uint32_t)(e->n_ids - first_id), true};
     e->n_cached++;
     return 0;
 }
@@ -133,7 +133,7 @@ static fl_status tokenize(fl_encoding *e, const char *text, size_t n_bytes, fl_e
                         n_bytes);
     if (known && known->used) {
         st = reserve_ids(e, known->n_ids, err);
-        if (st) return st;
+        if (st || known->n_ids == 0) return st;
         memcpy(e->ids + e->n_ids, e->ids + known->first_id, known->n_ids * sizeof *e->ids);
         e->n_ids += known->n_ids;
         return FL_OK;
@@ -146,7 +146,8 @@ static fl_status tokenize(fl_encoding *e, const char *text, size_t n_bytes, fl_e
     return FL_OK;
 }
 
-fl_status fl__pretokenize(fl_encoding *e, int step, const char *text, size_t n_bytes, fl_err *err)
+fl_status fl__pretokenize(fl_encoding *e, int step, const char *text, size_t n_bytes,
+                          fl_err *err)
 {
     const fl_steps *steps = &e->tokenizer->pretokenizer;
     if (step == steps->n) return tokenize(e, text, n_bytes, err);

@@ -1,7 +1,7 @@
 /* encoding.h - the state of one call of fl__tokenizer_encode.
  *
- * Lives on the caller's stack, so that a tokenizer stays immutable. Words that came before in the
- * same text are looked up in a cache instead of being merged again.
+ * Lives on the caller's stack, so that a tokenizer stays immutable. Words that came before in
+ * the same text are looked up in a cache instead of being merged again.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_TEXT_ENCODING_H
 #define FL_TEXT_ENCODING_H
@@ -11,7 +11,7 @@
 /* A piece whose ids are known: they are ids[first_id .. first_id + n_ids) of the encoding. */
 typedef struct fl_cached_piece {
     uint64_t hash;
-    size_t key;     /* offset in keys */
+    size_t key; /* offset in keys */
     size_t first_id;
     uint32_t n_key_bytes, n_ids;
     bool used;
@@ -37,7 +37,8 @@ fl_status fl__encoding_add(fl_encoding *e, int32_t id, fl_err *err);
 /* A piece (n_bytes > 0) that is through with pre-tokeniser steps before `step`. */
 fl_status fl__pretokenize(fl_encoding *e, int step, const char *text, size_t n_bytes,
                           fl_err *err);
-/* At least n_bytes of scratch, contents undefined; valid until the next call. NULL: no memory. */
+/* At least n_bytes of scratch, contents undefined; valid until the next call. NULL: no
+ * memory. */
 void *fl__encoding_scratch(fl_encoding *e, size_t n_bytes);
 
 #endif

@@ -1,16 +1,17 @@
 /* models.c - the table of models: a piece becomes ids. So far byte-pair encoding.
  *
- * BPE: the characters of a piece are the first symbols. Of all neighbours that have a merge, the one
- * with the smallest rank (the leftmost of equals) is joined, until none is left. Candidates wait
- * in a heap by (rank, position); a join makes its neighbours' candidates stale, which is noticed
- * when they come up. n log n in the characters of the piece, whatever the text.
+ * BPE: the characters of a piece are the first symbols. Of all neighbours that have a merge,
+ * the one with the smallest rank (the leftmost of equals) is joined, until none is left.
+ * Candidates wait in a heap by (rank, position); a join makes its neighbours' candidates stale,
+ * which is noticed when they come up. n log n in the characters of the piece, whatever the
+ * text.
  *
  * Details as in Hugging Face's tokenizers, because ids depend on them:
  *   - a candidate that came up is still good when the pair at its position merges to the same
  *     token, even if it is another pair by now;
- *   - a character that has no token and no bytes (byte_fallback) is the unk_token, or nothing when
- *     there is none; with fuse_unk neighbours become one; an unknown that waits to be fused is put
- *     behind the byte tokens that follow it;
+ *   - a character that has no token and no bytes (byte_fallback) is the unk_token, or nothing
+ *     when there is none; with fuse_unk neighbours become one; an unknown that waits to be
+ *     fused is put behind the byte tokens that follow it;
  *   - of two equal merges the later one counts.
  * SPDX-License-Identifier: MIT */
 #include "text/pipeline.h"
@@ -58,7 +59,7 @@ static const merge *find_merge(const bpe *b, int32_t left, int32_t right)
     return m->left == NO_ID ? NULL : m;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------- */
 
 /* One merge of the file, for parsing and for errors. */
 typedef struct merge_text {
@@ -99,7 +100,8 @@ static fl_status add_merge(bpe *b, const fl_vocab *vocab, const merge_text *m, u
     if (left < 0)
         return fail_merge(err, m, "no such token in the vocabulary:", m->left, m->n_left_bytes);
     if (right < 0)
-        return fail_merge(err, m, "no such token in the vocabulary:", m->right, m->n_right_bytes);
+        return fail_merge(err, m, "no such token in the vocabulary:", m->right,
+                          m->n_right_bytes);
     fl__text_buf_clear(joined);
     if (fl__text_buf_append(joined, m->left, m->n_left_bytes) ||
         fl__text_buf_append(joined, m->right, m->n_right_bytes))
@@ -143,8 +145,8 @@ static fl_status read_merge_list(bpe *b, const json_t *json, const fl_parse *at,
     const json_t *list = json_object_get(json, "merges");
     if (!json_is_array(list))
         return fl__fail(err, FL_E_INPUT,
-                        "bad tokenizer: %s: %s.merges is no list; get the file again", at->where,
-                        at->field);
+                        "bad tokenizer: %s: %s.merges is no list; get the file again",
+                        at->where, at->field);
     fl_status st = make_table(b, json_array_size(list), err);
     for (size_t i = 0; i < json_array_size(list) && !st; i++) {
         merge_text m = {.where = at->where, .unit = "model.merges entry", .number = i};
@@ -183,9 +185,10 @@ static fl_status read_vocab(const json_t *json, const fl_parse *at, fl_err *err)
     const char *token;
     if (!json_is_object(vocab))
         return fl__fail(err, FL_E_INPUT,
-                        "bad tokenizer: %s: %s.vocab is no object; get the file again", at->where,
-                        at->field);
-    json_object_foreach(vocab, token, id) {
+                        "bad tokenizer: %s: %s.vocab is no object; get the file again",
+                        at->where, at->field);
+    json_object_foreach(vocab, token, id)
+    {
         if (!json_is_integer(id))
             return fl__fail(err, FL_E_INPUT,
                             "bad tokenizer: %s: %s.vocab: the id of \"%.40s\" is no integer; "
@@ -225,8 +228,8 @@ static fl_status read_switches(bpe *b, const json_t *json, const fl_parse *at, f
                     {"byte_fallback", &b->byte_fallback},
                     {"ignore_merges", &b->ignore_merges}};
     for (size_t i = 0; i < FL_COUNT(switches); i++) {
-        const fl_status st = fl__json_get_bool(json, switches[i].key, false, switches[i].value,
-                                               at->place, err);
+        const fl_status st =
+            fl__json_get_bool(json, switches[i].key, false, switches[i].value, at->place, err);
         if (st) return st;
     }
     const fl_status st = fl__json_get_string(json, "unk_token", false, &unk, at->place, err);
@@ -271,10 +274,10 @@ static fl_status parse_bpe(void **settings, const json_t *json, const fl_parse *
     return st;
 }
 
-/* ---- merging --------------------------------------------------------------------------------------- */
+/* ---- merging ----------------------------------------------------------------------------- */
 
 typedef struct symbol {
-    int32_t id;         /* NO_ID: joined to its left neighbour */
+    int32_t id;          /* NO_ID: joined to its left neighbour */
     int32_t left, right; /* neighbours, -1: none */
 } symbol;
 
@@ -284,8 +287,8 @@ typedef struct candidate {
     int32_t id;
 } candidate;
 
-/* Scratch of one piece: symbols, then the heap. A piece of n symbols starts with n - 1 candidates;
- * each of at most n - 1 joins takes at least one out and puts at most two in. */
+/* Scratch of one piece: symbols, then the heap. A piece of n symbols starts with n - 1
+ * candidates; each of at most n - 1 joins takes at least one out and puts at most two in. */
 typedef struct word {
     symbol *symbols; /* [n] */
     candidate *heap; /* [n_heap], room for 2 n */

@@ -13,7 +13,7 @@ static fl_status nomem(fl_err *err, size_t n_bytes)
     return fl__fail_nomem(err, "normalized text", n_bytes);
 }
 
-/* ---- NFC, NFD, NFKC, NFKD ---------------------------------------------------------------------- */
+/* ---- NFC, NFD, NFKC, NFKD ---------------------------------------------------------------- */
 
 static fl_status nfc(fl_text_buf *out, const void *settings, const char *text, size_t n_bytes,
                      fl_matcher *matcher, fl_err *err)
@@ -43,7 +43,7 @@ static fl_status nfkd(fl_text_buf *out, const void *settings, const char *text, 
     return fl__unicode_normalize(out, text, n_bytes, FL_NFKD) ? nomem(err, n_bytes) : FL_OK;
 }
 
-/* ---- Lowercase ----------------------------------------------------------------------------------- */
+/* ---- Lowercase --------------------------------------------------------------------------- */
 
 /* Full lower case without context: U+0130 is the one character that becomes two. */
 static fl_status lowercase(fl_text_buf *out, const void *settings, const char *text,
@@ -61,7 +61,7 @@ static fl_status lowercase(fl_text_buf *out, const void *settings, const char *t
     return FL_OK;
 }
 
-/* ---- Prepend: a text in front of what is not empty ------------------------------------------------ */
+/* ---- Prepend: a text in front of what is not empty --------------------------------------- */
 
 static fl_status parse_prepend(void **settings, const json_t *json, const fl_parse *at,
                                fl_err *err)
@@ -85,7 +85,7 @@ static fl_status prepend(fl_text_buf *out, const void *settings, const char *tex
     return FL_OK;
 }
 
-/* ---- Replace -------------------------------------------------------------------------------------- */
+/* ---- Replace ----------------------------------------------------------------------------- */
 
 static fl_status replace(fl_text_buf *out, const void *settings, const char *text,
                          size_t n_bytes, fl_matcher *matcher, fl_err *err)
@@ -93,7 +93,7 @@ static fl_status replace(fl_text_buf *out, const void *settings, const char *tex
     return fl__replace_run(out, settings, text, n_bytes, matcher, err);
 }
 
-/* ---- Strip: white space at either end --------------------------------------------------------------- */
+/* ---- Strip: white space at either end ---------------------------------------------------- */
 
 typedef struct strip {
     bool left, right;

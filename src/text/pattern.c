@@ -1,10 +1,11 @@
 /* pattern.c - compiling and running patterns on PCRE2.
  *
- * Both the pattern and the text are untrusted. The length of a pattern is bounded; each match has a
- * step limit that grows with the text (backing out of a long run costs one step per character)
- * and a memory limit. The JIT's small stack is tried first; when it is too small the interpreter,
- * whose frames live on the heap, takes over. UTF checks are off while matching, because
- * fl__tokenizer_encode repairs its text first and PCRE2 would check all of it again at every match.
+ * Both the pattern and the text are untrusted. The length of a pattern is bounded; each match
+ * has a step limit that grows with the text (backing out of a long run costs one step per
+ * character) and a memory limit. The JIT's small stack is tried first; when it is too small the
+ * interpreter, whose frames live on the heap, takes over. UTF checks are off while matching,
+ * because fl__tokenizer_encode repairs its text first and PCRE2 would check all of it again at
+ * every match.
  * SPDX-License-Identifier: MIT */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "text/pattern.h"
@@ -48,8 +49,8 @@ static pcre2_code *compile(const fl_text_buf *regex, int *code, PCRE2_SIZE *offs
     *code = 0;
     if (context) {
         pcre2_set_newline(context, PCRE2_NEWLINE_LF); /* what '.' does not match */
-        compiled = pcre2_compile((PCRE2_SPTR)regex->data, regex->n_bytes,
-                                 PCRE2_UTF | PCRE2_UCP, code, offset, context);
+        compiled = pcre2_compile((PCRE2_SPTR)regex->data, regex->n_bytes, PCRE2_UTF | PCRE2_UCP,
+                                 code, offset, context);
     }
     pcre2_compile_context_free(context);
     pcre2_general_context_free(memory);
@@ -140,10 +141,11 @@ fl_status fl__pattern_new(fl_pattern **out, const json_t *json, const char *wher
         return new_literal(out, text, where, field, err);
     if (json_object_size(json) == 1 && json_is_string(regex))
         return fl__pattern_new_regex(out, json_string_value(regex), where, field, err);
-    return fl__fail(err, FL_E_INPUT,
-                    "bad tokenizer: %s: %s is neither {\"String\": ..} nor {\"Regex\": ..}; get "
-                    "the file again",
-                    where, field);
+    return fl__fail(
+        err, FL_E_INPUT,
+        "bad tokenizer: %s: %s is neither {\"String\": ..} nor {\"Regex\": ..}; get "
+        "the file again",
+        where, field);
 }
 
 void fl__pattern_free(fl_pattern **p)
@@ -154,7 +156,7 @@ void fl__pattern_free(fl_pattern **p)
     fl__free(p);
 }
 
-/* ---- matching -------------------------------------------------------------------------------- */
+/* ---- matching ---------------------------------------------------------------------------- */
 
 static int prepare(fl_matcher *m, size_t n_bytes)
 {
@@ -162,7 +164,7 @@ static int prepare(fl_matcher *m, size_t n_bytes)
         pcre2_general_context *memory =
             pcre2_general_context_create(pcre2_alloc, pcre2_free, NULL);
         if (memory) {
-            m->data = pcre2_match_data_create(1, memory); /* only the whole match is asked for */
+            m->data = pcre2_match_data_create(1, memory); /* room for the whole match only */
             m->context = pcre2_match_context_create(memory);
         }
         pcre2_general_context_free(memory);
@@ -198,8 +200,8 @@ static fl_status search(bool *found, size_t *start, size_t *end, const fl_match_
     const fl_pattern *p = it->pattern;
     fl_matcher *m = it->matcher;
     if (p->literal) {
-        const char *hit = memmem(it->text + it->position, it->n_bytes - it->position, p->literal,
-                                 p->n_literal_bytes);
+        const char *hit = memmem(it->text + it->position, it->n_bytes - it->position,
+                                 p->literal, p->n_literal_bytes);
         *found = hit != NULL;
         *start = hit ? (size_t)(hit - it->text) : 0;
         *end = *start + p->n_literal_bytes;
@@ -216,10 +218,11 @@ static fl_status search(bool *found, size_t *start, size_t *end, const fl_match_
     if (rc == PCRE2_ERROR_NOMATCH) return FL_OK;
     if (rc == PCRE2_ERROR_NOMEMORY) return fl__fail_nomem(err, "a pattern match", it->n_bytes);
     if (rc < 0)
-        return fl__fail(err, FL_E_INPUT,
-                        "tokenizer pattern gave up: text of %zu bytes: PCRE2 error %d (steps or "
-                        "memory); use shorter lines or another tokenizer",
-                        it->n_bytes, rc);
+        return fl__fail(
+            err, FL_E_INPUT,
+            "tokenizer pattern gave up: text of %zu bytes: PCRE2 error %d (steps or "
+            "memory); use shorter lines or another tokenizer",
+            it->n_bytes, rc);
     const PCRE2_SIZE *bounds = pcre2_get_ovector_pointer(m->data);
     *start = bounds[0];
     *end = bounds[1];
@@ -239,8 +242,8 @@ fl_status fl__match_iter_next(bool *found, size_t *start, size_t *end, fl_match_
         }
         *found = false;
         if (it->position == it->n_bytes) break;
-        it->position += (size_t)fl__utf8_read(it->text + it->position,
-                                              it->n_bytes - it->position).n_bytes;
+        it->position +=
+            (size_t)fl__utf8_read(it->text + it->position, it->n_bytes - it->position).n_bytes;
     }
     return FL_OK;
 }

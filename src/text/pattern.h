@@ -1,8 +1,8 @@
 /* pattern.h - the patterns of tokenizer.json: {"String": "..."} or {"Regex": "..."}.
  *
- * Hugging Face's tokenizers compiles regular expressions with Oniguruma in Ruby syntax. They run
- * here on PCRE2 after a translation that spells out what the two read differently, and that refuses
- * (FL_E_UNSUPPORTED) what it does not know to be the same: see regex_translate.c.
+ * Hugging Face's tokenizers compiles regular expressions with Oniguruma in Ruby syntax. They
+ * run here on PCRE2 after a translation that spells out what the two read differently, and that
+ * refuses (FL_E_UNSUPPORTED) what it does not know to be the same: see regex_translate.c.
  *
  * A pattern is immutable and may be used from several threads, each with its own fl_matcher.
  * SPDX-License-Identifier: MIT */
@@ -28,8 +28,8 @@ typedef struct fl_matcher {
 } fl_matcher;
 void fl__matcher_fini(fl_matcher *m);
 
-/* Walks the matches from left to right. As in the onig crate, an empty match directly behind the
- * previous match is passed over. */
+/* Walks the matches from left to right. As in the onig crate, an empty match directly behind
+ * the previous match is passed over. */
 typedef struct fl_match_iter {
     const fl_pattern *pattern;
     fl_matcher *matcher;
@@ -46,6 +46,7 @@ fl_status fl__match_iter_next(bool *found, size_t *start, size_t *end, fl_match_
 /* Translation of an Oniguruma pattern, well-formed UTF-8, into PCRE2 syntax. NULL when all went
  * well, else what is not supported (static text) with *at the byte offset; out then holds
  * rubbish. "out of memory" is told by *at == SIZE_MAX. */
-const char *fl__regex_translate(fl_text_buf *out, const char *regex, size_t n_bytes, size_t *at);
+const char *fl__regex_translate(fl_text_buf *out, const char *regex, size_t n_bytes,
+                                size_t *at);
 
 #endif

@@ -1,7 +1,7 @@
 /* pipeline.h - the five stages of a tokenizer and the tables of what each may be.
  *
- * A stage of tokenizer.json is an object with a "type", perhaps a "Sequence" of others. Reading it
- * gives a flat list of steps, each a table row with the row's own settings:
+ * A stage of tokenizer.json is an object with a "type", perhaps a "Sequence" of others. Reading
+ * it gives a flat list of steps, each a table row with the row's own settings:
  *
  *   text -> [added tokens cut out] -> normalizer steps -> [normalized added tokens cut out]
  *        -> pre_tokenizer steps -> model -> ids -> post_processor steps -> ids
@@ -10,8 +10,8 @@
  * To add a kind: write its functions and one row in the table of its stage (normalizers.c,
  * pretokenizers.c, models.c, postprocessors.c, decoders.c). Nothing else names types.
  *
- * Pre-tokeniser steps push each piece to the next step as they find it, decoder steps likewise, so
- * no list of pieces is ever held. SPDX-License-Identifier: MIT */
+ * Pre-tokeniser steps push each piece to the next step as they find it, decoder steps likewise,
+ * so no list of pieces is ever held. SPDX-License-Identifier: MIT */
 #ifndef FL_TEXT_PIPELINE_H
 #define FL_TEXT_PIPELINE_H
 
@@ -102,8 +102,8 @@ void fl__parse_enter(fl_parse *at, const char *fmt, ...) __attribute__((format(p
 /* FL_E_UNSUPPORTED: "<field>.<key> is <what>". */
 fl_status fl__unsupported(fl_err *err, const fl_parse *at, const char *key, const char *what);
 
-/* How long a text of n_bytes may become: a file could otherwise ask for a thousand bytes in place of
- * each one, sixteen times over. Unicode's normal forms need a factor of 11 at most. */
+/* How long a text of n_bytes may become: a file could otherwise ask for a thousand bytes in
+ * place of each one, sixteen times over. Unicode's normal forms need a factor of 11 at most. */
 static inline size_t fl__normalized_limit(size_t n_bytes)
 {
     return ((size_t)1 << 20) + 32 * n_bytes;

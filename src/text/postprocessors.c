@@ -7,29 +7,29 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- TemplateProcessing: special tokens and the text's ids ("$A") in a given order ------------------ */
+/* ---- TemplateProcessing: special tokens and the text's ids ("$A") in a given order ------- */
 
 typedef struct piece {
     int32_t *ids; /* [n_ids], owned; NULL: the text's ids */
     size_t n_ids;
 } piece;
 
-typedef struct template {
+typedef struct id_template {
     piece *pieces; /* [n_pieces], owned */
     size_t n_pieces;
-} template;
+} id_template;
 
 static void free_template(void **settings)
 {
-    template *t = *settings;
+    id_template *t = *settings;
     for (size_t i = 0; i < t->n_pieces; i++) fl__free(&t->pieces[i].ids);
     fl__free(&t->pieces);
     fl__free(settings);
 }
 
 /* special_tokens.<name>.ids */
-static fl_status read_special(piece *p, const json_t *json, const char *name, const fl_parse *at,
-                              fl_err *err)
+static fl_status read_special(piece *p, const json_t *json, const char *name,
+                              const fl_parse *at, fl_err *err)
 {
     const json_t *special = json_object_get(json_object_get(json, "special_tokens"), name);
     const json_t *ids = json_object_get(special, "ids");
@@ -43,7 +43,8 @@ static fl_status read_special(piece *p, const json_t *json, const char *name, co
     if (!p->ids) return fl__fail_nomem(err, at->where, json_array_size(ids));
     for (size_t i = 0; i < json_array_size(ids); i++) {
         const json_t *id = json_array_get(ids, i);
-        if (!json_is_integer(id) || !fl__vocab_text(at->vocab, json_integer_value(id), &n_bytes))
+        if (!json_is_integer(id) ||
+            !fl__vocab_text(at->vocab, json_integer_value(id), &n_bytes))
             return fl__fail(err, FL_E_INPUT,
                             "bad tokenizer: %s: %s.special_tokens: an id of \"%.40s\" is in no "
                             "vocabulary; get the file again",
@@ -76,7 +77,7 @@ static fl_status parse_template(void **settings, const json_t *json, const fl_pa
     const json_t *single = json_object_get(json, "single");
     if (!json_is_array(single))
         return fl__unsupported(err, at, "single", "no list of Sequence and SpecialToken");
-    template *t = fl__calloc(1, sizeof *t);
+    id_template *t = fl__calloc(1, sizeof *t);
     if (!t) return fl__fail_nomem(err, at->where, sizeof *t);
     *settings = t;
     fl_status st = FL_OK;
@@ -89,7 +90,7 @@ static fl_status parse_template(void **settings, const json_t *json, const fl_pa
 }
 
 /* Writes the result to `to`, or only counts it when that is NULL. */
-static size_t fill(int32_t *to, const template *t, const int32_t *ids, size_t n_ids,
+static size_t fill(int32_t *to, const id_template *t, const int32_t *ids, size_t n_ids,
                    bool add_special)
 {
     size_t n = 0;
@@ -117,7 +118,7 @@ static fl_status template_run(int32_t **ids, size_t *n_ids, const void *settings
     return FL_OK;
 }
 
-/* ---- ByteLevel: trims offsets, which are not computed here ------------------------------------------- */
+/* ---- ByteLevel: trims offsets, which are not computed here ------------------------------- */
 
 static fl_status byte_level_run(int32_t **ids, size_t *n_ids, const void *settings,
                                 bool add_special, fl_err *err)

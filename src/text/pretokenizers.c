@@ -1,12 +1,13 @@
 /* pretokenizers.c - the table of pre-tokenisers: a text is cut into the pieces that the model
  * sees one by one.
  *
- * Most of them find delimiters, and a "behavior" says which side of the cut a delimiter falls on.
- * The splitter below does that in one pass: it holds one span back, because the next one may
- * still join it.
+ * Most of them find delimiters, and a "behavior" says which side of the cut a delimiter falls
+ * on. The splitter below does that in one pass: it holds one span back, because the next one
+ * may still join it.
  *   Removed             a|, |b    ->  a  b            Isolated     ->  a  ", "  b
  *   MergedWithPrevious            ->  "a, "  b        MergedWithNext  ->  a  ", b"
- *   Contiguous                    ->  runs of delimiters (and of what lies between) are one piece
+ *   Contiguous                    ->  a run of delimiters is one piece, and so is a run of
+ *                                     what lies between
  * SPDX-License-Identifier: MIT */
 #include "text/pipeline.h"
 
@@ -18,7 +19,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- the splitter --------------------------------------------------------------------------------- */
+/* ---- the splitter ------------------------------------------------------------------------ */
 
 typedef enum behavior {
     REMOVED,
@@ -51,8 +52,8 @@ typedef struct splitter {
     int next_step;
     const char *text;
     behavior how;
-    bool holds;          /* start..end is held back */
-    bool match;          /* what was held back is a delimiter, or ends with one */
+    bool holds; /* start..end is held back */
+    bool match; /* what was held back is a delimiter, or ends with one */
     size_t start, end;
 } splitter;
 
@@ -121,7 +122,8 @@ static fl_status split_by_pattern(splitter *s, const fl_pattern *pattern, size_t
 }
 
 /* Every character of the class is a delimiter of its own. */
-static fl_status split_by_class(splitter *s, bool is_member(int32_t), size_t n_bytes, fl_err *err)
+static fl_status split_by_class(splitter *s, bool is_member(int32_t), size_t n_bytes,
+                                fl_err *err)
 {
     size_t done = 0;
     fl_status st = FL_OK;
@@ -139,7 +141,7 @@ static fl_status split_by_class(splitter *s, bool is_member(int32_t), size_t n_b
     return st ? st : split_end(s, err);
 }
 
-/* ---- ByteLevel -------------------------------------------------------------------------------------- */
+/* ---- ByteLevel --------------------------------------------------------------------------- */
 
 typedef struct byte_level {
     bool add_prefix_space;
@@ -160,8 +162,8 @@ static fl_status parse_byte_level(void **settings, const json_t *json, const fl_
     byte_level *b = fl__calloc(1, sizeof *b);
     if (!b) return fl__fail_nomem(err, at->where, sizeof *b);
     *settings = b;
-    fl_status st = fl__json_get_bool(json, "add_prefix_space", true, &b->add_prefix_space,
-                                     at->place, err);
+    fl_status st =
+        fl__json_get_bool(json, "add_prefix_space", true, &b->add_prefix_space, at->place, err);
     /* Offsets are not computed; the field is only checked. */
     if (!st) st = fl__json_get_bool(json, "trim_offsets", false, &trim_offsets, at->place, err);
     if (!st) st = fl__json_get_bool(json, "use_regex", false, &use_regex, at->place, err);
@@ -182,8 +184,8 @@ static fl_status map_bytes(fl_encoding *e, int step, const char *text, size_t n_
     return fl__pretokenize(e, step + 1, mapped->data, mapped->n_bytes, err);
 }
 
-static fl_status byte_level_run(fl_encoding *e, int step, const void *settings, const char *text,
-                                size_t n_bytes, fl_err *err)
+static fl_status byte_level_run(fl_encoding *e, int step, const void *settings,
+                                const char *text, size_t n_bytes, fl_err *err)
 {
     const byte_level *b = settings;
     if (b->add_prefix_space && text[0] != ' ') {
@@ -208,7 +210,7 @@ static fl_status byte_level_run(fl_encoding *e, int step, const void *settings, 
     }
 }
 
-/* ---- Split ------------------------------------------------------------------------------------------ */
+/* ---- Split ------------------------------------------------------------------------------- */
 
 typedef struct split {
     fl_pattern *pattern; /* owned */
@@ -223,7 +225,8 @@ static void free_split(void **settings)
     fl__free(settings);
 }
 
-static fl_status parse_split(void **settings, const json_t *json, const fl_parse *at, fl_err *err)
+static fl_status parse_split(void **settings, const json_t *json, const fl_parse *at,
+                             fl_err *err)
 {
     char field[sizeof at->field + 16];
     split *s = fl__calloc(1, sizeof *s);
@@ -247,7 +250,7 @@ static fl_status split_run(fl_encoding *e, int step, const void *settings, const
     return split_by_pattern(&to, s->pattern, n_bytes, s->invert, err);
 }
 
-/* ---- Digits, Punctuation, WhitespaceSplit: one class of characters ------------------------------------ */
+/* ---- Digits, Punctuation, WhitespaceSplit: one class of characters ----------------------- */
 
 static fl_status parse_digits(void **settings, const json_t *json, const fl_parse *at,
                               fl_err *err)
@@ -266,8 +269,8 @@ static fl_status parse_digits(void **settings, const json_t *json, const fl_pars
 static fl_status digits_run(fl_encoding *e, int step, const void *settings, const char *text,
                             size_t n_bytes, fl_err *err)
 {
-    splitter to = {.e = e, .next_step = step + 1, .text = text,
-                   .how = *(const behavior *)settings};
+    splitter to = {
+        .e = e, .next_step = step + 1, .text = text, .how = *(const behavior *)settings};
     return split_by_class(&to, fl__char_is_numeric, n_bytes, err);
 }
 
@@ -286,8 +289,8 @@ static fl_status parse_punctuation(void **settings, const json_t *json, const fl
 static fl_status punctuation_run(fl_encoding *e, int step, const void *settings,
                                  const char *text, size_t n_bytes, fl_err *err)
 {
-    splitter to = {.e = e, .next_step = step + 1, .text = text,
-                   .how = *(const behavior *)settings};
+    splitter to = {
+        .e = e, .next_step = step + 1, .text = text, .how = *(const behavior *)settings};
     return split_by_class(&to, fl__char_is_punctuation, n_bytes, err);
 }
 
@@ -299,7 +302,7 @@ static fl_status whitespace_split_run(fl_encoding *e, int step, const void *sett
     return split_by_class(&to, fl__char_is_space, n_bytes, err);
 }
 
-/* ---- Whitespace: \w+|[^\w\s]+ ---------------------------------------------------------------------------- */
+/* ---- Whitespace: \w+|[^\w\s]+ ------------------------------------------------------------ */
 
 typedef enum char_kind { SPACE, WORD, OTHER } char_kind;
 
@@ -309,8 +312,8 @@ static char_kind kind_of(int32_t cp)
     return fl__char_is_word(cp) ? WORD : OTHER;
 }
 
-static fl_status whitespace_run(fl_encoding *e, int step, const void *settings, const char *text,
-                                size_t n_bytes, fl_err *err)
+static fl_status whitespace_run(fl_encoding *e, int step, const void *settings,
+                                const char *text, size_t n_bytes, fl_err *err)
 {
     size_t start = 0;
     char_kind kind = SPACE;
@@ -320,7 +323,8 @@ static fl_status whitespace_run(fl_encoding *e, int step, const void *settings, 
         const char_kind next = kind_of(c.cp);
         if (next != kind) {
             const fl_status st =
-                kind == SPACE ? FL_OK : fl__pretokenize(e, step + 1, text + start, i - start, err);
+                kind == SPACE ? FL_OK
+                              : fl__pretokenize(e, step + 1, text + start, i - start, err);
             if (st) return st;
             start = i;
             kind = next;
@@ -343,4 +347,5 @@ static const fl_step_row rows[] = {
     {.type = "WhitespaceSplit", .pretokenize = whitespace_split_run},
 };
 
-const fl_stage fl__pretokenizer_stage = {"pre_tokenizer", "pretokenizers", rows, FL_COUNT(rows)};
+const fl_stage fl__pretokenizer_stage = {"pre_tokenizer", "pretokenizers", rows,
+                                         FL_COUNT(rows)};

@@ -1,9 +1,10 @@
 /* regex_translate.c - Oniguruma (Ruby syntax, UTF-8) regular expressions in PCRE2's words.
  *
- * The two agree on most of what pre-tokenisers use, and differ silently on the rest. Handled here:
+ * The two agree on most of what pre-tokenisers use, and differ silently on the rest. What is
+ * handled:
  *   \s \S     PCRE2 counts U+180E as a space. Written out as White_Space.
- *   \w \W     PCRE2 10.42 leaves out marks and connector punctuation. Written out as L, M, N, Pc.
- *   \h \v     hexadecimal digit and U+000B here, horizontal and vertical space in PCRE2.
+ *   \w \W     PCRE2 10.42 leaves out marks and most of Pc. Written out as L, M, N, Pc.
+ *   \h \v     a hexadecimal digit and U+000B here, horizontal and vertical space in PCRE2.
  *   [a[b]]    a union in Oniguruma, a literal '[' in PCRE2. Members of all levels go into one
  *             class, every character as \x{..}, so that none has a second meaning.
  *   ( )       nothing refers back, so groups need not capture.
@@ -11,8 +12,8 @@
  * Refused, because the two differ or because no tokenizer needs it: '&&' and negated classes
  * inside classes, POSIX brackets, back references, named groups, '^' and '$' and other anchors,
  * {n,m}+ (a plain repetition here, possessive in PCRE2), {n}? and repeated quantifiers, options
- * other than (?i), and under (?i) whatever folds to or from several characters (Oniguruma matches
- * (?i:ss) with U+00DF).
+ * other than (?i), and under (?i) whatever folds to or from several characters (Oniguruma
+ * matches (?i:ss) with U+00DF).
  * General categories are the same in both; scripts by name become \p{sc:...}, since PCRE2 would
  * otherwise test script extensions.
  * SPDX-License-Identifier: MIT */
@@ -67,15 +68,15 @@ typedef struct translation {
     const char *why; /* what went wrong */
     bool no_memory;
     bool caseless;
-    bool atom;           /* the last thing may be repeated */
-    char previous;       /* the last literal ASCII letter, lower case, or 0 */
+    bool atom;     /* the last thing may be repeated */
+    char previous; /* the last literal ASCII letter, lower case, or 0 */
     group groups[MAX_GROUPS];
     int n_groups;
 } translation;
 
 /* One member of a class or one escape: a character, or a set written as class members. */
 typedef struct item {
-    int32_t cp;    /* < 0: a set */
+    int32_t cp; /* < 0: a set */
     char set[288];
 } item;
 
@@ -214,7 +215,7 @@ static bool read_escape(translation *t, item *it)
     return fail(t, "an escape that is not known");
 }
 
-/* ---- classes -------------------------------------------------------------------------------- */
+/* ---- classes ----------------------------------------------------------------------------- */
 
 static bool read_member(translation *t, item *it)
 {
@@ -277,7 +278,7 @@ static bool put_class(translation *t)
     return put(t, "]");
 }
 
-/* ---- everything else ------------------------------------------------------------------------- */
+/* ---- everything else --------------------------------------------------------------------- */
 
 /* Reads [digits]; -1 when there are none or too many. */
 static int read_count(translation *t)
@@ -365,8 +366,8 @@ static bool open_group(translation *t)
     static const struct {
         const char *opening;
         bool look;
-    } kinds[] = {{"?:", false}, {"?=", true}, {"?!", true}, {"?>", false},
-                 {"?<=", true}, {"?<!", true}};
+    } kinds[] = {{"?:", false}, {"?=", true},  {"?!", true},
+                 {"?>", false}, {"?<=", true}, {"?<!", true}};
     if (peek(t, 0) == '*') return fail(t, "a callout");
     if (peek(t, 0) != '?') return push_group(t, "(?:", t->caseless, false);
     for (size_t i = 0; i < FL_COUNT(kinds); i++) {
@@ -460,7 +461,8 @@ static bool put_next(translation *t)
 const char *fl__regex_translate(fl_text_buf *out, const char *regex, size_t n_bytes, size_t *at)
 {
     translation t = {.in = regex, .n_bytes = n_bytes, .out = out};
-    while (t.at < n_bytes)
+    (void)put(&t, ""); /* PCRE2 wants an address for an empty pattern, too */
+    while (t.at < n_bytes && !t.why)
         if (!put_next(&t)) break;
     if (!t.why && t.n_groups > 0) t.why = "a group without end";
     *at = t.no_memory ? SIZE_MAX : t.at;

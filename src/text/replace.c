@@ -19,7 +19,8 @@ void fl__replace_free(void **settings)
     fl__free(settings);
 }
 
-fl_status fl__replace_parse(void **settings, const json_t *json, const fl_parse *at, fl_err *err)
+fl_status fl__replace_parse(void **settings, const json_t *json, const fl_parse *at,
+                            fl_err *err)
 {
     const char *content = NULL;
     char field[sizeof at->field + 16];

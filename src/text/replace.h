@@ -1,5 +1,5 @@
-/* replace.h - "Replace", which is a normaliser and a decoder: every match of a pattern becomes a
- * text. SPDX-License-Identifier: MIT */
+/* replace.h - "Replace", which is a normaliser and a decoder: every match of a pattern becomes
+ * a text. SPDX-License-Identifier: MIT */
 #ifndef FL_TEXT_REPLACE_H
 #define FL_TEXT_REPLACE_H
 

@@ -1,8 +1,8 @@
 /* sampling.c - penalty, top-k by heap, top-p, min-p, temperature, draw.
  *
  * Top-k keeps the k best candidates in a heap whose root is the worst of them, then sorts that
- * heap: O(n_vocab log k) without memory beyond the candidates. Without top-k the same code sorts
- * everything. Probabilities are float64 and summed in rank order.
+ * heap: O(n_vocab log k) without memory beyond the candidates. Without top-k the same code
+ * sorts everything. Probabilities are float64 and summed in rank order.
  * SPDX-License-Identifier: MIT */
 #include "text/sampling.h"
 
@@ -29,7 +29,8 @@ static fl_status check_options(const fl_sample_options *o, fl_err *err)
     };
     for (size_t i = 0; i < FL_COUNT(checks); i++)
         if (!checks[i].ok)
-            return fl__fail(err, FL_E_USAGE, "bad sampling option: %s: %g is out of range; use %s",
+            return fl__fail(err, FL_E_USAGE,
+                            "bad sampling option: %s: %g is out of range; use %s",
                             checks[i].name, checks[i].value, checks[i].range);
     return FL_OK;
 }
@@ -106,7 +107,8 @@ static void penalise(fl_candidate *c, int n_vocab, float penalty, const int32_t 
     }
 }
 
-/* Smallest front whose probability reaches top_p, then those with at least min_p of the first's. */
+/* Smallest front whose probability reaches top_p, then those with at least min_p of the
+ * first's. */
 static int cut_tail(fl_candidate *c, int n, float top_p, float min_p)
 {
     if (top_p < 1.0f) {

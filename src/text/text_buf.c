@@ -30,8 +30,7 @@ int fl__text_buf_append(fl_text_buf *b, const char *s, size_t n_bytes)
 int fl__text_buf_append_char(fl_text_buf *b, int32_t cp)
 {
     if (fl__text_buf_reserve(b, MAX_CHAR_BYTES)) return -1;
-    b->n_bytes +=
-        (size_t)utf8proc_encode_char(cp, (utf8proc_uint8_t *)(b->data + b->n_bytes));
+    b->n_bytes += (size_t)utf8proc_encode_char(cp, (utf8proc_uint8_t *)(b->data + b->n_bytes));
     return 0;
 }
 

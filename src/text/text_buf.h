@@ -1,8 +1,8 @@
 /* text_buf.h - a byte buffer that grows. {0} is a valid empty one.
  *
  * Appending returns 0, or -1 when out of memory with the contents kept. The bytes are not
- * NUL-terminated. A buffer that is cleared keeps its memory, so that a loop that fills and clears
- * one stops allocating after its largest round.
+ * NUL-terminated. A buffer that is cleared keeps its memory, so that a loop that fills and
+ * clears one stops allocating after its largest round.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_TEXT_BUF_H
 #define FL_TEXT_BUF_H

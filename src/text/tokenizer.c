@@ -18,7 +18,7 @@
 
 #define MAX_TEXT_BYTES ((size_t)1 << 30)
 
-/* ---- added tokens --------------------------------------------------------------------------------- */
+/* ---- added tokens ------------------------------------------------------------------------ */
 
 static fl_status read_added(fl_added_token *a, int64_t *id, const json_t *json,
                             const fl_parse *at, fl_err *err)
@@ -54,7 +54,8 @@ static fl_status normalize_added(fl_added_token *a, const fl_tokenizer *t, const
     size_t n_bytes = a->n_content_bytes;
     fl_status st = FL_OK;
     if (a->normalize)
-        st = fl__normalize(&text, &n_bytes, &t->normalizer, text, n_bytes, spare, &matcher, err);
+        st =
+            fl__normalize(&text, &n_bytes, &t->normalizer, text, n_bytes, spare, &matcher, err);
     if (!st) {
         a->normalized = fl__strndup(text, n_bytes);
         a->n_normalized_bytes = n_bytes;
@@ -65,9 +66,9 @@ static fl_status normalize_added(fl_added_token *a, const fl_tokenizer *t, const
     return st;
 }
 
-/* Gives the token the id that Hugging Face's loader would give it: that of the model's vocabulary,
- * else the next free one. A file that says otherwise would mean different ids to different
- * programs, so it is refused. */
+/* Gives the token the id that Hugging Face's loader would give it: that of the model's
+ * vocabulary, else the next free one. A file that says otherwise would mean different ids to
+ * different programs, so it is refused. */
 static fl_status place_added(fl_tokenizer *t, fl_added_token *a, int64_t id, int64_t *next_id,
                              const fl_parse *at, fl_err *err)
 {
@@ -137,7 +138,7 @@ static fl_status map_added(fl_tokenizer *t, const fl_parse *at, fl_err *err)
     return FL_OK;
 }
 
-/* ---- building ------------------------------------------------------------------------------------- */
+/* ---- building ---------------------------------------------------------------------------- */
 
 static fl_status check_version(const json_t *tokenizer, fl_parse *at, fl_err *err)
 {
@@ -206,7 +207,7 @@ void fl__tokenizer_close(fl_tokenizer **t)
     fl__free(t);
 }
 
-/* ---- encoding ------------------------------------------------------------------------------------- */
+/* ---- encoding ---------------------------------------------------------------------------- */
 
 typedef fl_status part_fn(fl_encoding *e, const char *text, size_t n_bytes, fl_err *err);
 
@@ -227,7 +228,8 @@ static fl_status cut_out(fl_encoding *e, const fl_added_index *index, const char
     return st;
 }
 
-static fl_status on_normalized_part(fl_encoding *e, const char *text, size_t n_bytes, fl_err *err)
+static fl_status on_normalized_part(fl_encoding *e, const char *text, size_t n_bytes,
+                                    fl_err *err)
 {
     return fl__pretokenize(e, 0, text, n_bytes, err);
 }
@@ -279,7 +281,7 @@ fl_status fl__tokenizer_encode(int32_t **ids, size_t *n_ids, const fl_tokenizer 
     return st;
 }
 
-/* ---- the vocabulary --------------------------------------------------------------------------------- */
+/* ---- the vocabulary ---------------------------------------------------------------------- */
 
 int fl__tokenizer_n_vocab(const fl_tokenizer *t)
 {

@@ -1,9 +1,10 @@
 /* tokenizer.h - text to token ids and back, as the files of a Hugging Face model directory say.
  *
- * A tokenizer is the pipeline of tokenizer.json: normalizer, pre_tokenizer, model, post_processor,
- * decoder, with the added tokens cut out in front; pipeline.h has the tables of what each may be.
- * A file that asks for something else is FL_E_UNSUPPORTED, naming the field and its type.
- * Truncation and padding in tokenizer.json are not applied: nothing is ever cut or filled.
+ * A tokenizer is the pipeline of tokenizer.json: normalizer, pre_tokenizer, model,
+ * post_processor, decoder, with the added tokens cut out in front; pipeline.h has the tables of
+ * what each may be. A file that asks for something else is FL_E_UNSUPPORTED, naming the field
+ * and its type. Truncation and padding in tokenizer.json are not applied: nothing is ever cut
+ * or filled.
  *
  * A tokenizer never changes after opening: any number of threads may use one.
  * SPDX-License-Identifier: MIT */
@@ -15,8 +16,8 @@
 typedef struct fl_tokenizer fl_tokenizer;
 
 /* Reads tokenizer.json, or else vocab.json + merges.txt with added_tokens.json,
- * special_tokens_map.json and tokenizer_config.json where present (the last one's tokenizer_class
- * picks the pre-tokeniser: docs/tokenizers.md). */
+ * special_tokens_map.json and tokenizer_config.json where present (the last one's
+ * tokenizer_class picks the pre-tokeniser: docs/tokenizers.md). */
 fl_status fl__tokenizer_open(fl_tokenizer **out, const char *model_dir, fl_err *err);
 /* The text of a tokenizer.json; bos and eos are not known then. */
 fl_status fl__tokenizer_open_memory(fl_tokenizer **out, const char *json, size_t n_bytes,
@@ -24,15 +25,16 @@ fl_status fl__tokenizer_open_memory(fl_tokenizer **out, const char *json, size_t
 void fl__tokenizer_close(fl_tokenizer **t);
 
 /* Ids of n_bytes of text; ill-formed UTF-8 is read as U+FFFD, one for each maximal subpart.
- * add_special: also what the post-processor adds (BOS and the like). *ids is owned by the caller
- * (fl__free), and valid when *n_ids is 0. FL_E_NOMEM; FL_E_INPUT when the text is longer than
- * 1 GiB, exceeds a match limit of a pattern, or needs an unknown-token that does not exist. */
+ * add_special: also what the post-processor adds (BOS and the like). *ids is owned by the
+ * caller (fl__free), and valid when *n_ids is 0. FL_E_NOMEM; FL_E_INPUT when the text is longer
+ * than 1 GiB, exceeds a match limit of a pattern, or needs an unknown-token that does not
+ * exist. */
 fl_status fl__tokenizer_encode(int32_t **ids, size_t *n_ids, const fl_tokenizer *t,
                                const char *text, size_t n_bytes, bool add_special, fl_err *err);
 
-/* Text of ids, well-formed UTF-8, owned by the caller (fl__free), with a NUL behind its n_bytes.
- * Ids that no token has add nothing (the embedding matrix of a model may be larger than its
- * vocabulary). skip_special leaves out special tokens. */
+/* Text of ids, well-formed UTF-8, owned by the caller (fl__free), with a NUL behind its
+ * n_bytes. Ids that no token has add nothing (the embedding matrix of a model may be larger
+ * than its vocabulary). skip_special leaves out special tokens. */
 fl_status fl__tokenizer_decode(char **text, size_t *n_bytes, const fl_tokenizer *t,
                                const int32_t *ids, size_t n_ids, bool skip_special,
                                fl_err *err);

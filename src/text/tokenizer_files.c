@@ -4,8 +4,8 @@
  * tokenizer_config.json or special_tokens_map.json.
  *
  * Without it, vocab.json + merges.txt hold the model only, and the rest is put together as
- * transformers does it for the tokenizer_class of tokenizer_config.json (table `layouts`): the same
- * document that tokenizer.json would be, read by the same code.
+ * transformers does it for the tokenizer_class of tokenizer_config.json (table `layouts`): the
+ * same document that tokenizer.json would be, read by the same code.
  * SPDX-License-Identifier: MIT */
 #include "text/tokenizer.h"
 
@@ -59,7 +59,7 @@ static const char *const special_keys[] = {"bos_token", "eos_token", "unk_token"
 
 /* What a model directory holds beside tokenizer.json; NULL where a file is missing. */
 typedef struct side_files {
-    json_t *config, *special_map, *added; /* owned */
+    json_t *config, *special_map, *added;                                         /* owned */
     char *config_path, *special_map_path, *added_path, *vocab_path, *merges_path; /* owned */
 } side_files;
 
@@ -126,7 +126,7 @@ static int32_t named_id(const fl_tokenizer *t, const side_files *f, const char *
     return content ? fl__tokenizer_id(t, content, strlen(content)) : -1;
 }
 
-/* ---- vocab.json + merges.txt: the document that tokenizer.json would be ------------------------------- */
+/* ---- vocab.json + merges.txt: the document that tokenizer.json would be ------------------ */
 
 static bool flag(const json_t *object, const char *key)
 {
@@ -146,10 +146,8 @@ static int append_added(json_t *list, const char *content, int64_t id, bool spec
 
 static int by_id(const void *left, const void *right)
 {
-    const json_int_t a = json_integer_value(
-        json_object_get(*(json_t *const *)left, "id"));
-    const json_int_t b = json_integer_value(
-        json_object_get(*(json_t *const *)right, "id"));
+    const json_int_t a = json_integer_value(json_object_get(*(json_t *const *)left, "id"));
+    const json_int_t b = json_integer_value(json_object_get(*(json_t *const *)right, "id"));
     return a < b ? -1 : a > b;
 }
 
@@ -186,15 +184,17 @@ static fl_status add_from_decoder(json_t *list, const json_t *decoder, const cha
 {
     const char *key;
     json_t *token;
-    json_object_foreach((json_t *)decoder, key, token) {
+    json_object_foreach((json_t *)decoder, key, token)
+    {
         char *end;
         const long long id = strtoll(key, &end, 10);
         const char *content = token_content(token);
         if (!content || end == key || *end || id < 0 || id >= FL_MAX_VOCAB)
-            return fl__fail(err, FL_E_INPUT,
-                            "bad tokenizer: %s: added_tokens_decoder[\"%.20s\"] is no token with "
-                            "its id; get the file again",
-                            where, key);
+            return fl__fail(
+                err, FL_E_INPUT,
+                "bad tokenizer: %s: added_tokens_decoder[\"%.20s\"] is no token with "
+                "its id; get the file again",
+                where, key);
         if (append_added(list, content, id, flag(token, "special"), token))
             return fl__fail_nomem(err, where, strlen(content));
     }
@@ -206,20 +206,22 @@ static fl_status add_from_map(json_t *list, const json_t *added, const char *whe
 {
     const char *content;
     json_t *id;
-    json_object_foreach((json_t *)added, content, id) {
+    json_object_foreach((json_t *)added, content, id)
+    {
         if (!json_is_integer(id))
-            return fl__fail(err, FL_E_INPUT,
-                            "bad tokenizer: %s: the id of \"%.40s\" is no integer; get the file "
-                            "again",
-                            where, content);
+            return fl__fail(
+                err, FL_E_INPUT,
+                "bad tokenizer: %s: the id of \"%.40s\" is no integer; get the file "
+                "again",
+                where, content);
         if (append_added(list, content, json_integer_value(id), false, NULL))
             return fl__fail_nomem(err, where, strlen(content));
     }
     return FL_OK;
 }
 
-/* A special token that has no entry yet gets one, with the vocabulary's id or the next free one;
- * one that has an entry becomes special. */
+/* A special token that has no entry yet gets one, with the vocabulary's id or the next free
+ * one; one that has an entry becomes special. */
 static fl_status add_special(json_t *list, const json_t *vocab, const json_t *token,
                              const char *where, fl_err *err)
 {
@@ -289,18 +291,18 @@ static int set_post_processor(json_t *tokenizer, const side_files *f, const json
     for (size_t i = 0; i < json_array_size(added); i++)
         if (strcmp(token_content(json_array_get(added, i)), bos) == 0)
             id = json_integer_value(json_object_get(json_array_get(added, i), "id"));
-    return json_object_set_new(
-        tokenizer, "post_processor",
-        json_pack("{s:s, s:[{s:{s:s}}, {s:{s:s}}], s:{s:{s:[I]}}}", "type", "TemplateProcessing",
-                  "single", "SpecialToken", "id", bos, "Sequence", "id", "A", "special_tokens",
-                  bos, "ids", (json_int_t)id));
+    return json_object_set_new(tokenizer, "post_processor",
+                               json_pack("{s:s, s:[{s:{s:s}}, {s:{s:s}}], s:{s:{s:[I]}}}",
+                                         "type", "TemplateProcessing", "single", "SpecialToken",
+                                         "id", bos, "Sequence", "id", "A", "special_tokens",
+                                         bos, "ids", (json_int_t)id));
 }
 
 static fl_status choose_layout(json_t **tokenizer, const side_files *f, fl_err *err)
 {
     const char *class = layouts[0].tokenizer_class;
-    const fl_status st = fl__json_get_string(f->config, "tokenizer_class", false, &class,
-                                             f->config_path, err);
+    const fl_status st =
+        fl__json_get_string(f->config, "tokenizer_class", false, &class, f->config_path, err);
     if (st) return st;
     for (size_t i = 0; i < FL_COUNT(layouts); i++)
         if (strcmp(class, layouts[i].tokenizer_class) == 0)

@@ -133,7 +133,7 @@ bool fl__char_is_punctuation(int32_t cp)
     return cp > 0 && cp < 0x80 && strchr("$+<=>^`|~", cp) != NULL;
 }
 
-/* ---- normal forms ----------------------------------------------------------------------------- */
+/* ---- normal forms ------------------------------------------------------------------------ */
 
 static int combining_class(int32_t cp)
 {
@@ -150,9 +150,8 @@ static void sort_marks(int32_t *marks, int32_t *spare, size_t n)
             const size_t end = start + 2 * width < n ? start + 2 * width : n;
             size_t a = start, b = middle;
             for (size_t i = start; i < end; i++) {
-                const bool take_a =
-                    a < middle &&
-                    (b == end || combining_class(from[a]) <= combining_class(from[b]));
+                const bool take_a = a < middle && (b == end || combining_class(from[a]) <=
+                                                                   combining_class(from[b]));
                 to[i] = take_a ? from[a++] : from[b++];
             }
         }
@@ -185,8 +184,8 @@ static int decompose(int32_t **chars, size_t *n_chars, const char *s, size_t n_b
         i += (size_t)c.n_bytes;
         for (;;) {
             const size_t room = capacity - n;
-            const utf8proc_ssize_t wrote =
-                utf8proc_decompose_char(c.cp, *chars + n, (utf8proc_ssize_t)room, options, NULL);
+            const utf8proc_ssize_t wrote = utf8proc_decompose_char(
+                c.cp, *chars + n, (utf8proc_ssize_t)room, options, NULL);
             if (wrote < 0) return -1;
             if ((size_t)wrote <= room) {
                 n += (size_t)wrote;

@@ -1,8 +1,8 @@
 /* unicode.h - UTF-8 that nobody vouches for, and the character classes that tokenizers ask for.
  *
  * Decoding follows table 3-7 of the Unicode standard. Ill-formed bytes are grouped into maximal
- * subparts, each of which is read as one U+FFFD: the practice of bytes.decode('utf-8', 'replace')
- * and of Rust's from_utf8_lossy.
+ * subparts, each of which is read as one U+FFFD: the practice of bytes.decode('utf-8',
+ * 'replace') and of Rust's from_utf8_lossy.
  *
  * Classes are those of the Hugging Face tokenizers library (Rust's char methods and its regex
  * crate), with the tables of utf8proc; docs/tokenizers.md says where Unicode versions differ.
@@ -18,7 +18,7 @@
 #define FL_REPLACEMENT_BYTES 3
 
 typedef struct fl_utf8_char {
-    int n_bytes;    /* of the character, or of the ill-formed subpart; 1..4 */
+    int n_bytes; /* of the character, or of the ill-formed subpart; 1..4 */
     bool valid;
     bool truncated; /* not valid, but more bytes could make it so */
     int32_t cp;     /* when valid */
@@ -39,8 +39,9 @@ bool fl__char_is_numeric(int32_t cp); /* Nd, Nl, No */
 bool fl__char_is_punctuation(int32_t cp); /* P*, and the ASCII symbols $+<=>^`|~ */
 
 typedef enum fl_unicode_form { FL_NFC, FL_NFD, FL_NFKC, FL_NFKD } fl_unicode_form;
-/* Appends well-formed s in the given normal form. Linear but for sorting runs of combining marks,
- * which is n log n. 0, or -1 when out of memory. */
-int fl__unicode_normalize(fl_text_buf *out, const char *s, size_t n_bytes, fl_unicode_form form);
+/* Appends well-formed s in the given normal form. Linear but for sorting runs of combining
+ * marks, which is n log n. 0, or -1 when out of memory. */
+int fl__unicode_normalize(fl_text_buf *out, const char *s, size_t n_bytes,
+                          fl_unicode_form form);
 
 #endif

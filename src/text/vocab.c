@@ -71,8 +71,7 @@ static int grow_ids(fl_vocab *v, size_t id)
         if (fl__grow((void **)&v->tokens, room, sizeof *v->tokens)) return -1;
         v->n_ids_room = room;
     }
-    for (; v->n_ids <= id; v->n_ids++)
-        v->tokens[v->n_ids] = (fl_vocab_token){FL_VOCAB_HOLE, 0};
+    for (; v->n_ids <= id; v->n_ids++) v->tokens[v->n_ids] = (fl_vocab_token){FL_VOCAB_HOLE, 0};
     return 0;
 }
 
@@ -112,7 +111,8 @@ fl_status fl__vocab_add(fl_vocab *v, const char *text, size_t n_bytes, int64_t i
                         "; get the file again",
                         where, shown, text, v->slots[slot], id);
     const size_t offset = v->texts.n_bytes;
-    if (fl__text_buf_append(&v->texts, text, n_bytes)) return fl__fail_nomem(err, where, n_bytes);
+    if (fl__text_buf_append(&v->texts, text, n_bytes))
+        return fl__fail_nomem(err, where, n_bytes);
     v->tokens[i] = (fl_vocab_token){(uint32_t)offset, (uint32_t)n_bytes};
     v->slots[slot] = (int32_t)id;
     v->n_tokens++;
@@ -126,7 +126,8 @@ int32_t fl__vocab_id(const fl_vocab *v, const char *text, size_t n_bytes)
 
 const char *fl__vocab_text(const fl_vocab *v, int64_t id, size_t *n_bytes)
 {
-    if (id < 0 || (uint64_t)id >= v->n_ids || v->tokens[id].offset == FL_VOCAB_HOLE) return NULL;
+    if (id < 0 || (uint64_t)id >= v->n_ids || v->tokens[id].offset == FL_VOCAB_HOLE)
+        return NULL;
     *n_bytes = v->tokens[id].n_bytes;
     return v->texts.data + v->tokens[id].offset;
 }

@@ -1,7 +1,7 @@
 /* vocab.h - token text <-> id, shared by the model and the added tokens.
  *
- * Ids come from files: each is below FL_MAX_VOCAB and given once; holes are allowed. All texts lie
- * in one buffer; the hash table stores ids and compares texts there.
+ * Ids come from files: each is below FL_MAX_VOCAB and given once; holes are allowed. All texts
+ * lie in one buffer; the hash table stores ids and compares texts there.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_TEXT_VOCAB_H
 #define FL_TEXT_VOCAB_H
@@ -25,7 +25,8 @@ typedef struct fl_vocab {
     size_t n_ids_room, n_slots;
 } fl_vocab;
 
-/* Fails with FL_E_INPUT naming `where` when the id is out of range or taken, or the text known. */
+/* Fails with FL_E_INPUT naming `where` when the id is out of range or taken, or the text
+ * known. */
 fl_status fl__vocab_add(fl_vocab *v, const char *text, size_t n_bytes, int64_t id,
                         const char *where, fl_err *err);
 /* -1 when there is no such token. */

@@ -3,9 +3,9 @@
  *   encode_lines encode|encode-special MODEL_DIR   records of text -> records of ids
  *   encode_lines decode|decode-skip    MODEL_DIR   records of ids  -> records of text
  *
- * A record is a 32-bit little-endian count and then as many bytes, or 32-bit ids. The decode modes
- * also decode id by id and fail where that gives another text than decoding all at once. Records
- * that the tokenizer refuses come back with count FFFFFFFF and a line on stderr.
+ * A record is a 32-bit little-endian count and then as many bytes, or 32-bit ids. The decode
+ * modes also decode id by id and fail where that gives another text than decoding all at once.
+ * Records that the tokenizer refuses come back with count FFFFFFFF and a line on stderr.
  * SPDX-License-Identifier: MIT */
 #include "base/mem.h"
 #include "text/text_buf.h"
@@ -39,7 +39,8 @@ static void write_record(const void *data, size_t count, size_t unit_bytes)
     if (count != 0xFFFFFFFF) (void)fwrite(data, unit_bytes, count, stdout);
 }
 
-static fl_status encode(const fl_tokenizer *t, const fl_text_buf *record, bool special, fl_err *err)
+static fl_status encode(const fl_tokenizer *t, const fl_text_buf *record, bool special,
+                        fl_err *err)
 {
     int32_t *ids;
     size_t n_ids;
@@ -67,7 +68,8 @@ static fl_status decode_stream(fl_text_buf *out, const fl_tokenizer *t, const in
     return st;
 }
 
-static fl_status decode(const fl_tokenizer *t, const fl_text_buf *record, bool skip, fl_err *err)
+static fl_status decode(const fl_tokenizer *t, const fl_text_buf *record, bool skip,
+                        fl_err *err)
 {
     const int32_t *ids = (const int32_t *)(const void *)record->data;
     const size_t n_ids = record->n_bytes / sizeof *ids;
@@ -105,8 +107,8 @@ int main(int argc, char **argv)
     while (!failed) {
         failed = read_record(&record, encodes ? 1 : sizeof(int32_t), &end);
         if (failed || end) break;
-        const fl_status st = encodes ? encode(t, &record, option, &err)
-                                     : decode(t, &record, option, &err);
+        const fl_status st =
+            encodes ? encode(t, &record, option, &err) : decode(t, &record, option, &err);
         if (st) {
             write_record(NULL, 0xFFFFFFFF, 1);
             (void)fprintf(stderr, "encode_lines: %s\n", err.text);

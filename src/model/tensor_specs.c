@@ -1,0 +1,149 @@
+/* tensor_specs.c - the list of a model's tensors. SPDX-License-Identifier: MIT */
+#include "model/tensor_specs.h"
+
+#include "model/family.h"
+
+#include <stdio.h>
+
+typedef struct walk {
+    const fl_model *model;
+    fl_tensor_spec_fn *fn;
+    void *user;
+} walk;
+
+static void emit(const walk *w, const char *name, fl_tensor_spec spec)
+{
+    spec.name = name;
+    w->fn(w->user, &spec);
+}
+
+static fl_tensor_spec float_vector(int n, bool optional)
+{
+    return (fl_tensor_spec){.role = FL_ROLE_FLOAT,
+                            .optional = optional,
+                            .dtypes = FL_DTYPES_FLOAT,
+                            .n_dims = 1,
+                            .dims = {n}};
+}
+
+static fl_tensor_spec float_matrix(int n_out, int n_in)
+{
+    return (fl_tensor_spec){
+        .role = FL_ROLE_FLOAT, .dtypes = FL_DTYPES_FLOAT, .n_dims = 2, .dims = {n_out, n_in}};
+}
+
+/* name: without ".weight". */
+static void emit_norm(const walk *w, const char *name)
+{
+    const fl_model_config *cfg = &w->model->cfg;
+    char full[FL_MAX_TENSOR_NAME];
+    (void)snprintf(full, sizeof full, "%s.weight", name);
+    emit(w, full, float_vector(cfg->hidden_size, false));
+    if (cfg->family != FL_FAMILY_OPT) return;
+    (void)snprintf(full, sizeof full, "%s.bias", name);
+    emit(w, full, float_vector(cfg->hidden_size, false));
+}
+
+/* part: after the prefix. */
+static void emit_matrix(const walk *w, const char *part, int n_out, int n_in)
+{
+    char full[FL_MAX_TENSOR_NAME];
+    (void)snprintf(full, sizeof full, "%s%s", w->model->prefix, part);
+    emit(w, full, float_matrix(n_out, n_in));
+}
+
+static void emit_surroundings(const walk *w)
+{
+    const fl_model_config *cfg = &w->model->cfg;
+    const fl_family_def *family = fl__family(cfg);
+    char name[FL_MAX_TENSOR_NAME];
+    emit_matrix(w, family->embed, cfg->vocab_size, cfg->embed_size);
+    if (family->positions)
+        emit_matrix(w, family->positions, cfg->n_positions + family->position_offset,
+                    cfg->hidden_size);
+    if (cfg->embed_size != cfg->hidden_size) {
+        emit_matrix(w, family->project_in, cfg->hidden_size, cfg->embed_size);
+        emit_matrix(w, family->project_out, cfg->embed_size, cfg->hidden_size);
+    }
+    if (cfg->final_norm) {
+        (void)snprintf(name, sizeof name, "%s%s", w->model->prefix, family->final_norm);
+        emit_norm(w, name);
+    }
+    if (!cfg->tied_head) emit(w, family->head, float_matrix(cfg->vocab_size, cfg->embed_size));
+}
+
+static void emit_linear(const walk *w, int layer, int linear, int w_bits)
+{
+    const fl_model *model = w->model;
+    char name[FL_MAX_TENSOR_NAME];
+    int n_out, n_in;
+    fl__linear_shape(&n_out, &n_in, &model->cfg, linear);
+    fl_tensor_spec weight = float_matrix(n_out, n_in);
+    if (w_bits == 8) {
+        weight.role = FL_ROLE_CODES8;
+        weight.dtypes = FL_DTYPE_BIT(FL_DTYPE_I8);
+    } else if (w_bits == 4) {
+        weight.role = FL_ROLE_CODES4;
+        weight.dtypes = FL_DTYPE_BIT(FL_DTYPE_U8);
+        weight.dims[1] = (n_in + 1) / 2;
+        weight.n_codes = n_in;
+    }
+    fl__linear_tensor_name(name, model, layer, linear, ".weight");
+    emit(w, name, weight);
+    if (w_bits != 16) {
+        fl_tensor_spec scale = float_vector(n_out, false);
+        scale.role = FL_ROLE_WEIGHT_SCALE;
+        scale.dtypes = FL_DTYPE_BIT(FL_DTYPE_F32);
+        fl__linear_tensor_name(name, model, layer, linear, ".weight_scale");
+        emit(w, name, scale);
+    }
+    /* bias correction may have given a quantised layer the bias that its family lacks */
+    const bool has_bias = fl__family(&model->cfg)->has_bias(&model->cfg, linear);
+    fl__linear_tensor_name(name, model, layer, linear, ".bias");
+    if (has_bias || model->sites) emit(w, name, float_vector(n_out, !has_bias));
+}
+
+static void emit_input(const walk *w, int layer, int first_linear, const fl_site_info *info)
+{
+    char name[FL_MAX_TENSOR_NAME];
+    int n_out, n_in;
+    fl__linear_shape(&n_out, &n_in, &w->model->cfg, first_linear);
+    if (info->act == FL_ACT_STATIC) {
+        fl_tensor_spec scale = float_vector(1, false);
+        scale.role = FL_ROLE_INPUT_SCALE;
+        fl__linear_tensor_name(name, w->model, layer, first_linear, ".input_scale");
+        emit(w, name, scale);
+        fl_tensor_spec copies = float_vector(n_in, true);
+        copies.role = FL_ROLE_COPIES;
+        copies.dtypes = FL_DTYPE_BIT(FL_DTYPE_U16);
+        fl__linear_tensor_name(name, w->model, layer, first_linear, ".input_copies");
+        emit(w, name, copies);
+    }
+    fl__linear_tensor_name(name, w->model, layer, first_linear, ".input_multiplier");
+    emit(w, name, float_vector(n_in, true));
+}
+
+static void emit_block(const walk *w, int layer)
+{
+    const fl_model *model = w->model;
+    char name[FL_MAX_TENSOR_NAME];
+    for (int i = 0; i < 2; i++) {
+        fl__norm_tensor_name(name, model, layer, i, "");
+        emit_norm(w, name);
+    }
+    for (int site = 0; site < FL_N_SITES; site++) {
+        const fl_site_info *info =
+            model->sites ? &model->sites[layer * FL_N_SITES + site] : NULL;
+        int linears[FL_SITE_MAX_LINEARS];
+        const int n = fl__site_linears(linears, &model->cfg, site);
+        if (info) emit_input(w, layer, linears[0], info);
+        for (int i = 0; i < n; i++) emit_linear(w, layer, linears[i], info ? info->w_bits : 16);
+    }
+}
+
+void fl__model_tensor_specs(const fl_model *model, fl_tensor_spec_fn *fn, void *user)
+{
+    const walk w = {model, fn, user};
+    emit_surroundings(&w);
+    for (int layer = 0; layer < model->cfg.n_layers; layer++) emit_block(&w, layer);
+}
