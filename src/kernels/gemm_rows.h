@@ -1,7 +1,8 @@
-/* gemm_rows.h - the functions behind the rows of gemm.c, one pair per kernel file, and their tiles.
+/* gemm_rows.h - the functions behind the rows of gemm.c and their tiles.
  *
- * TILE_M x TILE_N: the work item; KC: input channels of a block that stays in cache. The sizes of
- * scratch are those of the arrays that each file describes.
+ * TILE_M x TILE_N: the work item; KC or K_BLOCK: input channels of a block that
+ * stays in cache. The sizes
+ * of scratch are those of the arrays that each file describes.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_KERNELS_GEMM_ROWS_H
 #define FL_KERNELS_GEMM_ROWS_H

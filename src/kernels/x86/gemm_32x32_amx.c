@@ -4,12 +4,12 @@
  *   tmm2 tmm3   sums of rows 16..31 x panels 0, 1        tmm5  x, rows 16..31
  *                                                        tmm6, tmm7  w of panels 0, 1
  *
- * A step of 64 input channels is four products of 16 cycles and four tile loads of 1 KB. An item
- * (TILE_M x TILE_N) walks K in blocks of equal size, at most K_BLOCK: x of a block stays in L2
- * for all panels of the item, a pair of panels (32 channels x K_BLOCK) for all its rows. Where K
- * is one block the sums of 32 rows go from tiles through L1 to y; else the sums of the item wait
- * in scratch between blocks. While a pair of panels is in use, the next one and the lines of y
- * are fetched to L2.
+ * A step of 64 input channels is four products of 16 cycles and four tile loads of 1 KB. An
+ * item (TILE_M x TILE_N) walks K in blocks of equal size, at most K_BLOCK: x of a block stays
+ * in L2 for all panels of the item, a pair of panels (32 channels x K_BLOCK) for all its rows.
+ * Where K is one block the sums of 32 rows go from tiles through L1 to y; else the sums of the
+ * item wait in scratch between blocks. While a pair of panels is in use, the next one and the
+ * lines of y are fetched to L2.
  *
  * x is loaded as it lies, one row every ldx bytes. 8 bits: packed weights are tiles as they lie
  * (TDPBSSD). 4 bits: nibbles are expanded into a scratch pair once per item and block, still
@@ -139,8 +139,8 @@ FL_INLINE void store_block(const fl_gemm *g, int m, int n, int n_rows, const pan
 }
 
 /* All rows of x against one pair of panels. sums: [n_rows / 32][SUMS]. */
-FL_INLINE void all_rows(const fl_gemm *g, int m0, int n, int n1, int32_t *sums, const x_block *x,
-                        panel_pair w, const int bits)
+FL_INLINE void all_rows(const fl_gemm *g, int m0, int n, int n1, int32_t *sums,
+                        const x_block *x, panel_pair w, const int bits)
 {
     const int n_steps = x->kc / STEP, n_panels = n + 16 < n1 ? 2 : 1;
     const panel_consts c[2] = {load_panel(g, n), load_panel(g, n_panels == 2 ? n + 16 : n)};
@@ -162,14 +162,15 @@ FL_INLINE void all_rows(const fl_gemm *g, int m0, int n, int n1, int32_t *sums, 
     if (x->n_rows > 32 && x->n_rows % 32) configure_tiles(32);
 }
 
-/* Where the item's work goes on after channels n.. of block k: the next pair, the next block, or
- * the channels after the item. */
-FL_INLINE const uint8_t *next_weights(const fl_gemm *g, int n, int n0, int n1, int k, int k_block,
-                                      const int bits)
+/* Where the item's work goes on after channels n.. of block k: the next pair, the next block,
+ * or the channels after the item. */
+FL_INLINE const uint8_t *next_weights(const fl_gemm *g, int n, int n0, int n1, int k,
+                                      int k_block, const int bits)
 {
     const size_t k_bytes = 2 * (size_t)bits; /* of one input channel of one panel */
     const size_t panel_bytes = (size_t)g->w->K_pad * k_bytes;
-    if (n + 32 < n1) return g->w->data + (size_t)(n / 16 + 2) * panel_bytes + (size_t)k * k_bytes;
+    if (n + 32 < n1)
+        return g->w->data + (size_t)(n / 16 + 2) * panel_bytes + (size_t)k * k_bytes;
     if (k + k_block < g->w->K_pad)
         return g->w->data + (size_t)(n0 / 16) * panel_bytes + (size_t)(k + k_block) * k_bytes;
     return n1 < g->w->N ? g->w->data + (size_t)(n1 / 16) * panel_bytes : g->w->data;
@@ -189,7 +190,8 @@ FL_INLINE void run(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scrat
     configure_tiles(m1 - m0 < 32 ? m1 - m0 : 32);
     for (int k = 0; k < K_pad; k += k_block) {
         const int kc = K_pad - k < k_block ? K_pad - k : k_block;
-        const x_block x = {g->x + m0 * g->ldx + k, g->ldx, m1 - m0, kc, k == 0, k + kc == K_pad};
+        const x_block x = {g->x + m0 * g->ldx + k, g->ldx, m1 - m0, kc, k == 0,
+                           k + kc == K_pad};
         int32_t *sums = all_sums;
         for (int n = n0; n < n1; n += 32, sums += pair_sums) {
             const uint8_t *p0 =

@@ -1,9 +1,9 @@
 /* gemm_4x64_avx512vnni.c - up to 4 rows of x against 4 panels (64 channels), weights streamed.
  *
- * vpdpbusd multiplies unsigned by signed bytes into int32 lanes, and a lane is a channel: weights are the
- * unsigned operand (nibbles 0..15 as they lie; 8-bit codes + 128 by one xor), 4 bytes of x broadcast the
- * signed one. The offset 8 or 128 is taken back with x_sum. Four panels at once hide
- * the latency of the sums and make four streams for the prefetcher.
+ * vpdpbusd multiplies unsigned by signed bytes into int32 lanes, and a lane is a channel:
+ * weights are the unsigned operand (nibbles 0..15 as they lie; 8-bit codes + 128 by one xor), 4
+ * bytes of x broadcast the signed one. The offset 8 or 128 is taken back with x_sum. Four
+ * panels at once hide the latency of the sums and make four streams for the prefetcher.
  * SPDX-License-Identifier: MIT */
 #include "kernels/gemm_rows.h"
 #include "kernels/x86/gemm_avx512.h"
