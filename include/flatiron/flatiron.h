@@ -203,7 +203,7 @@ typedef struct fl_quantize_options {
     fl_switch flatten_weights;
 
     /* GPTQ */
-    double damping;        /* default 0.01 of the mean diagonal */
+    double damping;        /* of the mean Hessian diagonal, default 0.05 */
     int gptq_block;        /* default 128 */
     fl_switch act_order;   /* columns by falling Hessian diagonal */
     fl_switch compensate;  /* first fit the float layer's output on the quantised inputs */
