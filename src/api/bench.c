@@ -97,10 +97,12 @@ static fl_status check_options(fl_bench_context *bench, const fl_bench_options *
                         o->n_repeats, o->n_threads);
     for (int i = 0; i < o->n_shapes; i++) {
         const int *s = o->shapes[i];
-        if (s[0] < 1 || s[1] < 1 || s[2] < 1 || s[0] > MAX_DIM || s[1] > MAX_DIM || s[2] > MAX_K)
-            return fl__fail(err, FL_E_USAGE,
-                            "bad shape: %dx%dx%d: M and N must be 1 to %d, K 1 to %d; change it",
-                            s[0], s[1], s[2], MAX_DIM, MAX_K);
+        if (s[0] < 1 || s[1] < 1 || s[2] < 1 || s[0] > MAX_DIM || s[1] > MAX_DIM ||
+            s[2] > MAX_K)
+            return fl__fail(
+                err, FL_E_USAGE,
+                "bad shape: %dx%dx%d: M and N must be 1 to %d, K 1 to %d; change it", s[0],
+                s[1], s[2], MAX_DIM, MAX_K);
     }
     *bench = (fl_bench_context){
         .ex = {fl__isa_detect() & isa, o->n_threads ? o->n_threads : fl__default_threads()},
