@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "eval/perplexity.h"
+#include "model/tensor_specs.h"
 #include "quant/job.h"
 #include "text/tokenizer.h"
 
@@ -154,17 +155,50 @@ static void report_memory(json_t *report, const fl_quantize_options *o, const fl
 
 /* ---- the call -------------------------------------------------------------------------------------------------- */
 
+/* What fl__checkpoint_open will find, looked at before hours of work rather than after. */
+static fl_status check_output(const fl_quantize_options *o, fl_err *err)
+{
+    const size_t n = strlen(o->out_dir);
+    char *partial = fl__alloc(n + sizeof ".partial", 1), *parent = fl__strdup(o->out_dir);
+    fl_status st = FL_OK;
+    if (!partial || !parent) {
+        st = fl__fail_nomem(err, "output", n);
+        goto out;
+    }
+    (void)snprintf(partial, n + sizeof ".partial", "%s.partial", o->out_dir);
+    char *slash = strrchr(parent, '/');
+    if (slash) slash[slash == parent] = '\0';
+    const char *dir = slash ? parent : ".";
+    if (access(o->out_dir, F_OK) == 0)
+        st = fl__fail(err, FL_E_USAGE,
+                      "output: %s: exists already; choose another name or remove it", o->out_dir);
+    else if (access(partial, F_OK) == 0 && !o->resume && o->redo_from < 0 && !o->dry_run)
+        st = fl__fail(err, FL_E_USAGE,
+                      "output: %s: holds an unfinished run; continue it with --resume or remove it",
+                      partial);
+    else if (access(dir, W_OK | X_OK) != 0)
+        st = fl__fail(err, FL_E_USAGE, "output: %s: no directory that can be written; choose "
+                                       "another place", dir);
+out:
+    fl__free(&partial);
+    fl__free(&parent);
+    return st;
+}
+
 static fl_status check_request(const fl_quantize_options *o, fl_err *err)
 {
-    if (!o->model_dir || !o->out_dir)
+    if (!o->model_dir || !o->out_dir || !*o->out_dir)
         return fl__fail(err, FL_E_USAGE, "quantize: model or output: missing; give MODEL and OUT");
     if (!o->method)
-        return fl__fail(err, FL_E_USAGE, "option: --method: missing; give flattenquant, smoothquant or rtn");
+        return fl__fail(err, FL_E_USAGE,
+                        "option: --method: missing; give flattenquant, smoothquant or rtn");
     if (!o->calib_path)
-        return fl__fail(err, FL_E_USAGE, "option: --calib: missing; give a text file, or self to let the model write it");
-    if (access(o->out_dir, F_OK) == 0)
-        return fl__fail(err, FL_E_USAGE, "output: %s: exists already; choose another name or remove it", o->out_dir);
-    return FL_OK;
+        return fl__fail(err, FL_E_USAGE, "option: --calib: missing; give a text file, or self to "
+                                         "let the model write it");
+    if ((o->max_ppl_increase >= 0 || o->max_kld >= 0) && !o->gate_path && samples_itself(o))
+        return fl__fail(err, FL_E_USAGE, "option: --gate-data: missing; the limits of quality need a "
+                                         "text where the model samples its calibration itself");
+    return check_output(o, err);
 }
 
 /* The calibration text must be readable even where the method does not look at it: a wrong name is a wrong command. */
@@ -174,7 +208,8 @@ static fl_status check_calibration_file(const fl_quantize_options *o, fl_err *er
     return fl__fail(err, FL_E_INPUT, "calibration text: %s: cannot be read; give a text file or self", o->calib_path);
 }
 
-FL_API fl_status fl_quantize_run(char **report_json, const fl_quantize_options *o, fl_err *err)
+/* out_dir without slashes behind it: ".partial" goes there. */
+static fl_status run(char **report_json, const fl_quantize_options *o, fl_err *err)
 {
     fl_exec ex;
     fl_model *model = NULL;
@@ -184,7 +219,6 @@ FL_API fl_status fl_quantize_run(char **report_json, const fl_quantize_options *
     fl_status st;
 
     const size_t n_before = fl__mem_get().now_bytes;
-    *report_json = NULL;
     fl__mem_peak_reset();
     if ((st = check_request(o, err))) goto out;
     if ((st = fl__exec_resolve(&ex, o->isa, o->n_threads, &o->log, err))) goto out;
@@ -201,6 +235,7 @@ FL_API fl_status fl_quantize_run(char **report_json, const fl_quantize_options *
         if (!report) st = fl__fail_nomem(err, "estimate", 1024);
         goto out;
     }
+    if ((st = fl__model_check_tensors(model, err))) goto out;
     if (fl__quant_needs_plan_pass(&c) && (st = load_calibration(&calib, o, &c, model, &ex, err))) goto out;
     st = fl__quant_job_run(&report, o, &c, model, &ex, calib.ids ? &calib : NULL, calib.ids ? o->calib_path : NULL, err);
     if (!st) report_memory(report, o, &c, model, &ex, n_before);
@@ -213,5 +248,22 @@ out:
     json_decref(report);
     fl__calib_fini(&calib);
     fl__model_close(&model);
+    return st;
+}
+
+FL_API fl_status fl_quantize_run(char **report_json, const fl_quantize_options *options, fl_err *err)
+{
+    fl_quantize_options o = *options;
+    char *out_dir = NULL;
+    *report_json = NULL;
+    if (o.out_dir) {
+        size_t n = strlen(o.out_dir);
+        while (n > 1 && o.out_dir[n - 1] == '/') n--;
+        out_dir = fl__strndup(o.out_dir, n);
+        if (!out_dir) return fl__fail_nomem(err, "output", n);
+        o.out_dir = out_dir;
+    }
+    const fl_status st = run(report_json, &o, err);
+    fl__free(&out_dir);
     return st;
 }
