@@ -69,6 +69,9 @@ fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *repo
 #define FL_SHARD_NAME_BYTES 48
 void fl__quant_shard_name(char name[FL_SHARD_NAME_BYTES], const fl_model *model, int i);
 
+/* Bytes that go into the output as they are: tensors outside the blocks, side files. */
+int64_t fl__quant_copied_bytes(const fl_model *model);
+
 /* {"items":{name:bytes},"peak_bytes":N,"disk_bytes":N,"seconds":S or null}. The items are not all in
  * memory together. self_sampled: the model writes its calibration text. New reference. */
 json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, const fl_exec *ex,

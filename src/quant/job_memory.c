@@ -195,11 +195,35 @@ static double work_flops(const fl_quant_config *c, const fl_model *model)
     return model->cfg.n_layers * (2 * passes * tokens * params + moments);
 }
 
+/* Files of the model; texts (headers, index, config, report) by what a tensor and a site take there. */
 static double disk_bytes(const fl_quant_config *c, const fl_model *model)
 {
-    double n = (double)block_parameters(model) * model->cfg.n_layers * weight_bits(c) / 8;
-    n += (double)model->cfg.vocab_size * model->cfg.embed_size * 2 * (model->cfg.tied_head ? 1 : 2);
-    return n * 1.02; /* scales, norms, indices */
+    enum { TENSOR_TEXT_BYTES = 180, SITE_TEXT_BYTES = 1430 };
+    const fl_model_config *cfg = &model->cfg;
+    const bool corrected = c->block.use_gptq && c->block.gptq.centred;
+    double block = 0, n_tensors = 0;
+    for (int i = 0; i < FL_N_LINEARS; i++) {
+        int n_out, n_in;
+        fl__linear_shape(&n_out, &n_in, cfg, i);
+        if (!n_out) continue;
+        const bool bias = fl__family(cfg)->has_bias(cfg, i) || corrected;
+        block += (double)n_out * n_in * weight_bits(c) / 8 + (c->block.w_per_tensor ? 4 : 4.0 * n_out) +
+                 (bias ? 4.0 * n_out : 0);
+        n_tensors += 2 + bias;
+    }
+    for (int s = 0; s < FL_N_SITES; s++) {
+        int linears[FL_SITE_MAX_LINEARS], n_in;
+        (void)site_shape(linears, &n_in, model, s);
+        const bool fixed = c->act == FL_ACT_STATIC, copies = fixed && c->flatten.flatten;
+        block += (fixed ? 4 : 0) + (copies ? 2.0 * n_in : 0);
+        n_tensors += fixed + copies;
+    }
+    const int vectors = cfg->family == FL_FAMILY_OPT ? 4 : 2; /* of the norms */
+    const int multipliers = c->flatten.smooth && !cfg->pre_norm ? 2 : 0;
+    block += 4.0 * (vectors + multipliers) * cfg->hidden_size;
+    n_tensors += vectors + multipliers;
+    return (double)fl__quant_copied_bytes(model) +
+           cfg->n_layers * (block + n_tensors * TENSOR_TEXT_BYTES + FL_N_SITES * SITE_TEXT_BYTES);
 }
 
 /* ---- all ----------------------------------------------------------------------------------- */
