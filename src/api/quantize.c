@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { MAX_TEXT_BYTES = 1 << 30 };
@@ -137,13 +138,21 @@ static fl_status check_gate(const fl_quantize_options *o, const fl_quant_config 
 
 /* ---- memory ------------------------------------------------------------------------------------ */
 
+/* Of the calibration text; -1: the model samples it. */
+static int64_t calibration_text_bytes(const fl_quantize_options *o)
+{
+    struct stat st;
+    if (samples_itself(o)) return -1;
+    return stat(o->calib_path, &st) == 0 ? st.st_size : 0;
+}
+
 /* What was foreseen and what came, beside the n_before bytes that the process held already. */
 static void report_memory(json_t *report, const fl_quantize_options *o, const fl_quant_config *c,
                           const fl_model *model, const fl_exec *ex, size_t n_before)
 {
     struct rusage usage = {0};
     (void)getrusage(RUSAGE_SELF, &usage);
-    json_t *estimate = fl__quant_estimate(c, model, ex, samples_itself(o), false);
+    json_t *estimate = fl__quant_estimate(c, model, ex, calibration_text_bytes(o), false);
     (void)json_object_set_new(
         report, "memory",
         json_pack("{s:O,s:O,s:I,s:I}", "estimated_items", json_object_get(estimate, "items"),
@@ -231,7 +240,7 @@ static fl_status run(char **report_json, const fl_quantize_options *o, fl_err *e
     model->stream_max_extra = c.flatten.max_ratio;
     if ((st = check_calibration_file(o, err))) goto out;
     if (o->dry_run) {
-        report = fl__quant_estimate(&c, model, &ex, samples_itself(o), true);
+        report = fl__quant_estimate(&c, model, &ex, calibration_text_bytes(o), true);
         if (!report) st = fl__fail_nomem(err, "estimate", 1024);
         goto out;
     }

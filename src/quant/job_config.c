@@ -166,6 +166,11 @@ bool fl__quant_needs_plan_pass(const fl_quant_config *c)
     return c->act == FL_ACT_STATIC || c->flatten.smooth || c->mixed || fl__quant_needs_lanes(c);
 }
 
+bool fl__quant_needs_statistics(const fl_quant_config *c)
+{
+    return c->act == FL_ACT_STATIC || (c->act == FL_ACT_TOKEN && c->flatten.smooth);
+}
+
 bool fl__quant_needs_lanes(const fl_quant_config *c)
 {
     return c->block.use_gptq;

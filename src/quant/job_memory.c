@@ -1,12 +1,10 @@
-/* job_memory.c - memory, disk and time of a run before it starts.
+/* job_memory.c - memory and disk of a run before it starts; time is in job_time.c.
  *
  * Each item is computed by the module that will allocate it, so that the estimate and the run cannot
  * drift apart. Sampling, planning and rounding are not in memory together: the peak is the largest.
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
-#include "base/mem.h"
-#include "kernels/onednn.h"
 
 #include <math.h>
 
@@ -132,68 +130,7 @@ static rounding_memory rounding_bytes(const fl_quant_config *c, const fl_model *
     return m;
 }
 
-/* ---- time ---------------------------------------------------------------------------------- */
-
-static size_t block_parameters(const fl_model *model)
-{
-    size_t n = 0;
-    for (int i = 0; i < FL_N_LINEARS; i++) {
-        int n_out, n_in;
-        fl__linear_shape(&n_out, &n_in, &model->cfg, i);
-        n += (size_t)n_out * (size_t)n_in;
-    }
-    return n;
-}
-
-/* GFLOP/s of the float GEMM on all threads, from one quick run; 0 when it cannot be measured. */
-typedef struct rate_job {
-    float *a, *b, *c;
-    int n;
-} rate_job;
-
-static void rate_item(void *arg, int64_t item, int thread)
-{
-    const rate_job *r = arg;
-    const size_t n = (size_t)r->n;
-    (void)thread;
-    (void)fl__onednn_sgemm(r->n, r->n, r->n, 1.0f, r->a, r->n, r->b, r->n, true, 0.0f, r->c + (size_t)item * n * n, r->n, NULL);
-}
-
-static double measure_rate(const fl_exec *ex)
-{
-    enum { N = 256 };
-    const int items = 4 * ex->n_threads;
-    rate_job r = {fl__calloc(N * N, 4), fl__calloc(N * N, 4), fl__calloc((size_t)items * N * N, 4), N};
-    double best = 0;
-    for (int i = 0; i < 4 && r.a && r.b && r.c; i++) {
-        const double start = fl__quant_now_s();
-        fl__parallel_for(ex, items, rate_item, &r);
-        const double s = fl__quant_now_s() - start;
-        best = fmax(best, s > 0 ? 2.0 * N * N * N * items / s : 0);
-    }
-    fl__free(&r.a);
-    fl__free(&r.b);
-    fl__free(&r.c);
-    return best;
-}
-
-/* Passes of a batch through a block: one and the costs in the plan; with GPTQ both lanes up to o and down, and
- * once through each half. */
-static double work_flops(const fl_quant_config *c, const fl_model *model)
-{
-    const double tokens = (double)c->n_samples * c->seq_len, params = (double)block_parameters(model);
-    double passes = fl__quant_needs_plan_pass(c) ? 1.2 : 0, moments = 0;
-    if (c->block.use_gptq) {
-        passes += 3.3;
-        for (int s = 0; s < FL_N_SITES; s++) {
-            int linears[FL_SITE_MAX_LINEARS], n_out, n_in;
-            (void)fl__site_linears(linears, &model->cfg, s);
-            fl__linear_shape(&n_out, &n_in, &model->cfg, linears[0]);
-            moments += 3.0 * tokens * n_in * n_in + 3.0 * pow(n_in, 3);
-        }
-    }
-    return model->cfg.n_layers * (2 * passes * tokens * params + moments);
-}
+/* ---- disk ---------------------------------------------------------------------------------- */
 
 /* Files of the model; texts (headers, index, config, report) by what a tensor and a site take there. */
 static double disk_bytes(const fl_quant_config *c, const fl_model *model)
@@ -228,33 +165,44 @@ static double disk_bytes(const fl_quant_config *c, const fl_model *model)
 
 /* ---- all ----------------------------------------------------------------------------------- */
 
+/* Bytes that making the calibration windows takes beside them. Of a text: itself, its ids while their
+ * array grows, and the tokenizer's tables. */
+static size_t calibration_bytes(const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
+                                int64_t text_bytes)
+{
+    enum { PER_TEXT_BYTE = 4, PER_TOKEN = 256 };
+    if (text_bytes < 0) return fl__calib_sample_bytes(model, ex, c->n_samples, c->seq_len);
+    return PER_TEXT_BYTE * (size_t)text_bytes + PER_TOKEN * (size_t)model->cfg.vocab_size;
+}
+
 json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
-                           bool self_sampled, bool with_time)
+                           int64_t text_bytes, bool with_time)
 {
     const bool pass = fl__quant_needs_plan_pass(c);
-    const bool observed = c->act == FL_ACT_STATIC || c->flatten.smooth;
+    const bool observed = fl__quant_needs_statistics(c);
     const fl_stream_bytes stream =
         pass ? fl__stream_bytes(model, ex, c->n_samples, c->seq_len, fl__quant_needs_lanes(c))
              : (fl_stream_bytes){0, 0};
-    const size_t tables = fl__model_table_bytes(model), floats = fl__block_float_bytes(model);
+    const size_t windows = pass ? (size_t)c->n_samples * (size_t)c->seq_len * sizeof(int32_t) : 0;
+    const size_t tables = fl__model_table_bytes(model) + windows;
+    const size_t floats = fl__block_float_bytes(model);
     const size_t plan = observed ? plan_bytes(c, model) : 0;
     const size_t statistics =
         observed ? FL_MAX(statistics_bytes(c, model, ex), probe_bytes(c, model)) : 0;
     const rounding_memory rounding = rounding_bytes(c, model, ex);
     const size_t planning = observed ? floats + statistics + plan : 0;
-    const size_t calibration = pass ? (size_t)c->n_samples * (size_t)c->seq_len * sizeof(int32_t) : 0;
-    const size_t sampling = pass && self_sampled ? fl__calib_sample_bytes(model, ex, c->n_samples, c->seq_len) : 0;
+    const size_t calibration = pass ? calibration_bytes(c, model, ex, text_bytes) : 0;
     const size_t working = stream.activations + stream.workspace +
                            FL_MAX(planning, rounding.most + plan / (c->mixed ? 2 : 1));
-    const size_t peak = tables + calibration + FL_MAX(sampling, working);
-    const double rate = with_time ? measure_rate(ex) : 0;
+    const double seconds = with_time ? fl__quant_seconds(c, model, ex, text_bytes) : NAN;
     return json_pack("{s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},s:I,s:I,s:o}", "items",
-                     "block_float32", (json_int_t)floats, "block_integer", (json_int_t)rounding.rounded,
-                     "hessians", (json_int_t)rounding.hessians, "activations",
-                     (json_int_t)stream.activations, "workspace", (json_int_t)stream.workspace,
-                     "plan", (json_int_t)plan, "plan_statistics", (json_int_t)statistics,
-                     "model_tables", (json_int_t)(tables + calibration), "sampling",
-                     (json_int_t)sampling, "peak_bytes", (json_int_t)peak, "disk_bytes",
+                     "block_float32", (json_int_t)floats, "block_integer",
+                     (json_int_t)rounding.rounded, "hessians", (json_int_t)rounding.hessians,
+                     "activations", (json_int_t)stream.activations, "workspace",
+                     (json_int_t)stream.workspace, "plan", (json_int_t)plan, "plan_statistics",
+                     (json_int_t)statistics, "model_tables", (json_int_t)tables, "calibration",
+                     (json_int_t)calibration, "peak_bytes",
+                     (json_int_t)(tables + FL_MAX(calibration, working)), "disk_bytes",
                      (json_int_t)disk_bytes(c, model), "seconds",
-                     rate > 0 ? json_real(work_flops(c, model) / rate) : json_null());
+                     isfinite(seconds) ? json_real(seconds) : json_null());
 }

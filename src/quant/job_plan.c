@@ -284,7 +284,7 @@ fl_status fl__quant_plan_make(fl_quant_job *job, fl_err *err)
         (void)fl__site_linears(linears, &job->model->cfg, (int)(i % FL_N_SITES));
         fl__linear_shape(&n_out, &job->plan->sites[i].n_in, &job->model->cfg, linears[0]);
     }
-    if (job->c.act == FL_ACT_FLOAT || (job->c.act == FL_ACT_TOKEN && !job->c.flatten.smooth)) {
+    if (!fl__quant_needs_statistics(&job->c)) {
         settle_plain(job);
         return FL_OK;
     }

@@ -78,6 +78,17 @@ static double agreement(const char *float_dir, const char *out_dir)
     return ab / sqrt(aa * bb);
 }
 
+static const char *short_text(void)
+{
+    const char *path = fl_test_path("short.txt");
+    fl_test_write_text(
+        path, "The harbour was quiet in the morning, and the boats lay still. Nobody spoke of the "
+              "storm that had come over the hills in the night, but everyone looked at the roof of "
+              "the old school, where the slates were gone and the beams showed. At nine the baker "
+              "opened her door, and the smell of bread went down the street to the water.");
+    return path;
+}
+
 /* Four layers, as the embedded model has, and a hundredth of its work. */
 static const char *quick_model(void)
 {
@@ -160,8 +171,8 @@ static json_t *run_as_foreseen(fl_quantize_options *o)
     assert_true(number_at(estimate, "seconds", NULL) > 0);
     assert_true(number_at(report, "memory", "process_peak_bytes") > peak);
     if (!(said > 0.9 && said < 1.1) || !(disk > 0.9 && disk < 1.1))
-        fail_msg("%s w%d a%d of %s: estimate over peak memory %f, over disk %f", o->method,
-                 o->w_bits, o->a_bits, o->model_dir, said, disk);
+        fail_msg("%s w%d a%d of %s: estimate over peak memory (%.0f) %f, over disk %f", o->method,
+                 o->w_bits, o->a_bits, o->model_dir, peak, said, disk);
     json_decref(estimate);
     return report;
 }
@@ -218,6 +229,7 @@ static void other_families_work_too(void **state)
             char out[16];
             (void)snprintf(out, sizeof out, "out%d%d", m, k);
             fl_quantize_options o = options_of(&cases[k], models[m], out);
+            o.calib_path = short_text(); /* or reading it would be the peak */
             json_decref(run_as_foreseen(&o));
             const double got = agreement(models[m], o.out_dir);
             if (!(got >= cases[k].least_agreement))
@@ -494,12 +506,7 @@ static void gates_keep_the_model_and_say_by_how_much(void **state)
     fl_quantize_options o = fl_test_quantize_options(NULL, "bad", "rtn");
     char *text;
     fl_err err = {""};
-    fl_test_write_text(fl_test_path("gate.txt"),
-                       "The harbour was quiet in the morning, and the boats lay still. Nobody spoke of "
-                       "the storm that had come over the hills in the night, but everyone looked at the "
-                       "roof of the old school, where the slates were gone and the beams showed. "
-                       "The harbour was quiet in the morning, and the boats lay still.");
-    o.gate_path = fl_test_path("gate.txt");
+    o.gate_path = short_text();
     o.seq_len = 32;
     o.max_ppl_increase = 0.001;
     assert_int_equal(fl_quantize_run(&text, &o, &err), FL_E_GATE);
@@ -511,7 +518,7 @@ static void gates_keep_the_model_and_say_by_how_much(void **state)
     o = fl_test_quantize_options(NULL, "good", "rtn");
     o.w_bits = o.a_bits = 8;
     o.seq_len = 32;
-    o.gate_path = fl_test_path("gate.txt");
+    o.gate_path = short_text();
     o.max_ppl_increase = 0.5;
     o.max_kld = 0.5;
     (void)fl_test_quantize(&o, &text);

@@ -324,6 +324,13 @@ size_t fl__flatten_choose_bytes(int K, int n_sample, int n_threads, const fl_fla
                         per_candidate * (size_t)n_candidates(o) + per_thread * (size_t)n_threads);
 }
 
+double fl__flatten_choose_work(int K, int N, int n_sample, const fl_flatten_options *o)
+{
+    const double thresholds = o->beta < 0 ? N_THRESHOLDS + 1 : 1;
+    const double weight_rows = FL_MIN(N, WEIGHT_ROWS), scales = 33; /* grid of weight_scale.c, rounding */
+    return (double)K * n_candidates(o) * (1.5 * thresholds * n_sample + weight_rows * scales);
+}
+
 fl_status fl__flatten_choose(fl_flatten_choice *choice, const fl_exec *ex,
                              const fl_site_stats *stats, const fl_flatten_weight *weights,
                              int n_weights, fl_flatten_groups groups, int bits, int w_bits,
