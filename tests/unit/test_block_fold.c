@@ -92,7 +92,7 @@ static float *run_block(context *c, const fl_block *block)
     float *y = fl__alloc(n, sizeof *y);
     fl__kv_resize(c->kv, 0, ROWS);
     memcpy(c->ws->buf[FL_BUF_X], c->x, n * sizeof *y);
-    fl__block_run(c->model, block, 0, &c->ex, c->ws, c->kv, &span, 1, observe, c);
+    fl__block_run(c->model, block, 0, FL_HALF_BOTH, &c->ex, c->ws, c->kv, &span, 1, observe, c);
     memcpy(y, c->ws->buf[FL_BUF_X], n * sizeof *y);
     return y;
 }

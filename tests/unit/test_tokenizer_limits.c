@@ -122,6 +122,10 @@ static const struct {
      "not about sequence A"},
     {BAD_PART("'post_processor':{'type':'TemplateProcessing','single':'$A'}"), FL_E_UNSUPPORTED,
      "post_processor.single"},
+    {BAD_PART("'post_processor':{'type':'Sequence','processors':["
+              "{'type':'TemplateProcessing','single':[]},"
+              "{'type':'TemplateProcessing','single':[]}]}"),
+     FL_E_UNSUPPORTED, "post_processor is more than one template"},
     {BAD_PART("'decoder':{'type':'WordPiece'}"), FL_E_UNSUPPORTED, "decoder.type"},
     {BAD_PART("'decoder':{'type':'Strip','content':'ab','start':0,'stop':0}"), FL_E_INPUT,
      "not one character"},
