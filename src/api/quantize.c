@@ -7,16 +7,24 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "eval/perplexity.h"
+#include "model/tensor_specs.h"
 #include "quant/job.h"
 #include "text/tokenizer.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { MAX_TEXT_BYTES = 1 << 30 };
 
 /* ---- calibration text ---------------------------------------------------------------------------------- */
+
+static bool samples_itself(const fl_quantize_options *o)
+{
+    return strcmp(o->calib_path, "self") == 0;
+}
 
 static bool ends_with(const char *s, const char *end)
 {
@@ -89,7 +97,7 @@ static fl_status load_calibration(fl_calib *calib, const fl_quantize_options *o,
 {
     int32_t *ids = NULL;
     size_t n_ids = 0;
-    if (strcmp(o->calib_path, "self") == 0) return sample_from_model(calib, o, c, ex, err);
+    if (samples_itself(o)) return sample_from_model(calib, o, c, ex, err);
     fl_status st = read_ids(&ids, &n_ids, o->model_dir, o->calib_path, err);
     if (!st) st = fl__calib_from_ids(calib, ids, n_ids, c->n_samples, c->seq_len, c->seed,
                                      model->cfg.vocab_size, o->calib_path, err);
@@ -128,29 +136,89 @@ static fl_status check_gate(const fl_quantize_options *o, const fl_quant_config 
     return FL_OK;
 }
 
+/* ---- memory ------------------------------------------------------------------------------------ */
+
+/* Of the calibration text; -1: the model samples it. */
+static int64_t calibration_text_bytes(const fl_quantize_options *o)
+{
+    struct stat st;
+    if (samples_itself(o)) return -1;
+    return stat(o->calib_path, &st) == 0 ? st.st_size : 0;
+}
+
+/* What was foreseen and what came, beside the n_before bytes that the process held already. */
+static void report_memory(json_t *report, const fl_quantize_options *o, const fl_quant_config *c,
+                          const fl_model *model, const fl_exec *ex, size_t n_before)
+{
+    struct rusage usage = {0};
+    (void)getrusage(RUSAGE_SELF, &usage);
+    json_t *estimate = fl__quant_estimate(c, model, ex, calibration_text_bytes(o), false);
+    (void)json_object_set_new(
+        report, "memory",
+        json_pack("{s:O,s:O,s:I,s:I}", "estimated_items", json_object_get(estimate, "items"),
+                  "estimated_peak_bytes", json_object_get(estimate, "peak_bytes"), "peak_bytes",
+                  (json_int_t)(fl__mem_get().peak_bytes - n_before), "process_peak_bytes",
+                  (json_int_t)usage.ru_maxrss * 1024));
+    json_decref(estimate);
+}
+
 /* ---- the call -------------------------------------------------------------------------------------------------- */
+
+/* What fl__checkpoint_open will find, looked at before hours of work rather than after. */
+static fl_status check_output(const fl_quantize_options *o, fl_err *err)
+{
+    const size_t n = strlen(o->out_dir);
+    char *partial = fl__alloc(n + sizeof ".partial", 1), *parent = fl__strdup(o->out_dir);
+    fl_status st = FL_OK;
+    if (!partial || !parent) {
+        st = fl__fail_nomem(err, "output", n);
+        goto out;
+    }
+    (void)snprintf(partial, n + sizeof ".partial", "%s.partial", o->out_dir);
+    char *slash = strrchr(parent, '/');
+    if (slash) slash[slash == parent] = '\0';
+    const char *dir = slash ? parent : ".";
+    if (access(o->out_dir, F_OK) == 0)
+        st = fl__fail(err, FL_E_USAGE,
+                      "output: %s: exists already; choose another name or remove it", o->out_dir);
+    else if (access(partial, F_OK) == 0 && !o->resume && o->redo_from < 0 && !o->dry_run)
+        st = fl__fail(err, FL_E_USAGE,
+                      "output: %s: holds an unfinished run; continue it with --resume or remove it",
+                      partial);
+    else if (access(dir, W_OK | X_OK) != 0)
+        st = fl__fail(err, FL_E_USAGE, "output: %s: no directory that can be written; choose "
+                                       "another place", dir);
+out:
+    fl__free(&partial);
+    fl__free(&parent);
+    return st;
+}
 
 static fl_status check_request(const fl_quantize_options *o, fl_err *err)
 {
-    if (!o->model_dir || !o->out_dir)
+    if (!o->model_dir || !o->out_dir || !*o->out_dir)
         return fl__fail(err, FL_E_USAGE, "quantize: model or output: missing; give MODEL and OUT");
     if (!o->method)
-        return fl__fail(err, FL_E_USAGE, "option: --method: missing; give flattenquant, smoothquant or rtn");
+        return fl__fail(err, FL_E_USAGE,
+                        "option: --method: missing; give flattenquant, smoothquant or rtn");
     if (!o->calib_path)
-        return fl__fail(err, FL_E_USAGE, "option: --calib: missing; give a text file, or self to let the model write it");
-    if (access(o->out_dir, F_OK) == 0)
-        return fl__fail(err, FL_E_USAGE, "output: %s: exists already; choose another name or remove it", o->out_dir);
-    return FL_OK;
+        return fl__fail(err, FL_E_USAGE, "option: --calib: missing; give a text file, or self to "
+                                         "let the model write it");
+    if ((o->max_ppl_increase >= 0 || o->max_kld >= 0) && !o->gate_path && samples_itself(o))
+        return fl__fail(err, FL_E_USAGE, "option: --gate-data: missing; the limits of quality need a "
+                                         "text where the model samples its calibration itself");
+    return check_output(o, err);
 }
 
 /* The calibration text must be readable even where the method does not look at it: a wrong name is a wrong command. */
 static fl_status check_calibration_file(const fl_quantize_options *o, fl_err *err)
 {
-    if (strcmp(o->calib_path, "self") == 0 || access(o->calib_path, R_OK) == 0) return FL_OK;
+    if (samples_itself(o) || access(o->calib_path, R_OK) == 0) return FL_OK;
     return fl__fail(err, FL_E_INPUT, "calibration text: %s: cannot be read; give a text file or self", o->calib_path);
 }
 
-FL_API fl_status fl_quantize_run(char **report_json, const fl_quantize_options *o, fl_err *err)
+/* out_dir without slashes behind it: ".partial" goes there. */
+static fl_status run(char **report_json, const fl_quantize_options *o, fl_err *err)
 {
     fl_exec ex;
     fl_model *model = NULL;
@@ -159,7 +227,8 @@ FL_API fl_status fl_quantize_run(char **report_json, const fl_quantize_options *
     json_t *report = NULL;
     fl_status st;
 
-    *report_json = NULL;
+    const size_t n_before = fl__mem_get().now_bytes;
+    fl__mem_peak_reset();
     if ((st = check_request(o, err))) goto out;
     if ((st = fl__exec_resolve(&ex, o->isa, o->n_threads, &o->log, err))) goto out;
     if ((st = fl__model_open(&model, o->model_dir, &ex, true, err))) goto out;
@@ -171,12 +240,14 @@ FL_API fl_status fl_quantize_run(char **report_json, const fl_quantize_options *
     model->stream_max_extra = c.flatten.max_ratio;
     if ((st = check_calibration_file(o, err))) goto out;
     if (o->dry_run) {
-        report = fl__quant_estimate(&c, model, &ex, true);
+        report = fl__quant_estimate(&c, model, &ex, calibration_text_bytes(o), true);
         if (!report) st = fl__fail_nomem(err, "estimate", 1024);
         goto out;
     }
+    if ((st = fl__model_check_tensors(model, err))) goto out;
     if (fl__quant_needs_plan_pass(&c) && (st = load_calibration(&calib, o, &c, model, &ex, err))) goto out;
     st = fl__quant_job_run(&report, o, &c, model, &ex, calib.ids ? &calib : NULL, calib.ids ? o->calib_path : NULL, err);
+    if (!st) report_memory(report, o, &c, model, &ex, n_before);
     if (!st) st = check_gate(o, &c, report, err);
 out:
     if (report && (!st || st == FL_E_GATE)) {
@@ -186,5 +257,22 @@ out:
     json_decref(report);
     fl__calib_fini(&calib);
     fl__model_close(&model);
+    return st;
+}
+
+FL_API fl_status fl_quantize_run(char **report_json, const fl_quantize_options *options, fl_err *err)
+{
+    fl_quantize_options o = *options;
+    char *out_dir = NULL;
+    *report_json = NULL;
+    if (o.out_dir) {
+        size_t n = strlen(o.out_dir);
+        while (n > 1 && o.out_dir[n - 1] == '/') n--;
+        out_dir = fl__strndup(o.out_dir, n);
+        if (!out_dir) return fl__fail_nomem(err, "output", n);
+        o.out_dir = out_dir;
+    }
+    const fl_status st = run(report_json, &o, err);
+    fl__free(&out_dir);
     return st;
 }

@@ -299,6 +299,18 @@ fl_status fl__model_open(fl_model **out, const char *dir, const fl_exec *ex, boo
     return FL_OK;
 }
 
+size_t fl__model_table_bytes(const fl_model *model)
+{
+    const fl_model_config *cfg = &model->cfg;
+    const size_t n_tensors = fl__tensors_count(model->tensors);
+    size_t n = sizeof *model + (cfg->final_norm ? 2 * (size_t)cfg->hidden_size * sizeof(float) : 0);
+    if (model->rope_cos)
+        n += 2 * (size_t)cfg->n_positions * (size_t)(cfg->head_dim / 2) * sizeof(float);
+    for (size_t i = 0; i < n_tensors; i++)
+        n += sizeof(fl_tensor_view) + sizeof(void *) + strlen(fl__tensors_at(model->tensors, i)->name) + 1;
+    return n;
+}
+
 void fl__model_close(fl_model **model)
 {
     fl_model *m = *model;

@@ -107,6 +107,8 @@ fl_status fl__model_open_config(fl_model **out, const char *dir, fl_err *err);
 fl_status fl__model_open(fl_model **out, const char *dir, const fl_exec *ex, bool streaming,
                          fl_err *err);
 void fl__model_close(fl_model **model);
+/* Bytes that a streaming model takes beside its map: rotary table, final norm, list of tensors. */
+size_t fl__model_table_bytes(const fl_model *model);
 
 /* Loads one block of the open checkpoint; weights are borrowed from the map. */
 fl_status fl__block_load(fl_block *block, const fl_model *model, int layer, fl_err *err);

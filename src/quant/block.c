@@ -12,16 +12,31 @@
 #include <math.h>
 #include <string.h>
 
-size_t fl__block_job_bytes(const fl_model *model)
+size_t fl__block_float_bytes(const fl_model *model)
 {
-    size_t n = 0;
+    const fl_model_config *cfg = &model->cfg;
+    const size_t norms = cfg->family == FL_FAMILY_OPT ? 4 : 2;
+    size_t n = norms * (size_t)cfg->hidden_size;
     for (int i = 0; i < FL_N_LINEARS; i++) {
         int n_out, n_in;
-        fl__linear_shape(&n_out, &n_in, &model->cfg, i);
-        /* float32, codes, and the packed form that the quantised lane runs on */
-        n += (size_t)n_out * (size_t)n_in * (sizeof(float) + 1 + 1);
+        fl__linear_shape(&n_out, &n_in, cfg, i);
+        const bool bias = n_out && fl__family(cfg)->has_bias(cfg, i);
+        n += (size_t)n_out * (size_t)(n_in + bias);
     }
-    return n;
+    return n * sizeof(float);
+}
+
+size_t fl__block_linear_bytes(const fl_model *model, int linear, int w_bits, fl_act_kind act,
+                              double extra, bool w_per_tensor)
+{
+    int n_out, n_in;
+    fl__linear_shape(&n_out, &n_in, &model->cfg, linear);
+    if (w_bits == 16) return 0;
+    const size_t N = (size_t)n_out, K = (size_t)n_in, scales = w_per_tensor ? 1 : N;
+    const size_t codes = N * K + scales * sizeof(float);
+    if (act == FL_ACT_FLOAT) return codes + (w_bits == 4 ? N * ((K + 1) / 2) : 0);
+    const size_t N_pad = (N + 15) / 16 * 16, K_all = K + (size_t)(extra * (double)K);
+    return codes + N_pad * ((K_all + 63) / 64 * 64) * (size_t)w_bits / 8 + N_pad * sizeof(int32_t);
 }
 
 fl_status fl__block_job_init(fl_block_job *j, const fl_model *model, const fl_exec *ex, int layer,

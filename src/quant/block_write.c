@@ -90,6 +90,17 @@ static void add_site(shard *s, int which)
     if (site->premul) add(s, name, FL_DTYPE_F32, site->n_in, 0, site->premul);
 }
 
+size_t fl__block_write_bytes(const fl_model *model, int w_bits)
+{
+    size_t nibbles = 0;
+    for (int i = 0; i < FL_N_LINEARS && w_bits == 4; i++) {
+        int n_out, n_in;
+        fl__linear_shape(&n_out, &n_in, &model->cfg, i);
+        nibbles += (size_t)n_out * (size_t)((n_in + 1) / 2);
+    }
+    return nibbles + sizeof(shard);
+}
+
 fl_status fl__block_job_write(const fl_block_job *j, const char *path, json_t *names,
                               int64_t *n_bytes, fl_err *err)
 {

@@ -20,6 +20,8 @@ fl_status fl__calib_from_ids(fl_calib *c, const int32_t *ids, size_t n_ids, int 
  * The model must be open with its blocks. */
 fl_status fl__calib_from_model(fl_calib *c, const fl_model *model, const fl_exec *ex,
                                int n_windows, int seq_len, uint64_t seed, fl_err *err);
+/* Bytes that it takes beside the model and the windows. */
+size_t fl__calib_sample_bytes(const fl_model *model, const fl_exec *ex, int n_windows, int seq_len);
 void fl__calib_fini(fl_calib *c);
 /* FNV-1a over shape and ids, for fingerprints. */
 uint64_t fl__calib_hash(const fl_calib *c);

@@ -17,11 +17,24 @@
 
 enum { CHUNK = 32 };
 
-size_t fl__gptq_bytes(int K, int max_n_out, const fl_gptq_options *o)
+size_t fl__gptq_held_bytes(int K, const fl_gptq_options *o)
 {
-    const size_t n = (size_t)K * (size_t)K, w = (size_t)K * (size_t)max_n_out;
-    const size_t factor = n * (2 * sizeof(double) + sizeof(float));
-    return factor + (o->compensate ? n * sizeof(float) + w * sizeof(double) : 0) + w * sizeof(float);
+    const size_t n = (size_t)K * (size_t)K;
+    const size_t vectors = (size_t)K * (3 * sizeof(float) + sizeof(int)); /* diag, means, perm */
+    return n * sizeof(float) + (o->compensate ? n * (sizeof(double) + sizeof(float)) : 0) + vectors;
+}
+
+size_t fl__gptq_init_bytes(int K, const fl_gptq_options *o)
+{
+    const size_t n = (size_t)K * (size_t)K;
+    return fl__gptq_held_bytes(K, o) + n * sizeof(double) * (o->compensate ? 1 : 2);
+}
+
+size_t fl__gptq_round_bytes(int K, int N, int n_threads, const fl_gptq_options *o)
+{
+    const size_t rows = (size_t)n_threads * CHUNK, wide = o->compensate ? (size_t)K : 0;
+    return rows * (((size_t)K + (size_t)o->block) * sizeof(float) + wide * sizeof(double)) +
+           (size_t)N * (sizeof(float) + sizeof(double));
 }
 
 void fl__gptq_fini(fl_gptq *q)
@@ -40,20 +53,31 @@ void fl__gptq_fini(fl_gptq *q)
 static void fill_means(fl_gptq *q, const fl_gram *g)
 {
     for (int i = 0; i < q->K; i++) {
-        q->mean_q[i] = q->o.centred ? (float)(g->sum_q[i] / (double)g->n_rows) : 0.0f;
-        q->mean_f[i] = q->o.centred ? (float)(g->sum_f[i] / (double)g->n_rows) : 0.0f;
+        const double n = (double)g->n_rows;
+        q->mean_q[i] = q->o.centred ? (float)(g->pivot_q[i] + g->sum_q[i] / n) : 0.0f;
+        q->mean_f[i] = q->o.centred ? (float)(g->pivot_f[i] + g->sum_f[i] / n) : 0.0f;
     }
 }
 
-/* a = H/n - mean mean^T in natural order; returns the mean of its diagonal. */
+/* Moment of two channels from the sums about their pivots p, r: about the means, or about 0. */
+static double moment(const fl_gptq *q, float sum, double sum_x, double sum_y, float p, float r,
+                     double n)
+{
+    const double dx = sum_x / n, dy = sum_y / n;
+    if (q->o.centred) return (double)sum / n - dx * dy;
+    return (double)sum / n + (double)p * dy + (double)r * dx + (double)p * r;
+}
+
+/* a = E x^ x^^T, centred or not, in natural order; returns the mean of its diagonal. */
 static double fill_moments(double *a, const fl_gptq *q, const fl_gram *g)
 {
     const size_t K = (size_t)q->K;
+    const double n = (double)g->n_rows;
     double trace = 0;
     for (size_t i = 0; i < K; i++) {
         for (size_t j = 0; j < K; j++)
-            a[i * K + j] = (double)g->h[i * K + j] / (double)g->n_rows -
-                           (double)q->mean_q[i] * (double)q->mean_q[j];
+            a[i * K + j] = moment(q, g->h[i * K + j], g->sum_q[i], g->sum_q[j], g->pivot_q[i],
+                                  g->pivot_q[j], n);
         trace += a[i * K + i];
     }
     return trace / (double)K;
@@ -62,10 +86,11 @@ static double fill_moments(double *a, const fl_gptq *q, const fl_gram *g)
 static void fill_cross(fl_gptq *q, const fl_gram *g, double lambda)
 {
     const size_t K = (size_t)q->K;
+    const double n = (double)g->n_rows;
     for (size_t i = 0; i < K; i++)
         for (size_t j = 0; j < K; j++)
-            q->r[i * K + j] = (float)((double)g->c[i * K + j] / (double)g->n_rows -
-                                      (double)q->mean_q[i] * (double)q->mean_f[j] +
+            q->r[i * K + j] = (float)(moment(q, g->c[i * K + j], g->sum_q[i], g->sum_f[j],
+                                             g->pivot_q[i], g->pivot_f[j], n) +
                                       (i == j ? lambda : 0));
 }
 
@@ -163,7 +188,7 @@ fl_status fl__gptq_init(fl_gptq *q, const fl_gram *g, const fl_gptq_options *o,
     work = fl__alloc(K * K, sizeof *work);
     if (!q->a || !q->u || !q->diag || !q->perm || !q->mean_q || !q->mean_f || !work ||
         (o->compensate && !q->r)) {
-        st = fl__fail_nomem(err, "GPTQ", fl__gptq_bytes(g->K, 0, o));
+        st = fl__fail_nomem(err, "GPTQ", fl__gptq_init_bytes(g->K, o));
         goto out;
     }
     fill_means(q, g);
@@ -171,7 +196,10 @@ fl_status fl__gptq_init(fl_gptq *q, const fl_gram *g, const fl_gptq_options *o,
     for (size_t i = 0; i < K; i++) q->diag[i] = (float)q->a[i * K + i];
     if ((st = fill_order(q, err))) goto out;
     if ((st = factorise(q, q->a, work, mean_diag, err))) goto out;
-    if (!o->compensate) goto out;
+    if (!o->compensate) {
+        fl__free(&q->a); /* only needed to solve for W~ */
+        goto out;
+    }
     fill_cross(q, g, q->damping_used * (mean_diag > 0 ? mean_diag : 1.0));
     if (LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'L', g->K, q->a, g->K))
         st = fl__fail(err, FL_E_FAIL, "GPTQ: Hessian of %d channels: factorisation failed; use "

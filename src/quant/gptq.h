@@ -33,8 +33,11 @@ typedef struct fl_gptq {
     double damping_used;
 } fl_gptq;
 
-/* Bytes beside the gram while a site is being solved. */
-size_t fl__gptq_bytes(int K, int max_n_out, const fl_gptq_options *o);
+/* Bytes that fl__gptq_init takes beside the gram while it runs, what it leaves in *q, and what
+ * fl__gptq_round takes beside its arguments for N rows. */
+size_t fl__gptq_init_bytes(int K, const fl_gptq_options *o);
+size_t fl__gptq_held_bytes(int K, const fl_gptq_options *o);
+size_t fl__gptq_round_bytes(int K, int N, int n_threads, const fl_gptq_options *o);
 /* Factorises. FL_E_FAIL: activations that are not finite, or A singular whatever the damping; FL_E_NOMEM. */
 fl_status fl__gptq_init(fl_gptq *q, const fl_gram *g, const fl_gptq_options *o,
                         const fl_exec *ex, fl_err *err);

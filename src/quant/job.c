@@ -255,7 +255,6 @@ fl_status fl__quant_job_run(json_t **report, const fl_quantize_options *o,
     fl_status st = FL_OK;
 
     *report = NULL;
-    fl__mem_peak_reset();
     if (!job.sites || !shards) {
         st = fl__fail_nomem(err, "report", 64);
         goto out;

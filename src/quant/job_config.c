@@ -50,6 +50,10 @@ static fl_status check_ranges(const fl_quantize_options *o, const fl_model_confi
     if (!(o->flatten_max_ratio >= 0 && o->flatten_max_ratio <= 16)) return usage(err, "--flatten-max-ratio", "not in 0..16", "0.30 is the paper's");
     if (!(o->damping > 0 && o->damping <= 1)) return usage(err, "--damping", "not in (0, 1]", "0.01 is usual");
     if (o->gptq_block < 1 || o->gptq_block > 65536) return usage(err, "--gptq-block", "not in 1..65536", "128 is usual");
+    if (o->redo_from >= model->n_layers)
+        return fl__fail(err, FL_E_USAGE,
+                        "option: --redo-from: the model has no block %d; give one of 0 to %d",
+                        o->redo_from, model->n_layers - 1);
     if (o->alpha > 1) return usage(err, "--alpha", "above 1", "0.5 is usual, auto searches");
     if (isnan(o->alpha) || isnan(o->beta) || isnan(o->gamma)) return usage(err, "--alpha", "not a number", "give a number");
     if (o->beta == 0) return usage(err, "--beta", "0 makes the threshold 0", "1.3 is usual, auto searches");
@@ -160,6 +164,11 @@ json_t *fl__quant_config_json(const fl_quant_config *c)
 bool fl__quant_needs_plan_pass(const fl_quant_config *c)
 {
     return c->act == FL_ACT_STATIC || c->flatten.smooth || c->mixed || fl__quant_needs_lanes(c);
+}
+
+bool fl__quant_needs_statistics(const fl_quant_config *c)
+{
+    return c->act == FL_ACT_STATIC || (c->act == FL_ACT_TOKEN && c->flatten.smooth);
 }
 
 bool fl__quant_needs_lanes(const fl_quant_config *c)

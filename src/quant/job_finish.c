@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 void fl__quant_shard_name(char name[FL_SHARD_NAME_BYTES], const fl_model *model, int i)
 {
@@ -123,6 +124,26 @@ static fl_status copy_side_files(const fl_quant_job *job, fl_err *err)
     return st;
 }
 
+int64_t fl__quant_copied_bytes(const fl_model *model)
+{
+    char **names = NULL;
+    size_t n = 0;
+    int64_t bytes = 0;
+    for (size_t i = 0; i < fl__tensors_count(model->tensors); i++) {
+        const fl_tensor_view *t = fl__tensors_at(model->tensors, i);
+        if (is_outside(model, t)) bytes += (int64_t)t->n_bytes;
+    }
+    if (fl__dir_list(&names, &n, model->dir, NULL)) return bytes;
+    for (size_t i = 0; i < n; i++) {
+        struct stat st;
+        char *path = is_side_file(names[i]) ? fl__path_join(model->dir, names[i]) : NULL;
+        if (path && stat(path, &st) == 0) bytes += st.st_size;
+        fl__free(&path);
+    }
+    fl__dir_list_free(&names, n);
+    return bytes;
+}
+
 /* ---- config.json and the report ------------------------------------------------------------------------------------ */
 
 /* Shares of the linears of the blocks that run at 4 bits. */
@@ -162,10 +183,10 @@ static json_t *quantization_config(const fl_quant_job *job)
 {
     char calib[32] = "";
     if (job->calib) (void)snprintf(calib, sizeof calib, "%016llx", (unsigned long long)fl__calib_hash(job->calib));
-    return json_pack("{s:s,s:i,s:s,s:s,s:i,s:i,s:o,s:{s:s,s:s,s:s},s:o,s:O}", "quant_method", "flatiron",
+    return json_pack("{s:s,s:i,s:s,s:s,s:i,s:i,s:o,s:{s:o,s:s,s:s},s:o,s:O}", "quant_method", "flatiron",
                      "version", FL_QUANT_VERSION, "flatiron_version", FL_VERSION, "method", job->c.method,
                      "kv_bits", 16, "head_bits", 16, "options", fl__quant_config_json(&job->c), "calibration",
-                     "source", job->calib_name ? job->calib_name : "none", "hash", calib, "isa",
+                     "source", fl__json_text(job->calib_name ? job->calib_name : "none"), "hash", calib, "isa",
                      fl__isa_name(job->ex->isa), "summary", int4_shares(job), "sites", job->sites);
 }
 
@@ -187,18 +208,6 @@ static fl_status write_config(const fl_quant_job *job, fl_err *err)
     return st;
 }
 
-static json_int_t proc_status_bytes(const char *key)
-{
-    char *text = NULL;
-    size_t n = 0;
-    json_int_t kb = 0;
-    if (fl__file_read(&text, &n, "/proc/self/status", 1 << 16, NULL)) return 0;
-    const char *at = strstr(text, key);
-    if (at) (void)sscanf(at + strlen(key), ": %" JSON_INTEGER_FORMAT, &kb);
-    fl__free(&text);
-    return kb * 1024;
-}
-
 fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *report, fl_err *err)
 {
     json_t *list = json_copy((json_t *)(uintptr_t)shards); /* shallow; jansson's copy takes no const */
@@ -210,20 +219,14 @@ fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *repo
     if (st) return st;
     fl__quant_progress(job, "write", job->model->cfg.n_layers - 1, NAN, 1);
 
-    json_t *estimate = fl__quant_estimate(&job->c, job->model, job->ex, false);
-    json_t *memory = json_pack("{s:O,s:O,s:I,s:I}", "estimated_items", json_object_get(estimate, "items"),
-                               "estimated_peak_bytes", json_object_get(estimate, "peak_bytes"), "peak_bytes",
-                               (json_int_t)fl__mem_get().peak_bytes, "process_peak_bytes", proc_status_bytes("VmHWM"));
-    (void)json_object_set_new(report, "model", json_string(job->model->dir));
-    (void)json_object_set_new(report, "output", json_string(job->o->out_dir));
+    (void)json_object_set_new(report, "model", fl__json_text(job->model->dir));
     (void)json_object_set_new(report, "options", fl__quant_config_json(&job->c));
     (void)json_object_set_new(report, "isa", json_string(fl__isa_name(job->ex->isa)));
     (void)json_object_set_new(report, "summary", int4_shares(job));
     (void)json_object_set_new(report, "sites", json_incref(job->sites));
     /* The report in the model is part of its bytes: what differs from run to run stays out of it. */
     st = write_json(job, "flatiron_report.json", report, err);
-    (void)json_object_set_new(report, "memory", memory);
+    (void)json_object_set_new(report, "output", fl__json_text(job->o->out_dir));
     (void)json_object_set_new(report, "seconds", json_real(fl__quant_now_s() - job->started_s));
-    json_decref(estimate);
     return st ? st : fl__checkpoint_finish(&job->checkpoint, job->model->cfg.n_layers, err);
 }

@@ -13,8 +13,6 @@
 #include <math.h>
 #include <string.h>
 
-enum { SAMPLE_ROWS = 1024 };
-
 /* Both widths of one site until the bits are chosen; bits 0: not computed. */
 typedef struct site_choices {
     fl_flatten_choice at4, at8;
@@ -194,7 +192,7 @@ static fl_status plan_block(planner *p, int layer, fl_err *err)
     fl_block block;
     fl_status st = fl__block_fold(&block, p->job->model, layer, NULL, err);
     if (st) return st;
-    st = fl__stream_stats(stats, s, &block, SAMPLE_ROWS, err);
+    st = fl__stream_stats(stats, s, &block, FL_QUANT_SAMPLE_ROWS, err);
     for (int i = 0; i < FL_N_SITES && !st; i++)
         st = choose_site(p, &p->all[layer * FL_N_SITES + i], &block, i, &stats[i], err);
     for (int i = 0; i < FL_N_SITES; i++) fl__site_stats_fini(&stats[i]);
@@ -286,7 +284,7 @@ fl_status fl__quant_plan_make(fl_quant_job *job, fl_err *err)
         (void)fl__site_linears(linears, &job->model->cfg, (int)(i % FL_N_SITES));
         fl__linear_shape(&n_out, &job->plan->sites[i].n_in, &job->model->cfg, linears[0]);
     }
-    if (job->c.act == FL_ACT_FLOAT || (job->c.act == FL_ACT_TOKEN && !job->c.flatten.smooth)) {
+    if (!fl__quant_needs_statistics(&job->c)) {
         settle_plain(job);
         return FL_OK;
     }

@@ -27,6 +27,21 @@ typedef struct result {
     double error, damping;
 } result;
 
+/* Moments of xq and xf, which keep their values. */
+static void gather(problem *p)
+{
+    const size_t n_bytes = sizeof(float) * ROWS * K;
+    float *q = fl__alloc(n_bytes, 1), *f = fl__alloc(n_bytes, 1);
+    memcpy(q, p->xq, n_bytes);
+    memcpy(f, p->xf, n_bytes);
+    fl__gram_fini(&p->gram);
+    assert_int_equal(fl__gram_init(&p->gram, K, true, NULL), FL_OK);
+    fl__gram_add(&p->gram, &one, q, f, ROWS);
+    fl__gram_finish(&p->gram);
+    fl__free(&q);
+    fl__free(&f);
+}
+
 /* Inputs with unequal channels, correlations, and means; the quantised ones are near the others. */
 static problem make_problem(void)
 {
@@ -37,9 +52,7 @@ static problem make_problem(void)
         p.xq[i] = p.xq[i] * (1 + (float)(i % K * 7 % K) / 5) + (float)(i % K % 3);
         p.xf[i] += p.xq[i];
     }
-    assert_int_equal(fl__gram_init(&p.gram, K, true, NULL), FL_OK);
-    fl__gram_add(&p.gram, &one, p.xq, p.xf, ROWS);
-    fl__gram_finish(&p.gram);
+    gather(&p);
     return p;
 }
 
@@ -322,15 +335,29 @@ static void damping_grows_until_the_hessian_factors(void **state)
     (void)state;
     static result r;
     problem p = make_problem();
-    for (int i = 0; i < ROWS; i++) p.xq[i * K + 5] = p.xq[i * K + 4]; /* singular */
-    fl__gram_fini(&p.gram);
-    assert_int_equal(fl__gram_init(&p.gram, K, true, NULL), FL_OK);
-    fl__gram_add(&p.gram, &one, p.xq, p.xf, ROWS);
-    fl__gram_finish(&p.gram);
+    for (int i = 0; i < ROWS * K; i++) p.xq[i] = p.xq[i / K * K]; /* all channels alike */
+    gather(&p);
     const fl_gptq_options o = {.damping = 1e-25, .block = 128};
     solve(&r, &p, &o, &one, 4, false);
     assert_true(r.damping > o.damping && r.damping <= 1);
     assert_true(isfinite(r.error));
+    problem_fini(&p);
+}
+
+/* Channels that hardly vary about a mean: what is left of them is not rounding noise. */
+static void nearly_constant_inputs_need_no_damping(void **state)
+{
+    (void)state;
+    static result r;
+    const fl_gptq_options o = {.damping = 0.01, .block = 128, .centred = true, .compensate = true};
+    problem p = make_problem();
+    for (int i = 0; i < ROWS * K; i++) {
+        p.xq[i] = p.xq[i] * 1e-4f + (float)(1 + i % K);
+        p.xf[i] = p.xf[i] * 1e-4f + (float)(1 + i % K);
+    }
+    gather(&p);
+    solve(&r, &p, &o, &one, 4, false);
+    assert_true(r.damping == o.damping && r.error > 0 && r.error < 0.1);
     problem_fini(&p);
 }
 
@@ -340,7 +367,8 @@ static void silent_inputs_round_to_nearest(void **state)
     static result r;
     static int8_t want[N * K];
     problem p = make_problem();
-    memset(p.gram.h, 0, sizeof(float) * K * K);
+    memset(p.xq, 0, sizeof(float) * ROWS * K);
+    gather(&p);
     const fl_gptq_options o = {.damping = 0.01, .block = 128};
     solve(&r, &p, &o, &one, 8, false);
     (void)fl__weight_round(&one, want, p.w, r.scale, 1, N, K, 8, NULL);
@@ -400,6 +428,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(one_scale_serves_a_tensor),
     cmocka_unit_test(threads_do_not_change_a_bit),
     cmocka_unit_test(damping_grows_until_the_hessian_factors),
+    cmocka_unit_test(nearly_constant_inputs_need_no_damping),
     cmocka_unit_test(silent_inputs_round_to_nearest),
     cmocka_unit_test(numbers_that_are_none_are_refused),
     cmocka_unit_test(running_out_of_memory_leaves_nothing),

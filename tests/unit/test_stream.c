@@ -279,9 +279,12 @@ static void moments_are_those_of_both_lanes(void **state)
             for (int j = 0; j < K; j += 3) {
                 double h = 0, cross = 0, size = 0;
                 for (int r = 0; r < TOKENS; r++) {
-                    h += (double)q.x[site][r * K + i] * q.x[site][r * K + j];
-                    cross += (double)q.x[site][r * K + i] * f.x[site][r * K + j];
-                    size += fabs((double)q.x[site][r * K + i] * f.x[site][r * K + j]);
+                    const double x = (double)q.x[site][r * K + i] - g.pivot_q[i];
+                    const double y = (double)q.x[site][r * K + j] - g.pivot_q[j];
+                    const double z = (double)f.x[site][r * K + j] - g.pivot_f[j];
+                    h += x * y;
+                    cross += x * z;
+                    size += fabs(x) * (fabs(y) + fabs(z));
                 }
                 assert_true(fabs(g.h[i * K + j] - h) < 1e-5 * size + 1e-5);
                 assert_true(fabs(g.c[i * K + j] - cross) < 1e-5 * size + 1e-5);

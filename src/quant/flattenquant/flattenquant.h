@@ -43,6 +43,11 @@ typedef struct fl_flatten_choice {
     int64_t n_outliers;       /* channels above the box plot's fence */
 } fl_flatten_choice;
 
+/* Bytes that fl__flatten_choose takes for a sample of n_sample rows, the choice among them. */
+size_t fl__flatten_choose_bytes(int K, int n_sample, int n_threads, const fl_flatten_options *o);
+/* Roughly the numbers that it looks at, once per candidate and threshold; N: output channels of all
+ * weights. For estimates of time. */
+double fl__flatten_choose_work(int K, int N, int n_sample, const fl_flatten_options *o);
 /* Chooses for activations of `bits` (4 or 8), weights of w_bits (16: not rounded). FL_E_NOMEM. */
 fl_status fl__flatten_choose(fl_flatten_choice *choice, const fl_exec *ex,
                              const fl_site_stats *stats, const fl_flatten_weight *weights,

@@ -19,7 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_ALPHAS = 7, N_THRESHOLDS = 16, WEIGHT_ROWS = 64, MAX_COPIES_SEARCHED = 16 };
+enum { N_ALPHAS = 7, N_THRESHOLDS = 16, WEIGHT_ROWS = 64, MAX_COPIES_SEARCHED = 16,
+       GAINS_PER_CHANNEL = 16 };
 
 /* Per candidate alpha: everything that evaluating it needs. */
 typedef struct candidate {
@@ -309,18 +310,39 @@ void fl__flatten_choice_fini(fl_flatten_choice *choice)
     fl__free(&choice->copies);
 }
 
+static int n_candidates(const fl_flatten_options *o)
+{
+    return o->smooth && o->alpha < 0 ? N_ALPHAS : 1;
+}
+
+size_t fl__flatten_choose_bytes(int K, int n_sample, int n_threads, const fl_flatten_options *o)
+{
+    const size_t per_candidate = 5 * sizeof(float) + sizeof(uint16_t);
+    const size_t per_thread = sizeof(float) + 1 + GAINS_PER_CHANNEL * sizeof(gain);
+    const size_t rows = ((size_t)n_sample + FL_LANES - 1) / FL_LANES * FL_LANES;
+    return (size_t)K * (2 * sizeof(float) + rows * sizeof(float) +
+                        per_candidate * (size_t)n_candidates(o) + per_thread * (size_t)n_threads);
+}
+
+double fl__flatten_choose_work(int K, int N, int n_sample, const fl_flatten_options *o)
+{
+    const double thresholds = o->beta < 0 ? N_THRESHOLDS + 1 : 1;
+    const double weight_rows = FL_MIN(N, WEIGHT_ROWS), scales = 33; /* grid of weight_scale.c, rounding */
+    return (double)K * n_candidates(o) * (1.5 * thresholds * n_sample + weight_rows * scales);
+}
+
 fl_status fl__flatten_choose(fl_flatten_choice *choice, const fl_exec *ex,
                              const fl_site_stats *stats, const fl_flatten_weight *weights,
                              int n_weights, fl_flatten_groups groups, int bits, int w_bits,
                              bool is_unsigned, const fl_flatten_options *o, fl_err *err)
 {
     const size_t K = (size_t)stats->K, threads = (size_t)ex->n_threads;
-    const int n = o->smooth && o->alpha < 0 ? N_ALPHAS : 1;
+    const int n = n_candidates(o);
     candidate candidates[N_ALPHAS] = {0};
     float *w_max = fl__alloc(K, sizeof *w_max), *w_energy = fl__alloc(K, sizeof *w_energy);
     search s = {.stats = stats, .weights = weights, .n_weights = n_weights, .bits = bits, .w_bits = w_bits,
                 .is_unsigned = is_unsigned, .o = o, .groups = groups, .w_max = w_max,
-                .w_energy = w_energy, .candidates = candidates, .n_gains = 16 * stats->K};
+                .w_energy = w_energy, .candidates = candidates, .n_gains = GAINS_PER_CHANNEL * stats->K};
     fl_status st = FL_OK;
 
     *choice = (fl_flatten_choice){0};
