@@ -47,8 +47,8 @@ static void on_progress(void *user, int window, int n_windows, double ppl)
 static json_t *model_row(const char *dir, const fl_eval_model *m, double ppl)
 {
     char bits[16];
-    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:s, s:I, s:o}", "model", dir,
-                     "quant_method", m->quant_method, "bits",
+    return json_pack("{s:o, s:s, s:s, s:i, s:i, s:i, s:s, s:I, s:o}", "model",
+                     cli_json_path(dir), "quant_method", m->quant_method, "bits",
                      cli_bits(bits, sizeof bits, m->w_bits, m->a_bits), "w_bits", m->w_bits,
                      "a_bits", m->a_bits, "head_bits", m->head_bits, "kv_format", m->kv_format,
                      "weight_bytes", (json_int_t)m->weight_bytes, "ppl", cli_json_number(ppl));

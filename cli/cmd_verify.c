@@ -23,6 +23,10 @@ static void print_report(const json_t *report)
                      json_string_value(json_array_get(unexpected, i)));
     for (size_t i = 0; i < n; i++)
         (void)printf("%s\n", json_string_value(json_array_get(problems, i)));
+    const size_t n_unexpected = json_array_size(cli_json_at(report, "unexpected"));
+    if (n_unexpected > 0)
+        (void)printf("%zu tensors that the model does not use (--json names them)\n",
+                     n_unexpected);
     (void)printf("%s: %lld tensors, %s\n", n == 0 ? "ok" : "not ok",
                  (long long)json_integer_value(cli_json_at(report, "tensors")),
                  cli_bytes(bytes, sizeof bytes,

@@ -1,5 +1,6 @@
 /* interrupt.h - SIGINT and SIGTERM ask the running job to stop at its next safe point; a second
- * one kills. SPDX-License-Identifier: MIT */
+ * one kills.
+ * SPDX-License-Identifier: MIT */
 #ifndef FL_CLI_INTERRUPT_H
 #define FL_CLI_INTERRUPT_H
 

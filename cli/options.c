@@ -3,7 +3,8 @@
  * Two passes: the command line first, noting which rows it set, then the environment for the
  * others. A value may follow its option or stand behind '='; a value that begins with a dash
  * and is no number must stand behind '=', so that a forgotten value is noticed. "--" ends
- * options. SPDX-License-Identifier: MIT */
+ * options.
+ * SPDX-License-Identifier: MIT */
 #include "options.h"
 
 #include <ctype.h>
@@ -25,8 +26,7 @@ fl_status cli_fail(fl_err *err, fl_status status, const char *fmt, ...)
     return status;
 }
 
-/* ---- names --------------------------------------------------------------------------------
- */
+/* ---- names ------------------------------------------------------------------------------- */
 
 bool cli_in_list(const char *list, const char *name)
 {
@@ -109,8 +109,7 @@ static fl_status unknown_option(const cli_verb *verb, const char *name, fl_err *
         verb->name, verb->name);
 }
 
-/* ---- values ---------------------------------------------------------------------------------
- */
+/* ---- values ------------------------------------------------------------------------------ */
 
 static bool takes_value(const cli_option *o)
 {
@@ -236,8 +235,7 @@ static fl_status not_yet(const cli_verb *verb, const char *where, fl_err *err)
         where, verb->name);
 }
 
-/* ---- the environment
- * -------------------------------------------------------------------------- */
+/* ---- the environment --------------------------------------------------------------------- */
 
 static fl_status env_bool(const char *where, const char *value, bool *on, fl_err *err)
 {
@@ -298,8 +296,7 @@ static fl_status apply_env(bool *given, const cli_verb *verb, const cli_option *
     return st;
 }
 
-/* ---- the command line
- * ------------------------------------------------------------------------- */
+/* ---- the command line -------------------------------------------------------------------- */
 
 typedef struct parse {
     const cli_verb *verb;

@@ -10,8 +10,7 @@
 
 enum { MAX_COLUMNS = 32, CELL_BYTES = 256, JSON_INDENT_SPACES = 2 };
 
-/* ---- tables ---------------------------------------------------------------------------------
- */
+/* ---- tables ------------------------------------------------------------------------------ */
 
 typedef struct layout {
     cli_table form;
@@ -27,12 +26,12 @@ static int text_width(const char *text)
     return n;
 }
 
-/* Keeps the columns that some row has, with their widths. */
+/* Keeps all columns for other programs, for people those that some row has; their widths. */
 static void lay_out(layout *l, const json_t *rows, const cli_column *columns, int n_columns)
 {
     char cell[CELL_BYTES];
     for (int c = 0; c < n_columns && l->n < MAX_COLUMNS; c++) {
-        bool used = false;
+        bool used = l->form != CLI_PLAIN;
         int width = text_width(columns[c].title);
         for (size_t r = 0; r < json_array_size(rows); r++) {
             const json_t *row = json_array_get(rows, r);
@@ -95,8 +94,7 @@ void cli_print_table(cli_table form, const json_t *rows, const cli_column *colum
                        cli_json_text(cell, sizeof cell, json_array_get(rows, r), l.columns[c]));
 }
 
-/* ---- JSON -----------------------------------------------------------------------------------
- */
+/* ---- JSON -------------------------------------------------------------------------------- */
 
 fl_status cli_print_json(json_t *doc, fl_err *err)
 {
@@ -151,13 +149,23 @@ const char *cli_json_text(char *out, size_t out_bytes, const json_t *row,
     return out;
 }
 
+json_t *cli_json_path(const char *path)
+{
+    char ascii[1024];
+    json_t *text = json_string(path);
+    if (text) return text;
+    (void)snprintf(ascii, sizeof ascii, "%s", path);
+    for (char *c = ascii; *c; c++)
+        if ((unsigned char)*c >= 0x80) *c = '?';
+    return json_string(ascii);
+}
+
 json_t *cli_json_number(double x)
 {
     return isfinite(x) ? json_real(x) : json_null();
 }
 
-/* ---- numbers --------------------------------------------------------------------------------
- */
+/* ---- numbers ----------------------------------------------------------------------------- */
 
 const char *cli_bytes(char *out, size_t out_bytes, double n_bytes)
 {

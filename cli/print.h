@@ -15,8 +15,8 @@ typedef struct cli_column {
     double factor;    /* what a number is multiplied with; 0: 1 */
 } cli_column;
 
-/* rows (a JSON array of objects) under the titles; columns that no row has a value for are left
- * out. */
+/* rows (a JSON array of objects) under the titles; CLI_PLAIN leaves out columns that no row has
+ * a value for. */
 void cli_print_table(cli_table form, const json_t *rows, const cli_column *columns,
                      int n_columns);
 
@@ -31,6 +31,8 @@ const json_t *cli_json_at(const json_t *doc, const char *path);
 /* The column's value of a row; "-" when absent. Returns out. */
 const char *cli_json_text(char *out, size_t out_bytes, const json_t *row,
                           const cli_column *column);
+/* A path as text; bytes that are no UTF-8 become '?'. */
+json_t *cli_json_path(const char *path);
 /* JSON number, or null for a NaN or an infinity. */
 json_t *cli_json_number(double x);
 

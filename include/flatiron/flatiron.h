@@ -203,7 +203,7 @@ typedef struct fl_quantize_options {
     fl_switch flatten_weights;
 
     /* GPTQ */
-    double damping;        /* default 0.01 of the mean diagonal */
+    double damping;        /* of the mean Hessian diagonal, default 0.05 */
     int gptq_block;        /* default 128 */
     fl_switch act_order;   /* columns by falling Hessian diagonal */
     fl_switch compensate;  /* first fit the float layer's output on the quantised inputs */
@@ -278,8 +278,8 @@ FL_API fl_status fl_eval_run(fl_eval_result *result, const fl_eval_options *opti
 
 /* Checks every tensor of a model directory against its config (names, shapes, types, finite
  * values, codes in range). *report_json: {"model":..,"quant_method":..,"tensors":N,"bytes":N,
- * "problems":[text],"unexpected":[name]}; unexpected tensors are ignored by the model and are no
- * problem. With problems the model cannot be used: the status and text of the first one
+ * "problems":[text],"unexpected":[name]}; unexpected tensors are ignored by the model and
+ * are no problem. With problems the model cannot be used: the status and text of the first one
  * (FL_E_INPUT, or FL_E_UNSUPPORTED), with the report still given. */
 FL_API fl_status fl_verify_run(char **report_json, const char *model_dir, fl_err *err);
 

@@ -4,6 +4,7 @@
 #include "api/bench_race.h"
 #include "base/isa.h"
 #include "base/json.h"
+#include "base/machine.h"
 #include "base/mem.h"
 #include "kernels/onednn.h"
 
@@ -20,20 +21,6 @@ static const int built_in[][3] = {
     {1, 4096, 4096},   {16, 4096, 4096},   {128, 4096, 4096},  {512, 4096, 4096},
     {512, 1024, 4096}, {512, 14336, 4096}, {512, 4096, 14336},
 };
-
-static void cpu_name(char *name, size_t name_bytes)
-{
-    char line[256];
-    FILE *f = fopen("/proc/cpuinfo", "r");
-    (void)snprintf(name, name_bytes, "unknown");
-    while (f && fgets(line, sizeof line, f)) {
-        const char *colon = strchr(line, ':');
-        if (!colon || strncmp(line, "model name", 10) != 0) continue;
-        (void)snprintf(name, name_bytes, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
-        break;
-    }
-    if (f) (void)fclose(f);
-}
 
 /* Register peak in TOPS and streaming read in GB/s. */
 static fl_status yardsticks(double *peak, double *bandwidth, const fl_bench_context *bench,
@@ -60,7 +47,7 @@ static fl_status machine(json_t **out, const fl_bench_context *bench, fl_err *er
     double peak = 0, bandwidth = 0;
     const fl_status st = yardsticks(&peak, &bandwidth, bench, err);
     if (st) return st;
-    cpu_name(cpu, sizeof cpu);
+    fl__cpu_name(cpu, sizeof cpu);
     fl__onednn_version(onednn, sizeof onednn);
     *out = json_pack("{s:s, s:s, s:i, s:f, s:s, s:f, s:I, s:s, s:s, s:i}", "cpu", cpu, "isa",
                      fl__isa_name(bench->ex.isa), "threads", bench->ex.n_threads, "peak_tops",
@@ -110,10 +97,12 @@ static fl_status check_options(fl_bench_context *bench, const fl_bench_options *
                         o->n_repeats, o->n_threads);
     for (int i = 0; i < o->n_shapes; i++) {
         const int *s = o->shapes[i];
-        if (s[0] < 1 || s[1] < 1 || s[2] < 1 || s[0] > MAX_DIM || s[1] > MAX_DIM || s[2] > MAX_K)
-            return fl__fail(err, FL_E_USAGE,
-                            "bad shape: %dx%dx%d: M and N must be 1 to %d, K 1 to %d; change it",
-                            s[0], s[1], s[2], MAX_DIM, MAX_K);
+        if (s[0] < 1 || s[1] < 1 || s[2] < 1 || s[0] > MAX_DIM || s[1] > MAX_DIM ||
+            s[2] > MAX_K)
+            return fl__fail(
+                err, FL_E_USAGE,
+                "bad shape: %dx%dx%d: M and N must be 1 to %d, K 1 to %d; change it", s[0],
+                s[1], s[2], MAX_DIM, MAX_K);
     }
     *bench = (fl_bench_context){
         .ex = {fl__isa_detect() & isa, o->n_threads ? o->n_threads : fl__default_threads()},

@@ -1,10 +1,10 @@
 /* bench_gemm.c - integer GEMM kernels against oneDNN and against the machine.
  *
- * Few rows of x (M < 16) are a matter of reading the weights: several copies of them are used in
- * turn, together beyond the last level of cache, the rate is GB/s of packed weights, and the
- * floor is the longer of a plain read of the same copies and the products at register peak. From
- * M = 16 on weights stay where they fall, the rate is TOPS (2 operations per product) and the
- * floor is the register peak.
+ * Few rows of x (M < 16) are a matter of reading the weights: several copies of them are used
+ * in turn, together beyond the last level of cache, the rate is GB/s of packed weights, and the
+ * floor is the longer of a plain read of the same copies and the products at register peak.
+ * From M = 16 on weights stay where they fall, the rate is TOPS (2 operations per product) and
+ * the floor is the register peak.
  * SPDX-License-Identifier: MIT */
 #include "api/bench_gemm.h"
 
@@ -126,19 +126,19 @@ static fl_status weights_new(gemm_bench *b, weight_set *s, int bits, fl_err *err
 static fl_status activations_new(gemm_bench *b, fl_err *err)
 {
     fl_rng rng = fl__rng_init(0, b->M, "bench-x");
-    const size_t M = (size_t)b->M, K_pad = ((size_t)b->K + 63) / 64 * 64;
-    b->x = fl__calloc(M * K_pad, 1);
+    const size_t M = (size_t)b->M, ldx = (size_t)fl__gemm_ldx(b->K);
+    b->x = fl__calloc(M * ldx, 1);
     b->x_sum = fl__calloc(M, sizeof *b->x_sum);
     b->x_scale = fl__alloc(M, sizeof *b->x_scale);
     b->w_scale = fl__alloc((size_t)b->N, sizeof *b->w_scale);
     b->y = fl__alloc(M * (size_t)b->N, sizeof *b->y);
     b->scratch = fl__alloc(fl__gemm_scratch_bytes(&b->bench->ex), 1);
     if (!b->x || !b->x_sum || !b->x_scale || !b->w_scale || !b->y || !b->scratch)
-        return fl__fail_nomem(err, "bench activations", M * (K_pad + (size_t)b->N * 2));
+        return fl__fail_nomem(err, "bench activations", M * (ldx + (size_t)b->N * 2));
     for (size_t m = 0; m < M; m++) {
         b->x_scale[m] = 0.01f;
         for (int k = 0; k < b->K; k++) {
-            int8_t *x = &b->x[m * K_pad + (size_t)k];
+            int8_t *x = &b->x[m * ldx + (size_t)k];
             *x = (int8_t)((int)(fl__rng_u64(&rng) >> 56) - 128);
             b->x_sum[m] += *x;
         }
@@ -168,7 +168,7 @@ static void entries_new(gemm_bench *b)
                           .weights = weights,
                           .scratch = b->scratch};
         e->g = (fl_gemm){.x = b->x,
-                         .ldx = weights->copies[0].K_pad,
+                         .ldx = fl__gemm_ldx(b->K),
                          .x_sum = b->x_sum,
                          .x_scale = b->x_scale,
                          .x_scale_stride = 1,
@@ -197,7 +197,8 @@ static fl_status opponent_new(gemm_bench *b, opponent *o, fl_onednn_type type, f
 static void bench_fini(gemm_bench *b)
 {
     for (int i = 0; i < 2; i++) {
-        for (int c = 1; c < b->weights[i].n_copies; c++) fl__free(&b->weights[i].copies[c].data);
+        for (int c = 1; c < b->weights[i].n_copies; c++)
+            fl__free(&b->weights[i].copies[c].data);
         fl__weight_fini(&b->weights[i].copies[0]);
     }
     fl__onednn_matmul_free(&b->s8.matmul);
@@ -228,14 +229,14 @@ static json_t *row(const gemm_bench *b, const gemm_entry *e, double ms, int peak
         ops * b->contenders[peak_at].ms / fl__bench_peak_ops(&b->bench->ex);
     const double read_ms = few ? b->contenders[e->weights->read_at].ms : 0;
     const double n_bytes = (double)e->weights->copies[0].n_bytes;
-    return json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:s, s:f, s:o, s:o, s:i, s:o, s:o}",
-                     "kernel", e->kernel->name, "op", "gemm", "M", b->M, "N", b->N, "K", b->K,
-                     "threads", b->bench->ex.n_threads, "ms", ms, "rate",
-                     few ? n_bytes / ms * 1e-6 : ops / ms * 1e-9, "unit", few ? "GB/s" : "TOPS",
-                     "fraction_of_floor", FL_MAX(peak_ms, read_ms) / ms, "ratio_onednn_s8",
-                     ratio(b, &b->s8, ms), "ratio_onednn_bf16", ratio(b, &b->bf16, ms),
-                     "weight_copies", e->weights->n_copies, "onednn_s8", impl(&b->s8),
-                     "onednn_bf16", impl(&b->bf16));
+    return json_pack(
+        "{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:s, s:f, s:o, s:o, s:i, s:o, s:o}", "kernel",
+        e->kernel->name, "op", "gemm", "M", b->M, "N", b->N, "K", b->K, "threads",
+        b->bench->ex.n_threads, "ms", ms, "rate", few ? n_bytes / ms * 1e-6 : ops / ms * 1e-9,
+        "unit", few ? "GB/s" : "TOPS", "fraction_of_floor", FL_MAX(peak_ms, read_ms) / ms,
+        "ratio_onednn_s8", ratio(b, &b->s8, ms), "ratio_onednn_bf16", ratio(b, &b->bf16, ms),
+        "weight_copies", e->weights->n_copies, "onednn_s8", impl(&b->s8), "onednn_bf16",
+        impl(&b->bf16));
 }
 
 fl_status fl__bench_gemm(json_t *rows, const fl_bench_context *bench, int M, int N, int K,

@@ -15,8 +15,8 @@ typedef struct fl_bench_context {
     const fl_log *log;
 } fl_bench_context;
 
-/* Appends a row per integer GEMM kernel that this machine has for M to rows, oneDNN's s8 and bf16
- * products and the machine's yardsticks timed in turn with them. */
+/* Appends a row per integer GEMM kernel that this machine has for M to rows, oneDNN's s8 and
+ * bf16 products and the machine's yardsticks timed in turn with them. */
 fl_status fl__bench_gemm(json_t *rows, const fl_bench_context *bench, int M, int N, int K,
                          fl_err *err);
 /* The same for the quantise kernels on float x [M, K]: static, per token, flattened. */

@@ -54,8 +54,8 @@ fl_status fl__bench_race(fl_bench_contender *contenders, int n, int n_repeats, f
     }
     for (int r = 0; r < n_repeats; r++)
         for (int i = 0; i < n; i++)
-            times[i * n_repeats + r] =
-                time_calls(&contenders[i], 2 + r * contenders[i].n_calls, contenders[i].n_calls);
+            times[i * n_repeats + r] = time_calls(&contenders[i], 2 + r * contenders[i].n_calls,
+                                                  contenders[i].n_calls);
     for (int i = 0; i < n; i++) contenders[i].ms = median(times + i * n_repeats, n_repeats);
     fl__free(&times);
     return FL_OK;

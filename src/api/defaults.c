@@ -1,5 +1,6 @@
 /* defaults.c - defaults of the public option structs, exit codes, freeing what the library
- * gave. SPDX-License-Identifier: MIT */
+ * gave.
+ * SPDX-License-Identifier: MIT */
 #include "base/mem.h"
 #include "base/status.h"
 
@@ -80,15 +81,14 @@ void fl_quantize_options_defaults(fl_quantize_options *o)
         .flatten = FL_AUTO,
         .unsigned_codes = FL_AUTO,
         .bias_correction = FL_AUTO,
-        .alpha = 0.5,
-        .beta = 1.3,
+        .alpha = -1,
+        .beta = -1,
         .threshold = "mean",
         .flatten_max_ratio = 0.30,
         .int4_ratio = 0.4829,
         .gamma = -1,
-        .select = "kl",
         .flatten_weights = FL_AUTO,
-        .damping = 0.01,
+        .damping = 0.05,
         .gptq_block = 128,
         .act_order = FL_AUTO,
         .compensate = FL_AUTO,

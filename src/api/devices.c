@@ -2,36 +2,10 @@
 #include "base/exec.h"
 #include "base/isa.h"
 #include "base/json.h"
+#include "base/machine.h"
 #include "base/status.h"
 
 #include <sched.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
-
-/* The text behind `key` and its colon in a "key : value" file of /proc. */
-static void read_field(char *out, size_t out_bytes, const char *path, const char *key)
-{
-    char line[512];
-    out[0] = '\0';
-    FILE *f = fopen(path, "r");
-    if (!f) return;
-    while (!out[0] && fgets(line, sizeof line, f)) {
-        const char *value = strchr(line, ':');
-        if (strncmp(line, key, strlen(key)) != 0 || !value) continue;
-        value += 1 + strspn(value + 1, " \t");
-        (void)snprintf(out, out_bytes, "%.*s", (int)strcspn(value, "\n"), value);
-    }
-    (void)fclose(f);
-}
-
-static json_int_t available_bytes(void)
-{
-    char text[64];
-    long long kib;
-    read_field(text, sizeof text, "/proc/meminfo", "MemAvailable");
-    return sscanf(text, "%lld", &kib) == 1 ? (json_int_t)kib * 1024 : 0;
-}
 
 /* Names of the levels that the machine has, lowest first. */
 static json_t *isa_names(void)
@@ -56,14 +30,14 @@ fl_status fl_devices_run(char **report_json, fl_err *err)
     char name[128];
     cpu_set_t set;
     *report_json = NULL;
-    read_field(name, sizeof name, "/proc/cpuinfo", "model name");
+    fl__cpu_name(name, sizeof name);
     const int threads = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    json_t *report = json_pack(
-        "{s:[{s:s, s:s, s:o, s:s, s:i, s:i, s:I, s:I}]}", "devices", "device", "cpu", "name",
-        name[0] ? name : "unknown", "isa", isa_names(), "highest_isa",
-        fl__isa_name(fl__isa_detect()), "cores", fl__default_threads(), "threads", threads,
-        "memory_bytes", (json_int_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE),
-        "memory_available_bytes", available_bytes());
+    json_t *report =
+        json_pack("{s:[{s:s, s:s, s:o, s:s, s:i, s:i, s:I, s:I}]}", "devices", "device", "cpu",
+                  "name", name, "isa", isa_names(), "highest_isa",
+                  fl__isa_name(fl__isa_detect()), "cores", fl__default_threads(), "threads",
+                  threads, "memory_bytes", (json_int_t)fl__memory_bytes(),
+                  "memory_available_bytes", (json_int_t)fl__memory_available_bytes());
     if (report) *report_json = fl__json_dump(report, 2);
     json_decref(report);
     return *report_json ? FL_OK : fl__fail_nomem(err, "report", 0);

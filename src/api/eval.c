@@ -2,7 +2,8 @@
  *
  * Both models must agree on what the tokens of the text are, or the comparison means nothing:
  * the text is encoded by both tokenizers and the ids are compared, and the vocabularies must
- * have the same size. SPDX-License-Identifier: MIT */
+ * have the same size.
+ * SPDX-License-Identifier: MIT */
 #include "api/engine.h"
 
 #include "api/exec_options.h"

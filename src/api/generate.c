@@ -42,8 +42,7 @@ static fl_status emit(job *j, const char *text, size_t n_bytes, bool *go_on, fl_
     return FL_OK;
 }
 
-/* ---- prompt ---------------------------------------------------------------------------------
- */
+/* ---- prompt ------------------------------------------------------------------------------ */
 
 static fl_status check_prompt(const job *j, size_t n_ids, fl_err *err)
 {
@@ -90,8 +89,7 @@ static fl_status run_prompt(job *j, fl_err *err)
     return st;
 }
 
-/* ---- decoding -------------------------------------------------------------------------------
- */
+/* ---- decoding ---------------------------------------------------------------------------- */
 
 /* Tokens that may be generated: each but the last needs a place in the context. */
 static int max_tokens(const job *j)

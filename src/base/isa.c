@@ -1,7 +1,8 @@
 /* isa.c - detection of instruction sets, once per process.
  *
- * cpuid says what the processor has, xgetbv what the operating system saves on a context switch.
- * AMX tile data is off until the process asks Linux for it (arch_prctl), which can be refused.
+ * cpuid says what the processor has, xgetbv what the operating system saves on a context
+ * switch. AMX tile data is off until the process asks Linux for it (arch_prctl), which can be
+ * refused.
  * SPDX-License-Identifier: MIT */
 #include "base/isa.h"
 #include "base/status.h"

@@ -1,10 +1,11 @@
 /* perplexity.c - batches of windows through the model, chunks of rows through the head.
  *
  * Two sizes bound the memory. A batch is as many windows as fit in MAX_BATCH_ROWS tokens (at
- * least one), fewer while the workspace would pass MAX_WORKSPACE_BYTES: enough rows that all
- * threads have work. The head then runs on CHUNK_ROWS rows at a time, since the logits of a
+ * least one), fewer while activations and cache would pass MAX_BATCH_BYTES: enough rows that
+ * all threads have work. The head then runs on CHUNK_ROWS rows at a time, since the logits of a
  * whole window (2,048 x 128,256 floats) are a gigabyte. Neither size looks at the number of
- * threads. SPDX-License-Identifier: MIT */
+ * threads.
+ * SPDX-License-Identifier: MIT */
 #include "eval/perplexity.h"
 
 #include "base/mem.h"
@@ -13,10 +14,9 @@
 #include <string.h>
 
 enum { MAX_BATCH_ROWS = 4096, CHUNK_ROWS = 128 };
-static const size_t MAX_WORKSPACE_BYTES = (size_t)512 << 20;
+static const size_t MAX_BATCH_BYTES = (size_t)1 << 30;
 
-/* ---- one row ------------------------------------------------------------------------------
- */
+/* ---- one row ----------------------------------------------------------------------------- */
 
 /* First-ranked token of a row; -1 when a logit is NaN or +infinity, or all are -infinity. */
 static int row_argmax(const float *row, int n_vocab)
@@ -87,8 +87,7 @@ void fl__score_rows(const fl_exec *ex, fl_row_score *scores, const float *logits
     fl__parallel_for(ex, n_rows, score_row, &a);
 }
 
-/* ---- one model's memory ---------------------------------------------------------------------
- */
+/* ---- one model's memory ------------------------------------------------------------------ */
 
 typedef struct lane {
     const fl_model *model; /* NULL: there is no such model */
@@ -120,23 +119,27 @@ static void lane_fini(lane *l)
     fl__workspace_free(&l->ws);
 }
 
-/* Windows per batch, so that the workspaces of all models stay within the limit; counted for
- * one thread, because the batch's shape may decide the last bit of a float GEMM. */
+/* For one thread, because the batch's shape may decide the last bit of a float GEMM. */
+static size_t batch_bytes(const fl_model *model, const fl_exec *ex, int n_windows, int seq_len)
+{
+    const fl_exec one = {.isa = ex->isa, .n_threads = 1};
+    if (!model) return 0;
+    const fl_kv_options kv = fl__model_kv_options(model, n_windows, seq_len);
+    return fl__kv_bytes(&kv) + fl__workspace_bytes(model, &one, n_windows * seq_len);
+}
+
+/* Windows per batch, so that all models together stay within the limits. */
 static int batch_windows(const fl_perplexity_job *job)
 {
-    const fl_exec one = {.isa = job->ex->isa, .n_threads = 1};
     int n = FL_MAX(MAX_BATCH_ROWS / job->seq_len, 1);
-    for (; n > 1; n--) {
-        const int rows = n * job->seq_len;
-        size_t bytes = fl__workspace_bytes(job->model, &one, rows);
-        if (job->baseline) bytes += fl__workspace_bytes(job->baseline, &one, rows);
-        if (bytes <= MAX_WORKSPACE_BYTES) break;
-    }
+    while (n > 1 && batch_bytes(job->model, job->ex, n, job->seq_len) +
+                            batch_bytes(job->baseline, job->ex, n, job->seq_len) >
+                        MAX_BATCH_BYTES)
+        n--;
     return n;
 }
 
-/* ---- the run --------------------------------------------------------------------------------
- */
+/* ---- the run ----------------------------------------------------------------------------- */
 
 typedef struct run {
     const fl_perplexity_job *job;

@@ -21,8 +21,8 @@
      T##_TILE_M, T##_TILE_N, T##_SCRATCH, fl__gemm_##f}
 
 const fl_gemm_kernel fl__gemm_kernels[] = {
-    MANY(a8w4_32x32_amx, AMX, 4, 16, FL_GEMM_32X32_AMX),
-    MANY(a8w8_32x32_amx, AMX, 8, 16, FL_GEMM_32X32_AMX),
+    MANY(a8w4_32x32_amx, AMX, 4, 9, FL_GEMM_32X32_AMX),
+    MANY(a8w8_32x32_amx, AMX, 8, 5, FL_GEMM_32X32_AMX),
     FEW(a8w4_4x64_avx512vnni, AVX512VNNI, 4, 15, 16, 64),
     FEW(a8w8_4x64_avx512vnni, AVX512VNNI, 8, 15, 16, 64),
     MANY(a8w4_12x32_avx512vnni, AVX512VNNI, 4, 16, FL_GEMM_12X32_AVX512VNNI),
@@ -46,6 +46,12 @@ const fl_gemm_kernel *fl__gemm_select(uint32_t isa, int bits, int M)
     while ((k->isa & ~isa) != 0 || k->bits != bits || M < k->min_M || M > k->max_M)
         k++; /* stops at the reference row at the latest */
     return k;
+}
+
+int fl__gemm_ldx(int K)
+{
+    const int K_pad = (K + 63) / 64 * 64;
+    return K_pad % 1024 == 0 ? K_pad + 64 : K_pad;
 }
 
 static size_t round_64(size_t n)

@@ -1,11 +1,13 @@
 /* gemm.h - integer GEMM with fused scales: the op behind every quantised linear layer.
  *
  *   acc[m,n] = sum_k x[m,k] * w[n,k]                                           (int32, exact)
- *   y[m,n]   = (float)(acc[m,n] - x_zero[m] * w.col_sum[n]) * (x_scale[m] * w_scale[n]) + bias[n]
+ *   sum[m,n] = acc[m,n] - x_zero[m] * w.col_sum[n]                             (int32, exact)
+ *   y[m,n]   = (float)sum[m,n] * (x_scale[m] * w_scale[n]) + bias[n]
  *
- * with each float operation rounded separately (no fused multiply-add), so that every row of the table equals
- * `_ref` bit for bit in the float32 output too; bf16 output rounds that float32 to nearest even.
- * Overflow: none for K <= 65536 with codes as below (|acc| + |zero * col_sum| < 2^31).
+ * with each float operation rounded separately (no fused multiply-add), so that every row of
+ * the table equals `_ref` bit for bit in the float32 output too; bf16 output rounds that
+ * float32 to nearest even. Nothing overflows for K <= 65536 with codes as below: |acc| and
+ * |x_zero * col_sum| together stay under 2^31.
  *
  *   x       int8  [M, ldx] row-major, any value in -128..127; columns K..K_pad-1 are zero;
  *                 ldx >= K_pad, ldx % 64 == 0, 64-byte aligned
@@ -16,8 +18,8 @@
  *   bias    f32 [N] or NULL (NULL adds nothing)
  *   y       f32 or bf16 [M, ldy], columns 0..N-1 written, nothing else touched
  *
- * Unsigned activation codes (after ReLU) are this contract too: code u in 0..255 is stored as x = u - 128 with
- * x_zero = -128; 4-bit unsigned codes up to 127 need nothing.
+ * Unsigned activation codes (after ReLU) are this contract too: code u in 0..255 is stored as
+ * u - 128 with x_zero = -128; 4-bit unsigned codes up to 127 need nothing.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_KERNELS_GEMM_H
 #define FL_KERNELS_GEMM_H
@@ -43,8 +45,8 @@ typedef struct fl_gemm {
     int M;
 } fl_gemm;
 
-/* Computes y[m0..m1, n0..n1); n0 and (unless n1 == N) n1 are multiples of 16. scratch: the row's own, at least
- * scratch_bytes, 64-byte aligned, one per thread. Cannot fail. */
+/* Computes y[m0..m1, n0..n1); n0 and (unless n1 == N) n1 are multiples of 16. scratch: the
+ * row's own, at least scratch_bytes, 64-byte aligned, one per thread. Cannot fail. */
 typedef void fl_gemm_fn(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scratch);
 
 typedef struct fl_gemm_kernel {
@@ -62,6 +64,10 @@ extern const int fl__n_gemm_kernels;
 
 /* First row that the instruction sets allow and that is meant for M rows; never NULL. */
 const fl_gemm_kernel *fl__gemm_select(uint32_t isa, int bits, int M);
+
+/* The best row stride of x for K input channels: rows a multiple of 1024 bytes apart would
+ * share few sets of the first-level cache (AMX loads 16 rows at once); they get a line more. */
+int fl__gemm_ldx(int K);
 
 /* Scratch that fl__gemm_run may need for any weight and any M under ex. */
 size_t fl__gemm_scratch_bytes(const fl_exec *ex);

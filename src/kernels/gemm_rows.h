@@ -1,7 +1,8 @@
-/* gemm_rows.h - the functions behind the rows of gemm.c, one pair per kernel file, and their tiles.
+/* gemm_rows.h - the functions behind the rows of gemm.c and their tiles.
  *
- * TILE_M x TILE_N: the work item; KC: input channels of a block that stays in cache. The sizes of
- * scratch are those of the arrays that each file describes.
+ * TILE_M x TILE_N: the work item; KC or K_BLOCK: input channels of a block that
+ * stays in cache. The sizes
+ * of scratch are those of the arrays that each file describes.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_KERNELS_GEMM_ROWS_H
 #define FL_KERNELS_GEMM_ROWS_H
@@ -40,11 +41,12 @@ fl_gemm_fn fl__gemm_a8w4_6x16_avxvnni, fl__gemm_a8w8_6x16_avxvnni;
      FL_GEMM_12X32_AVX512VNNI_KC * 32)
 fl_gemm_fn fl__gemm_a8w4_12x32_avx512vnni, fl__gemm_a8w8_12x32_avx512vnni;
 
-#define FL_GEMM_32X32_AMX_TILE_M 256
-#define FL_GEMM_32X32_AMX_TILE_N 512
-#define FL_GEMM_32X32_AMX_KC     2048
+#define FL_GEMM_32X32_AMX_TILE_M  256
+#define FL_GEMM_32X32_AMX_TILE_N  512
+#define FL_GEMM_32X32_AMX_K_BLOCK 4096
 #define FL_GEMM_32X32_AMX_SCRATCH                                                              \
-    (FL_GEMM_32X32_AMX_TILE_M * FL_GEMM_32X32_AMX_TILE_N * 4 + FL_GEMM_32X32_AMX_KC * 32)
+    (FL_GEMM_32X32_AMX_TILE_M * FL_GEMM_32X32_AMX_TILE_N * 4 +                                 \
+     FL_GEMM_32X32_AMX_K_BLOCK * 32)
 fl_gemm_fn fl__gemm_a8w4_32x32_amx, fl__gemm_a8w8_32x32_amx;
 
 #endif

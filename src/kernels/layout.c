@@ -38,14 +38,16 @@ static int pack_row(fl_weight *w, const int8_t *codes, int n)
     return w->K;
 }
 
-fl_status fl__weight_pack(fl_weight *w, const int8_t *codes, int N, int K, int bits, fl_err *err)
+fl_status fl__weight_pack(fl_weight *w, const int8_t *codes, int N, int K, int bits,
+                          fl_err *err)
 {
     memset(w, 0, sizeof *w);
     if (N < 1 || N > INT_MAX - 15 || K < 1 || K > K_MAX)
-        return fl__fail(err, FL_E_UNSUPPORTED,
-                        "weight packing: [%d, %d]: integer kernels take 1 to %d input channels; "
-                        "keep this layer in float",
-                        N, K, K_MAX);
+        return fl__fail(
+            err, FL_E_UNSUPPORTED,
+            "weight packing: [%d, %d]: integer kernels take 1 to %d input channels; "
+            "keep this layer in float",
+            N, K, K_MAX);
     w->bits = bits;
     w->N = N;
     w->K = K;

@@ -1,16 +1,17 @@
 /* layout.h - how integer weights lie in memory.
  *
- * One layout serves AMX prefill and VNNI decode ("n16k4"): output channels in panels of 16; in a panel,
- * rows of 64 bytes that hold 4 consecutive input channels k of 16 output channels n:
+ * One layout serves AMX prefill and VNNI decode ("n16k4"): output channels in panels of 16; in
+ * a panel, rows of 64 bytes that hold 4 consecutive input channels k of 16 output channels n:
  *
  *   8 bits: byte [panel][k/4][n%16][k%4]                  = two's complement code
  *   4 bits: byte [panel][k/8][n%16][k%4], low nibble  = k%8 in 0..3,  code + 8 (0..15)
  *                                         high nibble = k%8 in 4..7,  code + 8
  *
- * N is padded to 16 and K to 64 with code 0, so a (64 k x 16 n) block is one AMX B tile of 1 KB (512 bytes at
- * 4 bits, one nibble split away), and a row is one VNNI operand whose lanes are channels: no
- * horizontal sums. Nibbles are stored with offset 8 because u8 x s8 is what AVX2 (vpmaddubsw), VNNI and AMX
- * (TDPBSUD) multiply natively; the epilogue takes 8 * sum(x) back.
+ * N is padded to 16 and K to 64 with code 0, so a (64 k x 16 n) block is one AMX B tile of
+ * 1 KB (512 bytes at 4 bits, one nibble split away), and a row is one VNNI operand whose lanes
+ * are channels: no horizontal sums. Nibbles are stored with offset 8 because u8 x s8 is what
+ * AVX2 (vpmaddubsw), VNNI and AMX (TDPBSUD) multiply natively; the epilogue takes 8 * sum(x)
+ * back.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_KERNELS_LAYOUT_H
 #define FL_KERNELS_LAYOUT_H
@@ -33,8 +34,8 @@ fl_status fl__weight_pack(fl_weight *w, const int8_t *codes, int N, int K, int b
 void fl__weight_unpack(int8_t *codes, const fl_weight *w);
 void fl__weight_fini(fl_weight *w);
 
-/* Model file packing: two's complement nibbles, low nibble = even input channel, each row of K codes
- * padded to whole bytes. packed: [N, (K+1)/2]. */
+/* Model file packing: two's complement nibbles, low nibble = even input channel, each row of K
+ * codes padded to whole bytes. packed: [N, (K+1)/2]. */
 void fl__nibbles_pack(uint8_t *packed, const int8_t *codes, int N, int K);
 void fl__nibbles_unpack(int8_t *codes, const uint8_t *packed, int N, int K);
 

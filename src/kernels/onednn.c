@@ -1,9 +1,9 @@
 /* onednn.c - the only file that sees oneDNN's headers.
  *
  * Versions 2.x and 3.x differ in memory descriptors (a struct, then an opaque object), in how a
- * primitive descriptor is made (from an operation descriptor, then directly) and in scales (values of the
- * attribute, then an argument of each execution). The adapters below hide that; everything after them
- * is common.
+ * primitive descriptor is made (from an operation descriptor, then directly) and in scales
+ * (values of the attribute, then an argument of each execution). The adapters below hide that;
+ * everything after them is common.
  * SPDX-License-Identifier: MIT */
 #include "kernels/onednn.h"
 
@@ -57,7 +57,7 @@ struct fl_onednn_matmul {
     dnnl_memory_t weights[MAX_COPIES];
 };
 
-/* ---- adapters ------------------------------------------------------------------------------ */
+/* ---- adapters --------------------------------------------------------------------------- */
 
 #if DNNL_VERSION_MAJOR >= 3
 
@@ -134,7 +134,7 @@ static dnnl_status_t scales_new(fl_onednn_matmul *mm)
 
 #endif
 
-/* ---- matmul -------------------------------------------------------------------------------- */
+/* ---- matmul ----------------------------------------------------------------------------- */
 
 /* Any int8 but -128; bf16 values +-[1, 2). */
 static void fill(void *data, size_t n, fl_onednn_type type, int stream)
@@ -149,7 +149,8 @@ static void fill(void *data, size_t n, fl_onednn_type type, int stream)
     }
 }
 
-static dnnl_status_t fill_memory(dnnl_memory_t memory, size_t n, fl_onednn_type type, int stream)
+static dnnl_status_t fill_memory(dnnl_memory_t memory, size_t n, fl_onednn_type type,
+                                 int stream)
 {
     void *data = NULL;
     const dnnl_status_t status = dnnl_memory_get_data_handle(memory, &data);
@@ -212,7 +213,8 @@ static dnnl_status_t matmul_init(fl_onednn_matmul *mm, dnnl_data_type_t y_type)
     desc_owned x = {0}, w_any = {0}, w_plain = {0}, y = {0};
 
     dnnl_status_t status = dnnl_engine_create(&mm->engine, dnnl_cpu, 0);
-    if (!status) status = dnnl_stream_create(&mm->stream, mm->engine, dnnl_stream_default_flags);
+    if (!status)
+        status = dnnl_stream_create(&mm->stream, mm->engine, dnnl_stream_default_flags);
     if (!status) status = dnnl_primitive_attr_create(&mm->attr);
     if (!status) status = desc_init(&x, 2, x_dims, type, dnnl_ab);
     if (!status) status = desc_init(&w_any, 2, w_dims, type, dnnl_format_tag_any);
@@ -259,8 +261,8 @@ static fl_status matmul_new(fl_onednn_matmul **out, const fl_onednn_matmul *shap
     return st;
 }
 
-fl_status fl__onednn_matmul_new(fl_onednn_matmul **out, fl_onednn_type type, int M, int N, int K,
-                                int n_copies, int n_threads, fl_err *err)
+fl_status fl__onednn_matmul_new(fl_onednn_matmul **out, fl_onednn_type type, int M, int N,
+                                int K, int n_copies, int n_threads, fl_err *err)
 {
     const fl_onednn_matmul shape = {.type = type,
                                     .M = M,

@@ -1,16 +1,17 @@
 /* onednn.h - the one door to oneDNN (2.6 of Debian 12, and 3.x).
  *
- * Two uses: the float GEMM of the forward pass, and matrix products as opponents of our kernels in the
- * bench.
+ * Two uses: the float GEMM of the forward pass, and matrix products as opponents of our kernels
+ * in the bench.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_KERNELS_ONEDNN_H
 #define FL_KERNELS_ONEDNN_H
 
 #include "base/status.h"
 
-/* C[M, ldc] = alpha * A[M, lda] * op(B) + beta * C, float32, row-major; op(B) is B[K, ldb], or with
- * transpose_b the transpose of B[N, ldb] (a weight as models store it). Runs on the calling thread
- * alone inside fl__parallel_for, whose items must not depend on the number of threads. */
+/* C[M, ldc] = alpha * A[M, lda] * op(B) + beta * C, float32, row-major; op(B) is B[K, ldb], or
+ * with transpose_b the transpose of B[N, ldb] (a weight as models store it). Runs on the
+ * calling thread alone inside fl__parallel_for, whose items must not depend on the number of
+ * threads. */
 fl_status fl__onednn_sgemm(int M, int N, int K, float alpha, const float *A, int64_t lda,
                            const float *B, int64_t ldb, bool transpose_b, float beta, float *C,
                            int64_t ldc, fl_err *err);
@@ -18,17 +19,17 @@ fl_status fl__onednn_sgemm(int M, int N, int K, float alpha, const float *A, int
 /* "2.6.3": of the library in use. */
 void fl__onednn_version(char *text, size_t text_bytes);
 
-/* y[M, N] = x[M, K] * W[N, K]^T on random data of its own, as a user who cares about speed would
- * call it: weights in the layout that oneDNN picks, brought there beforehand, the primitive
- * created once, for s8 a scale per output channel, y bf16 (float32 where oneDNN has no fast
- * kernel for bf16). */
+/* y[M, N] = x[M, K] * W[N, K]^T on random data of its own, as a user who cares about speed
+ * would call it: weights in the layout that oneDNN picks, brought there beforehand, the
+ * primitive created once, for s8 a scale per output channel, y bf16 (float32 where oneDNN has
+ * no fast kernel for bf16). */
 typedef enum fl_onednn_type { FL_ONEDNN_S8, FL_ONEDNN_BF16 } fl_onednn_type;
 typedef struct fl_onednn_matmul fl_onednn_matmul;
 
 /* n_copies: different weights that run takes in turn, so that they come from memory.
  * FL_E_UNSUPPORTED when this oneDNN on this machine has plain loops only. */
-fl_status fl__onednn_matmul_new(fl_onednn_matmul **out, fl_onednn_type type, int M, int N, int K,
-                                int n_copies, int n_threads, fl_err *err);
+fl_status fl__onednn_matmul_new(fl_onednn_matmul **out, fl_onednn_type type, int M, int N,
+                                int K, int n_copies, int n_threads, fl_err *err);
 void fl__onednn_matmul_free(fl_onednn_matmul **matmul);
 /* The implementation, "brg:avx512_core_amx_int8, bf16 out"; owned by matmul. */
 const char *fl__onednn_matmul_impl(const fl_onednn_matmul *matmul);

@@ -20,8 +20,8 @@ extern const fl_peak_kernel fl__peak_kernels[]; /* best first, plain C last */
 extern const int fl__n_peak_kernels;
 const fl_peak_kernel *fl__peak_select(uint32_t isa);
 
-/* Reads n_bytes (a multiple of 64, 64-byte aligned) once, in order. The result depends on all of
- * them, so that nothing is left out. */
+/* Reads n_bytes (a multiple of 64, 64-byte aligned) once, in order. The result depends on all
+ * of them, so that nothing is left out. */
 typedef uint64_t fl_read_fn(const void *data, size_t n_bytes);
 fl_read_fn *fl__read_select(uint32_t isa);
 

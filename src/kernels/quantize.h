@@ -1,23 +1,25 @@
 /* quantize.h - float activations to integer codes: per tensor (static), per token, flattened.
  *
- * Rounding is to nearest even everywhere. Static codes of channel c of one row x:
+ * Rounding is to nearest even everywhere. Static codes of channel c of one row x, with two
+ * roundings in t where premul is given:
  *
- *   t    = rne(x[c] * premul[c] * inv_scale)            (premul only when given; two roundings)
- *   q[c] = clamp(t, lo[c], hi[c])      as: t > lo ? t : lo, then t < hi ? t : hi, so NaN gives lo
+ *   t       = rne(x[c] * premul[c] * inv_scale)
+ *   q[c]    = clamp(t, lo[c], hi[c])  as: t > lo ? t : lo, then t < hi ? t : hi; NaN gives lo
  *   code[c] = clamp(q[c], first_lo, first_hi) + zero             (first digit)
  *
- * Flattening (FlattenQuant, arXiv 2402.17985; digits as in docs/flattenquant.md): q[c] may reach k_c * qmax;
- * digit i = sign(q) * clamp(|q| - (i-1) * cap, 0, cap), whose sum over i = 1..k_c is q. Output position
- * p < n_channels holds digit 1 of channel p; position p = n_channels + e holds the digit of channel
- * extra_src[e] with extra_off[e] = (i-1) * cap subtracted. Folded flattening (4-bit codes on an 8-bit multiplier)
- * is the case n_extra = 0 with lo/hi = -+k_c * 7 within -127..127.
- * Positions n_channels + n_extra .. ld-1 are written as 0 (their weight is 0 as well).
- * x_sum[m] is the sum of all codes of the row, whatever zero is.
+ * Flattening (FlattenQuant, arXiv 2402.17985; digits as in docs/flattenquant.md): q[c] may
+ * reach k_c * qmax; digit i = sign(q) * clamp(|q| - (i-1) * cap, 0, cap), whose sum over i =
+ * 1..k_c is q. Output position p < n_channels holds digit 1 of channel p; position n_channels
+ * + e holds the digit of channel extra_src[e] with extra_off[e] = (i-1) * cap subtracted, plus
+ * zero. Folded flattening (4-bit codes on an 8-bit multiplier) is the case n_extra = 0 with
+ * lo/hi = -+k_c * 7 within -127..127. Positions n_channels + n_extra .. ld-1 are written as 0
+ * (their weight is 0 as well). x_sum[m] is the sum of all codes of the row, whatever zero is.
  *
- * Per token: scale = max|x * premul| / qmax (1 when the row is all zero), codes rne(x * premul * (1/scale))
- * clamped to -qmax..qmax.
+ * Per token: scale = max|x * premul| / qmax over the values that are numbers, or 1 where that
+ * is below the smallest normal number (a row of zeros); codes rne(x * premul * (1/scale))
+ * clamped to -qmax..qmax, NaN to -qmax.
  *
- * All rows of the tables equal `_ref` bit for bit (elementwise float32 operations, no reassociation).
+ * All rows of the table equal `_ref` bit for bit: float32 operations element by element.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_KERNELS_QUANTIZE_H
 #define FL_KERNELS_QUANTIZE_H
@@ -31,10 +33,10 @@ typedef struct fl_quantize_static {
     int ld;                   /* row stride of codes, % 64 == 0, >= n_channels + n_extra */
     float inv_scale;
     int zero;                 /* -128..127, added to every code but the padding */
-    int first_lo, first_hi;   /* clamp of the first digit, before zero is added */
+    int first_lo, first_hi;   /* clamp of the first digit; with zero added within -128..127 */
     int cap;                  /* clamp of |digit| of the extra positions */
     const float *premul;      /* [n_channels] or NULL */
-    const float *lo, *hi;     /* [n_channels] whole numbers, lo = -k*qmax (0: unsigned), hi = k*qmax */
+    const float *lo, *hi;     /* [n_channels] whole: lo = -k*qmax (0: unsigned), hi = k*qmax */
     const int32_t *extra_src; /* [n_extra] channel */
     const int32_t *extra_off; /* [n_extra] subtracted from |q| */
 } fl_quantize_static;

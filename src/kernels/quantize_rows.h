@@ -1,7 +1,7 @@
-/* quantize_rows.h - the functions behind the rows of quantize.c, and the definition of one code.
+/* quantize_rows.h - the functions behind the rows of quantize.c; what one code is.
  *
- * The inline functions are the definition: ref/quantize_ref.c is loops over them, and the vector
- * kernels use them for the few channels that fill no vector.
+ * The inline functions are the definition: ref/quantize_ref.c is loops over them, and the
+ * vector kernels use them for the few channels that fill no vector.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_KERNELS_QUANTIZE_ROWS_H
 #define FL_KERNELS_QUANTIZE_ROWS_H
@@ -37,7 +37,7 @@ static inline int fl__extra_digit(const fl_quantize_static *s, int q, int off)
     return (q < 0 ? -left : left) + s->zero;
 }
 
-/* Scale of a row whose largest magnitude is absmax: 1 where absmax / qmax is no normal number. */
+/* Scale of a row whose largest magnitude is absmax: 1 where it would be no normal number. */
 static inline float fl__token_scale(float absmax, int qmax)
 {
     const float scale = absmax / (float)qmax;

@@ -239,13 +239,15 @@ static void run_op(walk *w)
     }
 }
 
-void fl__block_run(const fl_model *model, const fl_block *block, int layer, const fl_exec *ex,
-                   fl_workspace *ws, fl_kv_cache *kv, const fl_span *spans, int n_spans,
-                   fl_site_hook *hook, void *user)
+void fl__block_run(const fl_model *model, const fl_block *block, int layer, fl_half half,
+                   const fl_exec *ex, fl_workspace *ws, fl_kv_cache *kv, const fl_span *spans,
+                   int n_spans, fl_site_hook *hook, void *user)
 {
     walk w = {.model = model, .block = block, .layer = layer, .ex = ex, .ws = ws, .kv = kv,
               .spans = spans, .n_spans = n_spans, .n_rows = spans_rows(spans, n_spans)};
-    for (int i = 0; i < model->program.n_ops; i++) {
+    const fl_program *p = &model->program;
+    const int end = half == FL_HALF_ATTENTION ? p->n_attention_ops : p->n_ops;
+    for (int i = half == FL_HALF_MLP ? p->n_attention_ops : 0; i < end; i++) {
         w.op = &model->program.ops[i];
         if (hook && w.op->kind == FL_OP_SITE &&
             !hook(user, w.op->which, ws->buf[w.op->src], w.n_rows))
@@ -311,7 +313,7 @@ const float *fl__model_forward(const fl_model *model, const fl_exec *ex, fl_work
     for (int i = 0; i < n_spans; i++) fl__kv_resize(kv, spans[i].seq, spans[i].pos + spans[i].n_rows);
     fl__model_embed(model, ex, ws, ids, spans, n_spans);
     for (int i = 0; i < model->cfg.n_layers; i++)
-        fl__block_run(model, &model->blocks[i], i, ex, ws, kv, spans, n_spans, NULL, NULL);
+        fl__block_run(model, &model->blocks[i], i, FL_HALF_BOTH, ex, ws, kv, spans, n_spans, NULL, NULL);
     return fl__model_finish(model, ex, ws, spans_rows(spans, n_spans));
 }
 

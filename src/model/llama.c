@@ -26,6 +26,7 @@ static void build(fl_program *p, const fl_model_config *cfg)
                                .src3 = FL_BUF_V, .dst = FL_BUF_ATTN});
     fl__program_add(p, (fl_op){FL_OP_SITE, .which = FL_SITE_O, .src = FL_BUF_ATTN, .dst = FL_BUF_T});
     fl__program_add(p, (fl_op){FL_OP_ADD, .src = FL_BUF_T, .dst = FL_BUF_X});
+    p->n_attention_ops = p->n_ops;
     fl__program_add(p, (fl_op){FL_OP_NORM, .which = 1, .src = FL_BUF_X, .dst = FL_BUF_NORM});
     fl__program_add(p, (fl_op){FL_OP_SITE, .which = FL_SITE_UP, .src = FL_BUF_NORM,
                                .dst = FL_BUF_GATE, .dst2 = FL_BUF_UP});

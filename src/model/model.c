@@ -45,7 +45,7 @@ static fl_status load_matrix(fl_linear *lin, const fl_model *model, const char *
 static fl_status load_norm(fl_norm *norm, const fl_model *model, const char *name, bool has_bias,
                            fl_err *err)
 {
-    char full[FL_MAX_TENSOR_NAME];
+    char full[FL_MAX_TENSOR_NAME + 8];
     (void)snprintf(full, sizeof full, "%s.weight", name);
     fl_status st = fl__model_vector(&norm->gain, model, full, model->cfg.hidden_size, err);
     if (!st && has_bias) {

@@ -42,6 +42,7 @@ typedef struct fl_op {
 typedef struct fl_program {
     fl_op ops[FL_MAX_OPS];
     int n_ops;
+    int n_attention_ops; /* the first half: until the MLP's half starts from FL_BUF_X alone */
     int width[FL_N_BUFS]; /* floats per row of each buffer, 0: unused */
 } fl_program;
 
@@ -122,10 +123,13 @@ void fl__model_embed(const fl_model *model, const fl_exec *ex, fl_workspace *ws,
 
 /* Called before an FL_OP_SITE runs, with its input; may be NULL. Returning false ends the walk there. */
 typedef bool fl_site_hook(void *user, int site, const float *x, int n_rows);
+/* Which ops of a block to run. A half starts from FL_BUF_X alone and leaves its result there. */
+typedef enum fl_half { FL_HALF_BOTH, FL_HALF_ATTENTION, FL_HALF_MLP } fl_half;
+
 /* buf[FL_BUF_X] <- block(buf[FL_BUF_X]); `layer` is the cache's layer index. The cache has room. */
-void fl__block_run(const fl_model *model, const fl_block *block, int layer, const fl_exec *ex,
-                   fl_workspace *ws, fl_kv_cache *kv, const fl_span *spans, int n_spans,
-                   fl_site_hook *hook, void *user);
+void fl__block_run(const fl_model *model, const fl_block *block, int layer, fl_half half,
+                   const fl_exec *ex, fl_workspace *ws, fl_kv_cache *kv, const fl_span *spans,
+                   int n_spans, fl_site_hook *hook, void *user);
 
 /* All blocks and the final norm: hidden states of the batch, ready for fl__model_logits, are left in ws (borrowed,
  * [n_rows, embed_size]). Resizes the cache's sequences to hold the spans. */

@@ -72,7 +72,7 @@ static const char *difference(const json_t *a, const json_t *b)
     {
         if (!json_equal(value, json_object_get(b, key))) return key;
     }
-    return NULL;
+    return json_object_size(a) == json_object_size(b) ? NULL : "program";
 }
 
 static fl_status check_fingerprint(const fl_checkpoint *c, const json_t *fingerprint, fl_err *err)

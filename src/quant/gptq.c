@@ -6,6 +6,7 @@
 #include "quant/gptq.h"
 
 #include "base/mem.h"
+#include "quant/round.h"
 #include "quant/weight_scale.h"
 
 #include <cblas.h>
@@ -230,7 +231,7 @@ static void sweep_chunk(void *arg, int64_t item, int thread)
             float *row = x + (size_t)r * (size_t)K;
             for (int j = b0; j < b1; j++) {
                 const float *u = s->q->u + (size_t)j * (size_t)K;
-                float code = rintf(row[j] * inv);
+                float code = fl__round(row[j] * inv);
                 code = code < lo ? lo : code > hi ? hi : code;
                 const float d = (row[j] - scale * code) / u[j];
                 for (int k = j + 1; k < b1; k++) row[k] -= d * u[k];

@@ -60,16 +60,14 @@ static fl_status interrupted(fl_err *err)
     return fl__fail(err, FL_E_INTERRUPTED, "quantize: interrupted: the checkpoint is valid; go on with --resume");
 }
 
-/* Both lanes through a finished block: their stored inputs become the next block's. */
+/* Both lanes through a finished half of a block: their outputs become their inputs. */
 static fl_status advance_lanes(fl_quant_job *job, const fl_block *folded, const fl_block *quant,
-                               double *loss, fl_err *err)
+                               fl_half half, fl_err *err)
 {
-    *loss = NAN;
     if (!fl__quant_needs_lanes(&job->c)) return FL_OK;
-    if (!fl__stream_walk(job->stream, FL_LANE_FLOAT, folded, true, NULL, NULL, NULL) ||
-        !fl__stream_walk(job->stream, FL_LANE_QUANT, quant, true, NULL, NULL, NULL))
+    if (!fl__stream_walk(job->stream, FL_LANE_FLOAT, folded, half, true, NULL, NULL) ||
+        !fl__stream_walk(job->stream, FL_LANE_QUANT, quant, half, true, NULL, NULL))
         return interrupted(err);
-    *loss = fl__stream_distance(job->stream);
     return FL_OK;
 }
 
@@ -110,12 +108,16 @@ static fl_status quantize_block(fl_quant_job *job, int layer, json_t *shards, fl
     const fl_site_plan *plan = &job->plan->sites[layer * FL_N_SITES];
     fl_status st = fl__block_job_init(&b, job->model, job->ex, layer, plan, &job->c.block, err);
     if (st) return st;
-    for (int s = 0; s < FL_N_SITES && !st; s++) st = fl__block_job_site(&b, job->stream, s, err);
+    for (int s = 0; s < FL_N_SITES && !st; s++) {
+        st = fl__block_job_site(&b, job->stream, s, err);
+        if (!st && s == FL_SITE_O) st = advance_lanes(job, &b.folded, &b.quant, FL_HALF_ATTENTION, err);
+        if (!st && s == FL_SITE_DOWN) st = advance_lanes(job, &b.folded, &b.quant, FL_HALF_MLP, err);
+    }
     for (int s = 0; s < FL_N_SITES && !st; s++)
         if (b.outcome[s].damping > job->c.block.gptq.damping)
             fl__log(&job->o->log, FL_LOG_WARN, "layer %d, site %s: Hessian needed damping %g instead of %g", layer,
                     fl__site_names[s], b.outcome[s].damping, job->c.block.gptq.damping);
-    if (!st) st = advance_lanes(job, &b.folded, &b.quant, &loss, err);
+    if (!st && fl__quant_needs_lanes(&job->c)) loss = fl__stream_distance(job->stream);
     if (!st) st = save_block(job, &b, loss, shards, err);
     fl__block_job_fini(&b);
     if (!st) fl__quant_progress(job, "quantize", layer, loss,
@@ -153,12 +155,11 @@ static fl_status replay_block(fl_quant_job *job, int layer, const json_t *report
     fl_tensors *shard = NULL;
     fl_block folded = {0}, quant = {0};
     char file[FL_SHARD_NAME_BYTES];
-    double loss;
     fl_status st = FL_OK;
     if (fl__quant_needs_lanes(&job->c)) {
         st = fl__block_fold(&folded, job->model, layer, &job->plan->sites[layer * FL_N_SITES], err);
         if (!st) st = load_finished(&quant, &shard, job, layer, err);
-        if (!st) st = advance_lanes(job, &folded, &quant, &loss, err);
+        if (!st) st = advance_lanes(job, &folded, &quant, FL_HALF_BOTH, err);
         fl__block_fini(&folded);
         fl__block_fini(&quant);
         fl__tensors_close(&shard);

@@ -96,14 +96,14 @@ static double measure_rate(const fl_exec *ex)
     return best;
 }
 
-/* Passes of a batch through a block: statistics, costs and storing in the plan; with GPTQ two lanes up to each of the four
- * sites (half a block on average) and once to the end. */
+/* Passes of a batch through a block: one and the costs in the plan; with GPTQ both lanes up to o and down, and
+ * once through each half. */
 static double work_flops(const fl_quant_config *c, const fl_model *model)
 {
     const double tokens = (double)c->n_samples * c->seq_len, params = (double)block_parameters(model);
-    double passes = fl__quant_needs_plan_pass(c) ? 2.2 : 0, moments = 0;
+    double passes = fl__quant_needs_plan_pass(c) ? 1.2 : 0, moments = 0;
     if (c->block.use_gptq) {
-        passes += 6;
+        passes += 3.3;
         for (int s = 0; s < FL_N_SITES; s++) {
             int linears[FL_SITE_MAX_LINEARS], n_out, n_in;
             (void)fl__site_linears(linears, &model->cfg, s);

@@ -39,7 +39,8 @@ fl_stream_bytes fl__stream_bytes(const fl_model *model, const fl_exec *ex, int n
     fl_stream_bytes b;
     b.activations = tokens * (size_t)model->cfg.hidden_size * sizeof(float) * (follow_quant ? 2 : 1);
     b.workspace = fl__workspace_bytes(model, ex, rows) + fl__kv_bytes(&f) +
-                  2 * (size_t)rows * (size_t)widest_site(model) * sizeof(float);
+                  2 * (size_t)rows * (size_t)widest_site(model) * sizeof(float) +
+                  (size_t)rows * (size_t)model->cfg.hidden_size * sizeof(float);
     if (follow_quant) b.workspace += fl__kv_bytes(&q);
     return b;
 }
@@ -64,8 +65,9 @@ fl_status fl__stream_new(fl_stream **out, const fl_model *model, const fl_exec *
     s->x_quant = follow_quant ? fl__alloc(n, sizeof(float)) : NULL;
     s->site_float = fl__alloc(site, sizeof(float));
     s->site_quant = fl__alloc(site, sizeof(float));
+    s->first_batch = fl__alloc((size_t)batch * (size_t)L * (size_t)model->cfg.hidden_size, sizeof(float));
     s->spans = fl__alloc((size_t)batch, sizeof *s->spans);
-    if (!s->x_float || (follow_quant && !s->x_quant) || !s->site_float || !s->site_quant || !s->spans)
+    if (!s->x_float || (follow_quant && !s->x_quant) || !s->site_float || !s->site_quant || !s->first_batch || !s->spans)
         st = fl__fail_nomem(err, "calibration activations", n * sizeof(float) * 2);
     if (!st) st = fl__workspace_new(&s->ws, model, ex, batch * L, err);
     if (!st) st = fl__kv_new(&s->kv_float, &f, err);
@@ -84,6 +86,7 @@ void fl__stream_free(fl_stream **s)
     fl__free(&(*s)->x_quant);
     fl__free(&(*s)->site_float);
     fl__free(&(*s)->site_quant);
+    fl__free(&(*s)->first_batch);
     fl__free(&(*s)->spans);
     fl__workspace_free(&(*s)->ws);
     fl__kv_free(&(*s)->kv_float);
@@ -136,26 +139,34 @@ void fl__stream_embed(fl_stream *s)
     }
 }
 
-static void walk_batch(fl_stream *s, fl_lane lane, const fl_block *block, const batch *b,
-                       fl_site_hook *hook, void *user)
+static void walk_batch(fl_stream *s, fl_lane lane, const fl_block *block, fl_half half,
+                       const batch *b, const float *x, fl_site_hook *hook, void *user)
 {
     fl_kv_cache *kv = lane == FL_LANE_FLOAT ? s->kv_float : s->kv_quant;
-    const float *x = lane == FL_LANE_FLOAT ? s->x_float : s->x_quant;
     prepare_spans(s, b, kv);
-    memcpy(s->ws->buf[FL_BUF_X], x + b->at, b->n * sizeof(float));
-    fl__block_run(s->model, block, 0, s->ex, s->ws, kv, s->spans, b->n_windows, hook, user);
+    memcpy(s->ws->buf[FL_BUF_X], x, b->n * sizeof(float));
+    fl__block_run(s->model, block, 0, half, s->ex, s->ws, kv, s->spans, b->n_windows, hook, user);
 }
 
-bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, bool store,
-                     fl_site_hook *hook, fl_batch_fn *on_batch, void *user)
+static float *lane_of(const fl_stream *s, fl_lane lane)
 {
-    float *x = lane == FL_LANE_FLOAT ? s->x_float : s->x_quant;
+    return lane == FL_LANE_FLOAT ? s->x_float : s->x_quant;
+}
+
+static bool must_stop(const fl_stream *s)
+{
+    return s->should_stop && s->should_stop(s->stop_user);
+}
+
+bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, fl_half half, bool store,
+                     fl_site_hook *hook, void *user)
+{
     for (int i = 0; i < n_batches(s); i++) {
         const batch b = batch_of(s, i);
-        if (s->should_stop && s->should_stop(s->stop_user)) return false;
-        walk_batch(s, lane, block, &b, hook, user);
-        if (on_batch) on_batch(user, b.first_row, x + b.at, s->ws->buf[FL_BUF_X], b.n_rows);
-        if (store) memcpy(x + b.at, s->ws->buf[FL_BUF_X], b.n * sizeof(float));
+        float *x = lane_of(s, lane) + b.at;
+        if (must_stop(s)) return false;
+        walk_batch(s, lane, block, half, &b, x, hook, user);
+        if (store) memcpy(x, s->ws->buf[FL_BUF_X], b.n * sizeof(float));
     }
     return true;
 }
@@ -163,7 +174,7 @@ bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, bool sto
 size_t fl__stream_first_batch(fl_stream *s, const fl_block *block, float *to)
 {
     const batch b = batch_of(s, 0);
-    walk_batch(s, FL_LANE_FLOAT, block, &b, NULL, NULL);
+    walk_batch(s, FL_LANE_FLOAT, block, FL_HALF_BOTH, &b, s->first_batch, NULL, NULL);
     memcpy(to, s->ws->buf[FL_BUF_X], b.n * sizeof *to);
     return b.n;
 }
@@ -183,9 +194,10 @@ fl_status fl__stream_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s, const 
     const int64_t n = (int64_t)s->calib->n_windows * s->calib->seq_len;
     fl_status st = FL_OK;
     memset(stats, 0, FL_N_SITES * sizeof *stats);
+    memcpy(s->first_batch, s->x_float, batch_of(s, 0).n * sizeof(float));
     for (int i = 0; i < FL_N_SITES && !st; i++)
         st = fl__site_stats_init(&stats[i], block->site[i].n_in, n, n_sample, err);
-    if (!st && !fl__stream_walk(s, FL_LANE_FLOAT, block, false, collect_stats, NULL, stats))
+    if (!st && !fl__stream_walk(s, FL_LANE_FLOAT, block, FL_HALF_BOTH, true, collect_stats, stats))
         st = fl__fail(err, FL_E_INTERRUPTED, "quantize: interrupted: the checkpoint is valid; go on with --resume");
     for (int i = 0; i < FL_N_SITES; i++) {
         if (st)
@@ -249,12 +261,13 @@ bool fl__stream_gram(fl_gram *gram, fl_stream *s, const fl_block *float_block,
                      const fl_block *quant_block, int site, const fl_site *probe)
 {
     const size_t n_in = (size_t)float_block->site[site].n_in;
+    const fl_half half = site <= FL_SITE_O ? FL_HALF_ATTENTION : FL_HALF_MLP;
     capture f = {site, s->site_float, n_in}, q = {site, s->site_quant, n_in};
     for (int i = 0; i < n_batches(s); i++) {
         const batch b = batch_of(s, i);
-        if (s->should_stop && s->should_stop(s->stop_user)) return false;
-        walk_batch(s, FL_LANE_FLOAT, float_block, &b, capture_site, &f);
-        walk_batch(s, FL_LANE_QUANT, quant_block, &b, capture_site, &q);
+        if (must_stop(s)) return false;
+        walk_batch(s, FL_LANE_FLOAT, float_block, half, &b, s->x_float + b.at, capture_site, &f);
+        walk_batch(s, FL_LANE_QUANT, quant_block, half, &b, s->x_quant + b.at, capture_site, &q);
         premultiply(s->site_float, probe, b.n_rows);
         fl__site_dequantized(s->ex, probe, s->site_quant, b.n_rows, s->site_quant, s->ws->scratch);
         fl__gram_add(gram, s->ex, s->site_quant, s->site_float, b.n_rows);

@@ -19,6 +19,7 @@ typedef struct fl_stream {
     int batch_windows, batch_rows; /* per batch; the last may be shorter */
     float *x_float, *x_quant;      /* [n_windows * seq_len, hidden]; x_quant NULL: not followed */
     float *site_float, *site_quant; /* [batch_rows, widest site input] */
+    float *first_batch;             /* [batch_rows, hidden] */
     fl_workspace *ws;
     fl_kv_cache *kv_float, *kv_quant; /* one layer, batch_windows sequences */
     fl_span *spans;
@@ -42,24 +43,21 @@ void fl__stream_free(fl_stream **s);
 void fl__stream_embed(fl_stream *s);
 
 typedef enum fl_lane { FL_LANE_FLOAT, FL_LANE_QUANT } fl_lane;
-/* Called after each batch of a lane's walk through a whole block, if not NULL: y is the block's output, x still its
- * input. */
-typedef void fl_batch_fn(void *user, int64_t first_row, const float *x, const float *y, int n_rows);
+/* Walks a lane through a block or half of it. hook sees every site's input. store: outputs replace
+ * the lane's inputs. false when should_stop said so. */
+bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, fl_half half, bool store,
+                     fl_site_hook *hook, void *user);
 
-/* Walks a lane through a block. hook sees every site's input. store: outputs replace the lane's inputs.
- * false when should_stop said so. */
-bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, bool store,
-                     fl_site_hook *hook, fl_batch_fn *on_batch, void *user);
-
-/* The float lane's first batch through a block (nothing is stored in the lane): its output goes to `to`; returns how many
- * floats. */
+/* The first batch of the float lane, as fl__stream_stats found it, through a block once more (the lane
+ * is left alone): its output goes to `to`; returns how many floats. */
 size_t fl__stream_first_batch(fl_stream *s, const fl_block *block, float *to);
 
-/* Statistics of all sites of the float lane's block; stats[i] initialised by this call, n_sample rows each. */
+/* Statistics of all sites of the float lane's block; stats[i] initialised by this call, n_sample rows each.
+ * The block's outputs replace the lane's inputs; those of the first batch are kept. */
 fl_status fl__stream_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s, const fl_block *block,
                            int n_sample, fl_err *err);
 
-/* Second moments at one site: the quantised lane (sites before it quantised, `probe` saying how this one quantises its
+/* Second moments at one site: the lanes hold the input of the site's half of the block; the quantised lane (sites before it quantised, `probe` saying how this one quantises its
  * input) against the float lane. gram must be initialised. false when should_stop said so. */
 bool fl__stream_gram(fl_gram *gram, fl_stream *s, const fl_block *float_block,
                      const fl_block *quant_block, int site, const fl_site *probe);

@@ -1,6 +1,8 @@
 /* weight_scale.c - search of weight scales on a grid. SPDX-License-Identifier: MIT */
 #include "quant/weight_scale.h"
 
+#include "quant/round.h"
+
 #include <float.h>
 #include <math.h>
 
@@ -16,19 +18,25 @@ static float row_max(const float *w, int K)
 
 static inline float code_of(float w, float inv, float qmin, float qmax)
 {
-    const float q = rintf(w * inv);
+    const float q = fl__round(w * inv);
     return q < qmin ? qmin : q > qmax ? qmax : q;
 }
 
 static double row_error(const float *w, int K, float scale, int bits, const float *h)
 {
     const float inv = 1.0f / scale, lo = (float)fl__weight_qmin(bits), hi = (float)fl__weight_qmax(bits);
-    double sum = 0;
-    for (int k = 0; k < K; k++) {
+    float lane[FL_LANES] = {0}, tail = 0;
+    int k = 0;
+    for (; k + FL_LANES <= K; k += FL_LANES)
+        for (int i = 0; i < FL_LANES; i++) {
+            const float e = w[k + i] - scale * code_of(w[k + i], inv, lo, hi);
+            lane[i] += h ? e * e * h[k + i] : e * e;
+        }
+    for (; k < K; k++) {
         const float e = w[k] - scale * code_of(w[k], inv, lo, hi);
-        sum += (double)(e * e * (h ? h[k] : 1.0f));
+        tail += h ? e * e * h[k] : e * e;
     }
-    return sum;
+    return fl__lanes_sum(lane) + (double)tail;
 }
 
 /* 1 where the scale would be no normal number (its inverse would be infinite). */

@@ -133,7 +133,7 @@ static fl_status tokenize(fl_encoding *e, const char *text, size_t n_bytes, fl_e
                         n_bytes);
     if (known && known->used) {
         st = reserve_ids(e, known->n_ids, err);
-        if (st) return st;
+        if (st || known->n_ids == 0) return st;
         memcpy(e->ids + e->n_ids, e->ids + known->first_id, known->n_ids * sizeof *e->ids);
         e->n_ids += known->n_ids;
         return FL_OK;

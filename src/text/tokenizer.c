@@ -140,18 +140,27 @@ static fl_status map_added(fl_tokenizer *t, const fl_parse *at, fl_err *err)
 
 /* ---- building ---------------------------------------------------------------------------- */
 
-static fl_status check_version(const json_t *tokenizer, fl_parse *at, fl_err *err)
+static fl_status check_version(const json_t *tokenizer, const fl_parse *at, fl_err *err)
 {
     const char *version = "1.0";
-    fl__parse_enter(at, "version");
     if (!json_is_object(tokenizer))
         return fl__fail(err, FL_E_INPUT,
                         "bad tokenizer: %s: not a JSON object; get the file again", at->where);
     const fl_status st =
         fl__json_get_string(tokenizer, "version", false, &version, at->where, err);
     if (st || strcmp(version, "1.0") == 0) return st;
-    fl__parse_enter(at, "%s", "");
     return fl__unsupported(err, at, "version", "not \"1.0\"");
+}
+
+/* Hugging Face's loader would give the second of two templates the first one's pieces as texts
+ * of their own; nobody writes that. */
+static fl_status check_templates(const fl_steps *postprocessor, fl_parse *at, fl_err *err)
+{
+    int n_templates = 0;
+    for (int i = 0; i < postprocessor->n; i++)
+        n_templates += postprocessor->step[i].settings != NULL;
+    fl__parse_enter(at, "post_processor");
+    return n_templates > 1 ? fl__unsupported(err, at, "", "more than one template") : FL_OK;
 }
 
 fl_status fl__tokenizer_build(fl_tokenizer **out, const json_t *tokenizer, fl_parse *at,
@@ -175,6 +184,7 @@ fl_status fl__tokenizer_build(fl_tokenizer **out, const json_t *tokenizer, fl_pa
         st = fl__steps_parse(&t->pretokenizer, &fl__pretokenizer_stage, tokenizer, at, err);
     if (!st)
         st = fl__steps_parse(&t->postprocessor, &fl__postprocessor_stage, tokenizer, at, err);
+    if (!st) st = check_templates(&t->postprocessor, at, err);
     if (!st) st = fl__steps_parse(&t->decoder, &fl__decoder_stage, tokenizer, at, err);
     if (st) fl__tokenizer_close(&t);
     *out = t;

@@ -69,8 +69,16 @@ static void forward(ck *t, const fl_quantize_kernel *k, const flatten_case *f,
     ck_true(t, fl__weight_pack(&w, weights, N, K, bits, NULL) == FL_OK);
     for (int m = 0; m < M; m++)
         k->run_static((int8_t *)codes->data + m * spec->ld, &x_sum[m], f->x + m * C, spec);
-    const fl_gemm g = {.x = codes->data, .ldx = spec->ld, .x_sum = x_sum, .x_scale = &x_scale,
-                       .x_zero = &x_zero, .w = &w, .w_scale = &w_scale, .y = y, .ldy = N, .M = M};
+    const fl_gemm g = {.x = codes->data,
+                       .ldx = spec->ld,
+                       .x_sum = x_sum,
+                       .x_scale = &x_scale,
+                       .x_zero = &x_zero,
+                       .w = &w,
+                       .w_scale = &w_scale,
+                       .y = y,
+                       .ldy = N,
+                       .M = M};
     fl__gemm_run(&ex, &g, scratch.data);
     fl__weight_fini(&w);
     ck_buf_free(&scratch);

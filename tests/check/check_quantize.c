@@ -167,7 +167,8 @@ static void rows_run(ck *t)
     const int M = 50, n = 100, ldx = 103, ld = 128;
     fl_rng rng = fl__rng_init(t->seed, 0, "quantize-rows");
     ck_buf x = draw_floats(M * ldx, &rng);
-    ck_buf codes = ck_buf_new((size_t)(M * ld)), x_sum = ck_buf_new(sizeof(int32_t) * (size_t)M);
+    ck_buf codes = ck_buf_new((size_t)(M * ld)),
+           x_sum = ck_buf_new(sizeof(int32_t) * (size_t)M);
     ck_buf scale = ck_buf_new(sizeof(float) * (size_t)M);
     quantize_problem p = problem_new(t, n, 20, 0);
     p.spec.ld = ld;

@@ -30,7 +30,8 @@ void ck_end(ck *t);
 void ck_skip(ck *t, const char *name, const char *why);
 /* Turns the running case red; the first few complaints are printed. */
 void ck_complain(ck *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-#define ck_true(t, what) ((what) ? (void)0 : ck_complain(t, "%s:%d: %s", __FILE__, __LINE__, #what))
+#define ck_true(t, what)                                                                       \
+    ((what) ? (void)0 : ck_complain(t, "%s:%d: %s", __FILE__, __LINE__, #what))
 
 /* Bytes between two guards, all 0xA5 at first, 64-byte aligned. Stops the program when out of
  * memory. */

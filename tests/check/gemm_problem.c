@@ -70,7 +70,8 @@ static void draw_epilogue(gemm_problem *p, fl_rng *rng)
 
 gemm_problem gemm_problem_new(ck *t, int M, int N, int K, int bits, int draw)
 {
-    fl_rng rng = fl__rng_init(t->seed, M * 7919 + N * 104729 + K * 31 + bits + draw * 65537, "gemm");
+    fl_rng rng =
+        fl__rng_init(t->seed, M * 7919 + N * 104729 + K * 31 + bits + draw * 65537, "gemm");
     gemm_problem p = {.fill = (gemm_fill)ck_int(&rng, 0, N_FILLS - 1)};
     p.codes = ck_buf_new((size_t)N * (size_t)K);
     int8_t *codes = p.codes.data;

@@ -1,6 +1,7 @@
 /* test_cli_usage.c - The command line's contract: broken option combinations give their exit
  * code, one line on stderr and nothing on stdout; help and version go to stdout; the
- * environment mirrors options. SPDX-License-Identifier: MIT */
+ * environment mirrors options.
+ * SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
 #include "support/run_program.h"
 #include "support/small_model.h"
@@ -176,8 +177,7 @@ static void help_and_version_go_to_stdout(void **state)
     assert_non_null(strstr(r.out, "--[no-]smooth"));
 }
 
-/* ---- runs
- * ------------------------------------------------------------------------------------ */
+/* ---- runs -------------------------------------------------------------------------------- */
 
 static void write_model_and_text(void)
 {

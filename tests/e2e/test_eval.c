@@ -1,5 +1,6 @@
 /* test_eval.c - Evaluation of small models against the definition computed from sessions, token
- * by token, and the texts and models that do not compare. SPDX-License-Identifier: MIT */
+ * by token, and the texts and models that do not compare.
+ * SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
 #include "support/small_model.h"
 
@@ -239,6 +240,25 @@ static void weights_that_are_no_numbers_are_a_failure(void **state)
     check_refused(&o, FL_E_FAIL, "the logits are no finite numbers");
 }
 
+/* Every step of the way would take long: the steps grow. */
+static void running_out_of_memory_leaks_nothing(void **state)
+{
+    (void)state;
+    fl_small_model m = fl_test_small_model_defaults();
+    const char *dir = fl_test_small_model("model", &m);
+    const fl_eval_options o = options(dir, dir);
+    fl_status st = FL_E_NOMEM;
+    fl_eval_result r;
+    for (uint64_t n = 1; st != FL_OK && n < 1000000; n += 1 + n / 8) {
+        fl__mem_fail_after(n);
+        st = fl_eval_run(&r, &o, &err);
+        fl__mem_fail_after(0);
+        if (st != FL_OK && st != FL_E_NOMEM) fail_msg("allocation %d: %s", (int)n, err.text);
+        assert_int_equal(fl__mem_get().now_bytes, 0);
+    }
+    assert_int_equal(st, FL_OK);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(figures_are_those_of_the_definition),
     cmocka_unit_test(figures_do_not_depend_on_the_threads),
@@ -247,5 +267,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(bad_texts_and_windows_are_refused),
     cmocka_unit_test(models_without_a_common_vocabulary_do_not_compare),
     cmocka_unit_test(weights_that_are_no_numbers_are_a_failure),
+    cmocka_unit_test(running_out_of_memory_leaks_nothing),
 };
 FL_TEST_MAIN(tests)

@@ -1,6 +1,7 @@
 /* test_generate_golden.c - The reference implementation's figures for four small models
  * (shared/models/<name>/golden): greedy continuations token by token, and the cross entropy of
- * the first windows of a text. SPDX-License-Identifier: MIT */
+ * the first windows of a text.
+ * SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
 
 #include "api/engine.h"
@@ -44,8 +45,7 @@ static int close_model(void **state)
     return 0;
 }
 
-/* ---- greedy continuations
- * ---------------------------------------------------------------------- */
+/* ---- greedy continuations ---------------------------------------------------------------- */
 
 static void check_ids(const int32_t *ids, int n, const json_t *want, const char *what)
 {
@@ -93,8 +93,7 @@ static void check_continuations(const char *name)
     fl_session_free(&session);
 }
 
-/* ---- cross entropy of windows
- * ------------------------------------------------------------------ */
+/* ---- cross entropy of windows ------------------------------------------------------------ */
 
 static void check_windows(const char *name)
 {

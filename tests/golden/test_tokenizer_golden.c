@@ -1,8 +1,8 @@
 /* test_tokenizer_golden.c - ids that Hugging Face's tokenizer gave for the shared models.
  *
- * golden/golden.json of each model: prompts with their ids and continuations with their text, and
- * the number of tokens of WikiText-2's test text, encoded at once without BOS. Also the text itself:
- * decoding its ids gives it back. SPDX-License-Identifier: MIT */
+ * golden/golden.json of each model: prompts with their ids and continuations with their text,
+ * and the number of tokens of WikiText-2's test text, encoded at once without BOS. Also the
+ * text itself: decoding its ids gives it back. SPDX-License-Identifier: MIT */
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"

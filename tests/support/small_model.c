@@ -62,8 +62,7 @@ static void write_config(const char *dir, const fl_small_model *m)
                   "eos_token_id", FL_SMALL_EOS));
 }
 
-/* ---- tokenizer
- * ------------------------------------------------------------------------------- */
+/* ---- tokenizer --------------------------------------------------------------------------- */
 
 /* The printable character that stands for a byte in byte-level vocabularies, as UTF-8:
  * printable Latin-1 as itself, the others counted up from U+0100. */
@@ -119,8 +118,7 @@ static void write_tokenizer(const char *dir, const fl_small_model *m)
                   "model", "type", "BPE", "vocab", vocab, "merges"));
 }
 
-/* ---- weights
- * --------------------------------------------------------------------------------- */
+/* ---- weights ----------------------------------------------------------------------------- */
 
 typedef struct tensor_list {
     fl_tensor_decl decls[MAX_TENSORS];

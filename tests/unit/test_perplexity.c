@@ -1,6 +1,7 @@
 /* test_perplexity.c - Scores of single predictions against the definition in float64; windows
  * of a small model that the test writes itself: the figures must be those of the scored rows,
- * whatever the number of threads. SPDX-License-Identifier: MIT */
+ * whatever the number of threads.
+ * SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
 #include "base/rng.h"
 #include "eval/perplexity.h"

@@ -1,5 +1,5 @@
-/* test_text_pattern.c - Oniguruma patterns on PCRE2: what is translated, how it matches, and what
- * is refused. SPDX-License-Identifier: MIT */
+/* test_text_pattern.c - Oniguruma patterns on PCRE2: what is translated, how it matches, and
+ * what is refused. SPDX-License-Identifier: MIT */
 #include "base/mem.h"
 #include "text/byte_level.h"
 #include "text/pattern.h"

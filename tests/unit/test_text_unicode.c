@@ -181,7 +181,8 @@ static void normal_forms(void **state)
     }
 }
 
-/* Half a megabyte of combining marks in the worst order: quadratic sorting would take minutes. */
+/* Half a megabyte of combining marks in the worst order: quadratic sorting would take
+ * minutes. */
 static void long_runs_of_marks(void **state)
 {
     (void)state;

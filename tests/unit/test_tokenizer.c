@@ -1,66 +1,22 @@
 /* test_tokenizer.c - every row of the tokenizer's tables, from a tokenizer.json made here.
  *
- * JSON is written with ' for " (and ` for '). To see how a pre-tokeniser or normaliser cuts or
- * changes a text, the vocabulary holds just the expected pieces and ignore_merges takes them whole:
- * any other piece falls apart into <unk>.
+ * To see how a pre-tokeniser or normaliser cuts or
+ * changes a text, the vocabulary holds just the expected pieces and ignore_merges takes them
+ * whole: any other piece falls apart into <unk>.
  * SPDX-License-Identifier: MIT */
-#include "base/exec.h"
 #include "base/mem.h"
 #include "text/text_buf.h"
 #include "text/tokenizer.h"
 
 #include "support/fl_test.h"
+#include "support/tokenizer_json.h"
 
 #include <stdio.h>
 #include <string.h>
 
-/* ' becomes ", ` becomes '. Owned by the caller. */
-static char *quoted(const char *json)
-{
-    char *copy = fl__strdup(json);
-    assert_non_null(copy);
-    for (char *c = copy; *c; c++) {
-        if (*c == '\'') *c = '"';
-        else if (*c == '`') *c = '\'';
-    }
-    return copy;
-}
-
-static fl_status open_status(fl_tokenizer **t, const char *json, fl_err *err)
-{
-    char *text = quoted(json);
-    const fl_status st = fl__tokenizer_open_memory(t, text, strlen(text), err);
-    fl__free(&text);
-    return st;
-}
-
-static fl_tokenizer *open_ok(const char *json)
-{
-    fl_tokenizer *t;
-    fl_err err = {""};
-    if (open_status(&t, json, &err)) fail_msg("%s\n%s", err.text, json);
-    return t;
-}
-
-/* Ids of text as "3 1 4". Valid until the next call. */
-static const char *ids_of(const fl_tokenizer *t, const char *text, size_t n_bytes, bool special)
-{
-    static char shown[2048];
-    int32_t *ids;
-    size_t n_ids, n = 0;
-    fl_err err = {""};
-    if (fl__tokenizer_encode(&ids, &n_ids, t, text, n_bytes, special, &err))
-        fail_msg("%s", err.text);
-    shown[0] = '\0';
-    for (size_t i = 0; i < n_ids && n < sizeof shown; i++)
-        n += (size_t)snprintf(shown + n, sizeof shown - n, i ? " %d" : "%d", ids[i]);
-    fl__free(&ids);
-    return shown;
-}
-
 static void assert_ids(const fl_tokenizer *t, const char *text, const char *expected)
 {
-    assert_string_equal(ids_of(t, text, strlen(text), false), expected);
+    assert_string_equal(fl_test_ids(t, text, strlen(text), false), expected);
 }
 
 /* Tokens of text joined with '|'. Valid until the next call. */
@@ -83,35 +39,45 @@ static const char *tokens_of(const fl_tokenizer *t, const char *text)
     return shown;
 }
 
+/* Appends a piece to a JSON object of tokens; the quotes are those of fl_test_quoted. */
+static void add_piece(fl_text_buf *vocab, const char *piece, size_t n_bytes, int id)
+{
+    char tail[16];
+    int failed = fl__text_buf_append(vocab, ",'", 2);
+    for (size_t i = 0; i < n_bytes; i++) {
+        const char *json = piece[i] == '\'' ? "`" : piece[i] == '\n' ? "\\n" : NULL;
+        failed |= json ? fl__text_buf_append(vocab, json, strlen(json))
+                       : fl__text_buf_append(vocab, piece + i, 1);
+    }
+    const int n = snprintf(tail, sizeof tail, "':%d", id);
+    failed |= fl__text_buf_append(vocab, tail, (size_t)n);
+    assert_int_equal(failed, 0);
+}
+
 /* A tokenizer that knows exactly the pieces of "a|b|c", with `rest` as further members of the
  * document. */
 static fl_tokenizer *open_pieces(const char *pieces, const char *rest)
 {
-    char vocab[2048] = "'<unk>':0", json[4096], known[2048] = "|";
-    const char *piece = pieces;
+    char json[4096];
+    fl_text_buf vocab = {0};
     int id = 1;
-    while (*piece) {
-        const char *bar = strchr(piece, '|');
-        const int n = bar ? (int)(bar - piece) : (int)strlen(piece);
-        char marked[256];
-        (void)snprintf(marked, sizeof marked, "|%.*s|", n, piece);
-        if (!strstr(known, marked)) {
-            char *end = vocab + strlen(vocab);
-            (void)snprintf(end, sizeof vocab - (size_t)(end - vocab), ",'%.*s':%d", n, piece,
-                           id++);
-            (void)snprintf(known + strlen(known), sizeof known - strlen(known), "%s",
-                           marked + 1);
-        }
-        piece += n + (bar != NULL);
+    for (const char *piece = pieces; *piece;) {
+        const size_t n = strcspn(piece, "|");
+        bool known = false;
+        for (const char *seen = pieces; seen < piece; seen += strcspn(seen, "|") + 1)
+            known |= strcspn(seen, "|") == n && memcmp(seen, piece, n) == 0;
+        if (!known) add_piece(&vocab, piece, n, id++);
+        piece += n + (piece[n] == '|');
     }
     (void)snprintf(json, sizeof json,
                    "{'model':{'type':'BPE','ignore_merges':true,'unk_token':'<unk>',"
-                   "'merges':[],'vocab':{%s}},%s}",
-                   vocab, rest);
-    return open_ok(json);
+                   "'merges':[],'vocab':{'<unk>':0%.*s}},%s}",
+                   (int)vocab.n_bytes, vocab.data, rest);
+    fl__text_buf_fini(&vocab);
+    return fl_test_tokenizer(json);
 }
 
-/* ---- model -------------------------------------------------------------------------------- */
+/* ---- model ------------------------------------------------------------------------------- */
 
 #define ABC_VOCAB "'a':0,'b':1,'c':2,'ab':3,'bc':4,'abc':5,'aa':6,'aaaa':7"
 #define MODEL(merges, more)                                                                    \
@@ -139,7 +105,7 @@ static void merges_by_rank(void **state)
         (void)snprintf(json, sizeof json,
                        "{'model':{'type':'BPE','vocab':{" ABC_VOCAB "},'merges':[%s]}}",
                        cases[i].merges);
-        fl_tokenizer *t = open_ok(json);
+        fl_tokenizer *t = fl_test_tokenizer(json);
         assert_ids(t, cases[i].text, cases[i].ids);
         fl__tokenizer_close(&t);
         assert_null(t);
@@ -149,7 +115,8 @@ static void merges_by_rank(void **state)
 static void model_without_type_is_bpe(void **state)
 {
     (void)state;
-    fl_tokenizer *t = open_ok("{'model':{'vocab':{'a':0,'b':1,'ab':2},'merges':['a b']}}");
+    fl_tokenizer *t =
+        fl_test_tokenizer("{'model':{'vocab':{'a':0,'b':1,'ab':2},'merges':['a b']}}");
     assert_ids(t, "abab", "2 2");
     fl__tokenizer_close(&t);
 }
@@ -176,7 +143,7 @@ static void unknown_characters(void **state)
                        "{'model':{'type':'BPE','merges':[],'vocab':{'a':0,'b':1,'<u>':2,"
                        "'<0xC3>':3,'<0xA9>':4}%s}}",
                        cases[i].more);
-        fl_tokenizer *t = open_ok(json);
+        fl_tokenizer *t = fl_test_tokenizer(json);
         assert_ids(t, cases[i].text, cases[i].ids);
         fl__tokenizer_close(&t);
     }
@@ -185,7 +152,7 @@ static void unknown_characters(void **state)
 static void missing_unknown_token_fails_when_needed(void **state)
 {
     (void)state;
-    fl_tokenizer *t = open_ok(MODEL("", ",'unk_token':'<none>'"));
+    fl_tokenizer *t = fl_test_tokenizer(MODEL("", ",'unk_token':'<none>'"));
     int32_t *ids = (int32_t *)1;
     size_t n_ids;
     fl_err err;
@@ -199,7 +166,7 @@ static void missing_unknown_token_fails_when_needed(void **state)
 static void ignore_merges_takes_whole_pieces(void **state)
 {
     (void)state;
-    fl_tokenizer *t = open_ok(MODEL("", ",'ignore_merges':true"));
+    fl_tokenizer *t = fl_test_tokenizer(MODEL("", ",'ignore_merges':true"));
     assert_ids(t, "abc", "5");
     assert_ids(t, "abcb", "0 1 2 1");
     fl__tokenizer_close(&t);
@@ -213,7 +180,7 @@ static void long_word(void **state)
     char *text = fl__alloc(n_bytes, 1);
     int32_t *ids;
     size_t n_ids;
-    fl_tokenizer *t = open_ok(MODEL("'a a','aa aa'", ""));
+    fl_tokenizer *t = fl_test_tokenizer(MODEL("'a a','aa aa'", ""));
     memset(text, 'a', n_bytes);
     assert_int_equal(fl__tokenizer_encode(&ids, &n_ids, t, text, n_bytes - 1, false, NULL),
                      FL_OK);
@@ -231,10 +198,11 @@ static void cached_words_give_the_same_ids(void **state)
 {
     (void)state;
     enum { N_WORDS = 5000 };
-    fl_tokenizer *t = open_ok("{'model':{'type':'BPE','vocab':{'0':0,'1':1,'2':2,'3':3,'4':4,"
-                              "'5':5,'6':6,'7':7,'8':8,'9':9,'12':10,'34':11,'1234':12},"
-                              "'merges':['1 2','3 4','12 34']},"
-                              "'pre_tokenizer':{'type':'WhitespaceSplit'}}");
+    fl_tokenizer *t =
+        fl_test_tokenizer("{'model':{'type':'BPE','vocab':{'0':0,'1':1,'2':2,'3':3,'4':4,"
+                          "'5':5,'6':6,'7':7,'8':8,'9':9,'12':10,'34':11,'1234':12},"
+                          "'merges':['1 2','3 4','12 34']},"
+                          "'pre_tokenizer':{'type':'WhitespaceSplit'}}");
     fl_text_buf text = {0};
     for (int round = 0; round < 2; round++) {
         for (int i = 0; i < N_WORDS; i++) {
@@ -255,7 +223,7 @@ static void cached_words_give_the_same_ids(void **state)
     fl__tokenizer_close(&t);
 }
 
-/* ---- pre-tokenisers ------------------------------------------------------------------------- */
+/* ---- pre-tokenisers ---------------------------------------------------------------------- */
 
 #define SPLIT(pattern, behavior, invert)                                                       \
     "'pre_tokenizer':{'type':'Split','pattern':{" pattern "},'behavior':'" behavior            \
@@ -284,8 +252,8 @@ static void pretokenizer_rows(void **state)
         {SPLIT("'Regex':'[a-z]'", "MergedWithPrevious", "true"), "1a23b", "1|a23|b"},
         {SPLIT("'Regex':''", "Isolated", "false"), "abc", "a|b|c"},
         {SPLIT("'Regex':'x*'", "Isolated", "false"), "axxb", "a|xx|b"},
-        {SPLIT("'Regex':'" LLAMA3 "'", "Isolated", "false"), "I`LL 12345 x  y\\n\\n z!?\\n",
-         "I|`LL| |123|45| x| | y|\\n\\n| z|!?\\n"},
+        {SPLIT("'Regex':'" LLAMA3 "'", "Isolated", "false"), "I'LL 12345 x  y\n\n z!?\n",
+         "I|'LL| |123|45| x| | y|\n\n| z|!?\n"},
         {"'pre_tokenizer':{'type':'Digits','individual_digits':true}", "a12\xC2\xB2 b",
          "a|1|2|\xC2\xB2| b"},
         {"'pre_tokenizer':{'type':'Digits','individual_digits':false}", "a12\xC2\xB2 b",
@@ -294,15 +262,15 @@ static void pretokenizer_rows(void **state)
         {"'pre_tokenizer':{'type':'Punctuation','behavior':'Removed'}", "a,$b", "a|b"},
         {"'pre_tokenizer':{'type':'Whitespace'}", " Hey, man_1 \xE2\x80\x94 x\xCC\x81!",
          "Hey|,|man_1|\xE2\x80\x94|x\xCC\x81|!"},
-        {"'pre_tokenizer':{'type':'WhitespaceSplit'}", " Hey,\xE3\x80\x80man_1 \\n!",
+        {"'pre_tokenizer':{'type':'WhitespaceSplit'}", " Hey,\xE3\x80\x80man_1 \n!",
          "Hey,|man_1|!"},
         {"'pre_tokenizer':{'type':'Sequence','pretokenizers':[]}", "a b", "a b"},
         {"'pre_tokenizer':{'type':'Sequence','pretokenizers':[{'type':'WhitespaceSplit'},"
          "{'type':'Sequence','pretokenizers':[{'type':'Digits','individual_digits':false},"
          "{'type':'Punctuation'}]}]}",
          "a1, b22", "a|1|,|b|22"},
-        {GPT2_WORDS, "I`ve  seen 3\\n\\t x",
-         "I|`ve|\xC4\xA0|\xC4\xA0seen|\xC4\xA0"
+        {GPT2_WORDS, "I've  seen 3\n\t x",
+         "I|'ve|\xC4\xA0|\xC4\xA0seen|\xC4\xA0"
          "3|\xC4\x8A\xC4\x89|\xC4\xA0x"},
         {"'pre_tokenizer':{'type':'ByteLevel','add_prefix_space':true,'use_regex':false,"
          "'trim_offsets':true}",
@@ -315,31 +283,13 @@ static void pretokenizer_rows(void **state)
          "\xC4\xA0\xC3\x83\xC2\xA9\xC3\xAF\xC2\xBF\xC2\xBD"}, /* e acute, U+FFFD */
     };
     for (size_t i = 0; i < FL_COUNT(cases); i++) {
-        char text[256], pieces[256];
-        char *quoted_text = quoted(cases[i].text), *quoted_pieces = quoted(cases[i].pieces);
-        /* \n and \t stand for themselves in JSON, but not in the text. */
-        size_t n = 0;
-        for (const char *c = quoted_text; *c; c++) {
-            const bool escape = *c == '\\';
-            if (escape) c++;
-            text[n++] = escape ? (*c == 'n' ? '\n' : '\t') : *c;
-        }
-        text[n] = '\0';
-        n = 0;
-        for (const char *c = quoted_pieces; *c; c++) {
-            if (*c == '\\') c++, pieces[n++] = '\n';
-            else pieces[n++] = *c;
-        }
-        pieces[n] = '\0';
         fl_tokenizer *t = open_pieces(cases[i].pieces, cases[i].rest);
-        assert_string_equal(tokens_of(t, text), pieces);
+        assert_string_equal(tokens_of(t, cases[i].text), cases[i].pieces);
         fl__tokenizer_close(&t);
-        fl__free(&quoted_text);
-        fl__free(&quoted_pieces);
     }
 }
 
-/* ---- normalizers ------------------------------------------------------------------------------ */
+/* ---- normalizers ------------------------------------------------------------------------- */
 
 static void normalizer_rows(void **state)
 {
@@ -383,7 +333,7 @@ static void normalizer_that_grows_without_end_is_stopped(void **state)
                        "%s{'type':'Replace','pattern':{'String':'a'},'content':'aaaaaaaaaa'}",
                        i ? "," : "");
     (void)snprintf(json + strlen(json), sizeof json - strlen(json), "]}}");
-    fl_tokenizer *t = open_ok(json);
+    fl_tokenizer *t = fl_test_tokenizer(json);
     int32_t *ids;
     size_t n_ids;
     fl_err err;
@@ -392,7 +342,7 @@ static void normalizer_that_grows_without_end_is_stopped(void **state)
     fl__tokenizer_close(&t);
 }
 
-/* ---- added tokens ------------------------------------------------------------------------------- */
+/* ---- added tokens ------------------------------------------------------------------------ */
 
 /* "<s>" is in the model's vocabulary, the others follow it. */
 #define ADDED_VOCAB                                                                            \
@@ -430,7 +380,7 @@ static void added_tokens_are_cut_out(void **state)
         {ADDED("{'id':8,'content':''},{'id':8,'content':'<x>'}", ""), "<x>", "8"},
     };
     for (size_t i = 0; i < FL_COUNT(cases); i++) {
-        fl_tokenizer *t = open_ok(cases[i].json);
+        fl_tokenizer *t = fl_test_tokenizer(cases[i].json);
         assert_ids(t, cases[i].text, cases[i].ids);
         fl__tokenizer_close(&t);
     }
@@ -439,9 +389,9 @@ static void added_tokens_are_cut_out(void **state)
 static void vocabulary_queries(void **state)
 {
     (void)state;
-    fl_tokenizer *t = open_ok(ADDED("{'id':0,'content':'<s>','special':true},"
-                                    "{'id':8,'content':'XX','normalized':true}",
-                                    "'normalizer':{'type':'Lowercase'},"));
+    fl_tokenizer *t = fl_test_tokenizer(ADDED("{'id':0,'content':'<s>','special':true},"
+                                              "{'id':8,'content':'XX','normalized':true}",
+                                              "'normalizer':{'type':'Lowercase'},"));
     size_t n_bytes;
     assert_int_equal(fl__tokenizer_n_vocab(t), 9);
     assert_int_equal(fl__tokenizer_id(t, "a", 1), 1);
@@ -461,7 +411,7 @@ static void vocabulary_queries(void **state)
     fl__tokenizer_close(&t);
 }
 
-/* ---- post-processors ------------------------------------------------------------------------------ */
+/* ---- post-processors --------------------------------------------------------------------- */
 
 #define TEMPLATE(single)                                                                       \
     "{'type':'TemplateProcessing','single':[" single "],'pair':[],"                            \
@@ -489,9 +439,9 @@ static void postprocessor_rows(void **state)
         char json[2048];
         (void)snprintf(json, sizeof json, "{" ADDED_VOCAB "'post_processor':%s}",
                        cases[i].processor);
-        fl_tokenizer *t = open_ok(json);
-        assert_string_equal(ids_of(t, "ab", 2, true), cases[i].with);
-        assert_string_equal(ids_of(t, "ab", 2, false), cases[i].without);
+        fl_tokenizer *t = fl_test_tokenizer(json);
+        assert_string_equal(fl_test_ids(t, "ab", 2, true), cases[i].with);
+        assert_string_equal(fl_test_ids(t, "ab", 2, false), cases[i].without);
         fl__tokenizer_close(&t);
     }
 }
@@ -502,500 +452,13 @@ static void empty_text_gives_only_special_tokens(void **state)
     char json[2048];
     (void)snprintf(json, sizeof json, "{" ADDED_VOCAB "'post_processor':%s}",
                    TEMPLATE(SPECIAL("<s>") "," SEQUENCE_A));
-    fl_tokenizer *t = open_ok(json);
+    fl_tokenizer *t = fl_test_tokenizer(json);
     int32_t *ids;
     size_t n_ids;
-    assert_string_equal(ids_of(t, "", 0, true), "0");
+    assert_string_equal(fl_test_ids(t, "", 0, true), "0");
     assert_int_equal(fl__tokenizer_encode(&ids, &n_ids, t, "", 0, false, NULL), FL_OK);
     assert_int_equal(n_ids, 0);
     assert_non_null(ids);
-    fl__free(&ids);
-    fl__tokenizer_close(&t);
-}
-
-/* ---- decoders --------------------------------------------------------------------------------------- */
-
-/* 0 "_a" 1 "b_" 2 "<0xE2>" 3 "<0x82>" 4 "<0xAC>" 5 "__" 6 "<s>" special, 7 "\u0120x" 8 "\u00e2"
- * 9 "\u0124" 10 "\u00ac" 11 "\u20ac" 12 "_"; 8 9 10 are the bytes E2 82 AC, the euro sign. */
-#define DECODER_JSON                                                                           \
-    "{'model':{'type':'BPE','merges':[],'vocab':{'_a':0,'b_':1,'<0xE2>':2,'<0x82>':3,"         \
-    "'<0xAC>':4,'__':5,'<s>':6,'\\u0120x':7,'\\u00e2':8,'\\u0124':9,'\\u00ac':10,"             \
-    "'\\u20ac':11,'_':12}},'added_tokens':[{'id':6,'content':'<s>','special':true}],"          \
-    "'decoder':%s}"
-#define LLAMA2_DECODER                                                                         \
-    "{'type':'Sequence','decoders':[{'type':'Replace','pattern':{'String':'_'},"               \
-    "'content':' '},{'type':'ByteFallback'},{'type':'Fuse'},"                                  \
-    "{'type':'Strip','content':' ','start':1,'stop':0}]}"
-#define REPLACED "\xEF\xBF\xBD"
-
-static const struct {
-    const char *decoder;
-    int32_t ids[8];
-    int n_ids;
-    const char *text;
-} decoder_cases[] = {
-    {"null", {0, 1, 6, 0}, 4, "_a b_ <s> _a"},
-    {"null", {0}, 0, ""},
-    {"{'type':'Fuse'}", {0, 1, 12}, 3, "_ab__"},
-    {"{'type':'ByteLevel'}", {7, 8, 9, 10, 7}, 5, " x\xE2\x82\xAC x"},
-    {"{'type':'ByteLevel'}", {8, 9, 7, 8, 9}, 5, REPLACED " x" REPLACED},
-    {"{'type':'ByteLevel'}",
-     {10, 8, 8, 9, 10, 10},
-     6,
-     REPLACED REPLACED "\xE2\x82\xAC" REPLACED},
-    {"{'type':'ByteLevel'}", {11, 7}, 2, "\xE2\x82\xAC x"}, /* no stand-in: the text itself */
-    {"{'type':'ByteLevel'}", {0}, 0, ""},
-    {"{'type':'ByteFallback'}", {2, 3, 4, 0, 2, 3, 4}, 7, "\xE2\x82\xAC_a\xE2\x82\xAC"},
-    {"{'type':'ByteFallback'}", {2, 3, 0, 3}, 4, REPLACED REPLACED "_a" REPLACED},
-    {"{'type':'ByteFallback'}", {2, 3, 4, 2}, 4, REPLACED REPLACED REPLACED REPLACED},
-    {"{'type':'Replace','pattern':{'String':'_'},'content':'--'}", {0, 5, 1}, 3, "--a----b--"},
-    {"{'type':'Replace','pattern':{'Regex':'_+'},'content':''}", {0, 5, 1}, 3, "ab"},
-    {"{'type':'Strip','content':'_','start':1,'stop':0}", {0, 5, 1, 12}, 4, "a_b_"},
-    {"{'type':'Strip','content':'_','start':0,'stop':1}", {0, 5, 1, 12}, 4, "_a_b"},
-    {"{'type':'Strip','content':'_','start':1,'stop':1}", {0, 5, 1, 12}, 4, "ab"},
-    {"{'type':'Sequence','decoders':[{'type':'Fuse'},{'type':'Strip','content':'_','start':3,"
-     "'stop':2}]}",
-     {12, 5, 5, 0, 1, 5},
-     6,
-     "___ab_"},
-    {"{'type':'Sequence','decoders':[{'type':'Fuse'},{'type':'Replace','pattern':{'String':"
-     "'a_'},'content':'+'},{'type':'Fuse'}]}",
-     {0, 12, 1},
-     3,
-     "_+b_"},
-    {"{'type':'Sequence','decoders':[{'type':'ByteLevel'},{'type':'Strip','content':' ',"
-     "'start':1,'stop':0}]}",
-     {7, 7},
-     2,
-     "x x"},
-    {LLAMA2_DECODER, {0, 1, 2, 3, 4, 5, 0}, 7, "ab \xE2\x82\xAC   a"},
-    {LLAMA2_DECODER, {12, 0, 2, 3}, 4, " a" REPLACED REPLACED},
-    {"{'type':'Fuse'}", {-1, 0, 1000, 1}, 4, "_ab_"}, /* ids that no token has */
-};
-
-static fl_tokenizer *open_decoder(const char *decoder)
-{
-    char json[2048];
-    (void)snprintf(json, sizeof json, DECODER_JSON, decoder);
-    return open_ok(json);
-}
-
-static void decoder_rows(void **state)
-{
-    (void)state;
-    for (size_t i = 0; i < FL_COUNT(decoder_cases); i++) {
-        fl_tokenizer *t = open_decoder(decoder_cases[i].decoder);
-        char *text;
-        size_t n_bytes;
-        assert_int_equal(fl__tokenizer_decode(&text, &n_bytes, t, decoder_cases[i].ids,
-                                              (size_t)decoder_cases[i].n_ids, false, NULL),
-                         FL_OK);
-        assert_string_equal(text, decoder_cases[i].text);
-        assert_int_equal(n_bytes, strlen(text));
-        fl__free(&text);
-        fl__tokenizer_close(&t);
-    }
-}
-
-static bool whole_characters(const char *s, size_t n_bytes)
-{
-    fl_text_buf repaired = {0};
-    if (n_bytes == 0) return true;
-    const bool starts = ((unsigned char)s[0] & 0xC0) != 0x80;
-    size_t last = n_bytes - 1;
-    while (last > 0 && ((unsigned char)s[last] & 0xC0) == 0x80) last--;
-    const unsigned char lead = (unsigned char)s[last];
-    const size_t wanted = lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-    fl__text_buf_fini(&repaired);
-    return starts && n_bytes - last == wanted;
-}
-
-/* The pieces are whole characters and add up to the text, after a reset too. */
-static void streams_add_up(void **state)
-{
-    (void)state;
-    for (size_t i = 0; i < FL_COUNT(decoder_cases); i++) {
-        fl_tokenizer *t = open_decoder(decoder_cases[i].decoder);
-        fl_detok *d;
-        assert_int_equal(fl__detok_new(&d, t, false, NULL), FL_OK);
-        for (int round = 0; round < 2; round++) {
-            fl_text_buf all = {0};
-            const int n = decoder_cases[i].n_ids;
-            for (int k = 0; k <= n; k++) {
-                const char *text;
-                size_t n_bytes;
-                assert_int_equal(
-                    k < n ? fl__detok_push(&text, &n_bytes, d, decoder_cases[i].ids[k], NULL)
-                          : fl__detok_finish(&text, &n_bytes, d, NULL),
-                    FL_OK);
-                assert_true(whole_characters(text, n_bytes));
-                assert_int_equal(fl__text_buf_append(&all, text, n_bytes), 0);
-            }
-            assert_int_equal(all.n_bytes, strlen(decoder_cases[i].text));
-            assert_memory_equal(all.data, decoder_cases[i].text, all.n_bytes);
-            fl__text_buf_fini(&all);
-            fl__detok_reset(d);
-        }
-        fl__detok_free(&d);
-        assert_null(d);
-        fl__tokenizer_close(&t);
-    }
-}
-
-/* A byte-level stream of every character length, cut at each byte. */
-static void byte_level_stream_at_every_split(void **state)
-{
-    (void)state;
-    static const char text[] = "a\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80z";
-    fl_text_buf json = {0};
-    int32_t ids[sizeof text];
-    static const char head[] = "{\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":{";
-    static const char tail[] = "}},\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":"
-                               "{\"type\":\"ByteLevel\",\"add_prefix_space\":false}}";
-    /* Stand-ins of all 256 bytes, as GPT-2 orders them. */
-    int next = 0x100;
-    assert_int_equal(fl__text_buf_append(&json, head, sizeof head - 1), 0);
-    for (int b = 0; b < 256; b++) {
-        char entry[32];
-        const bool visible = (b > 0x20 && b < 0x7F) || (b > 0xA0 && b != 0xAD);
-        const int cp = visible ? b : next++;
-        const int n = snprintf(entry, sizeof entry, "%s\"\\u%04x\":%d", b ? "," : "", cp, b);
-        assert_int_equal(fl__text_buf_append(&json, entry, (size_t)n), 0);
-    }
-    assert_int_equal(fl__text_buf_append(&json, tail, sizeof tail - 1), 0);
-    fl_tokenizer *t;
-    fl_detok *d;
-    fl_err err = {""};
-    if (fl__tokenizer_open_memory(&t, json.data, json.n_bytes, &err)) fail_msg("%s", err.text);
-    for (size_t i = 0; i < sizeof text - 1; i++) ids[i] = (unsigned char)text[i];
-    assert_int_equal(fl__detok_new(&d, t, true, NULL), FL_OK);
-    for (size_t n = 0; n < sizeof text; n++) { /* the first n bytes, then the end */
-        fl_text_buf all = {0};
-        const char *piece;
-        size_t n_bytes;
-        for (size_t i = 0; i < n; i++) {
-            assert_int_equal(fl__detok_push(&piece, &n_bytes, d, ids[i], NULL), FL_OK);
-            assert_true(whole_characters(piece, n_bytes));
-            assert_int_equal(fl__text_buf_append(&all, piece, n_bytes), 0);
-        }
-        assert_memory_equal(all.data, text, all.n_bytes);
-        assert_true(n - all.n_bytes <= 3);
-        const size_t held = n - all.n_bytes;
-        assert_int_equal(fl__detok_finish(&piece, &n_bytes, d, NULL), FL_OK);
-        assert_int_equal(n_bytes, held ? 3 : 0);
-        if (held) assert_memory_equal(piece, REPLACED, 3);
-        fl__text_buf_fini(&all);
-        fl__detok_reset(d);
-    }
-    /* and the ids of the text are its bytes */
-    assert_string_equal(ids_of(t, text, 3, false), "97 195 169");
-    fl__detok_free(&d);
-    fl__text_buf_fini(&json);
-    fl__tokenizer_close(&t);
-}
-
-static void skip_special_leaves_special_tokens_out(void **state)
-{
-    (void)state;
-    static const int32_t ids[] = {6, 0, 6, 1, 6};
-    static const char *const expected[] = {"<s>_a<s>b_<s>", "_ab_"};
-    fl_tokenizer *t = open_decoder("{'type':'Fuse'}");
-    for (int skip = 0; skip < 2; skip++) {
-        char *text;
-        size_t n_bytes;
-        assert_int_equal(
-            fl__tokenizer_decode(&text, &n_bytes, t, ids, FL_COUNT(ids), skip, NULL), FL_OK);
-        assert_string_equal(text, expected[skip]);
-        fl__free(&text);
-    }
-    fl__tokenizer_close(&t);
-}
-
-static void stream_does_not_allocate(void **state)
-{
-    (void)state;
-    fl_tokenizer *t = open_decoder(LLAMA2_DECODER);
-    fl_detok *d;
-    const char *text;
-    size_t n_bytes;
-    assert_int_equal(fl__detok_new(&d, t, true, NULL), FL_OK);
-    const uint64_t before = fl__mem_get().n_allocs;
-    for (int i = 0; i < 1000; i++)
-        assert_int_equal(fl__detok_push(&text, &n_bytes, d, i % 6, NULL), FL_OK);
-    assert_int_equal(fl__mem_get().n_allocs, before);
-    fl__detok_free(&d);
-    fl__tokenizer_close(&t);
-}
-
-/* ---- broken input ------------------------------------------------------------------------------------- */
-
-static void invalid_bytes_become_replacement_characters(void **state)
-{
-    (void)state;
-    /* as bytes.decode('utf-8', 'replace') counts them */
-    static const struct {
-        const char *bytes;
-        size_t n_bytes;
-        const char *ids; /* 0: U+FFFD, 1: a */
-    } cases[] = {
-        {"a\x80\xBF", 3, "1 0 0"},
-        {"\xC3", 1, "0"},
-        {"\xC3\xC3\xA1", 3, "0 2"},
-        {"\xC0\x80", 2, "0 0"},
-        {"\xE2\x82", 2, "0"},
-        {"\xE2\x82"
-         "a",
-         3, "0 1"},
-        {"\xE0\x9F\x80", 3, "0 0 0"},
-        {"\xED\xA0\x80", 3, "0 0 0"},
-        {"\xF0\x9F\x98", 3, "0"},
-        {"\xF0\x8F\x98\x80", 4, "0 0 0 0"},
-        {"\xF4\x90\x80\x80", 4, "0 0 0 0"},
-        {"\xF5\x80\x80\x80", 4, "0 0 0 0"},
-        {"\xFF\xFE", 2, "0 0"},
-        {"a\x00"
-         "a",
-         3, "1 1"}, /* NUL is a character, here one without a token */
-    };
-    fl_tokenizer *t = open_ok("{'model':{'type':'BPE','merges':[],'vocab':{'\\ufffd':0,'a':1,"
-                              "'\\u00e1':2}}}");
-    for (size_t i = 0; i < FL_COUNT(cases); i++)
-        assert_string_equal(ids_of(t, cases[i].bytes, cases[i].n_bytes, false), cases[i].ids);
-    fl__tokenizer_close(&t);
-}
-
-#define SMALL_MODEL        "'model':{'type':'BPE','vocab':{'a':0,'b':1,'ab':2},'merges':['a b']}"
-#define BAD_MODEL(members) "{'model':{'type':'BPE'," members "}}"
-#define BAD_PART(member)   "{" SMALL_MODEL "," member "}"
-#define PATTERN(regex)     BAD_PART(SPLIT("'Regex':'" regex "'", "Isolated", "false"))
-
-static const struct {
-    const char *json;
-    fl_status status;
-    const char *why;
-} broken[] = {
-    {"", FL_E_INPUT, "line 1"},
-    {"[]", FL_E_INPUT, "not a JSON object"},
-    {"{}", FL_E_INPUT, "no model"},
-    {"{'version':'2.0'," SMALL_MODEL "}", FL_E_UNSUPPORTED, "version"},
-    {"{'model':[]}", FL_E_INPUT, "model is no object"},
-    {"{'model':{'type':'Unigram','vocab':[]}}", FL_E_UNSUPPORTED, "model.type is \"Unigram\""},
-    {"{'model':{'type':7}}", FL_E_INPUT, "type"},
-    {BAD_MODEL("'merges':[]"), FL_E_INPUT, "model.vocab"},
-    {BAD_MODEL("'vocab':{}"), FL_E_INPUT, "model.merges"},
-    {BAD_MODEL("'vocab':{'a':0.5},'merges':[]"), FL_E_INPUT, "no integer"},
-    {BAD_MODEL("'vocab':{'a':-1},'merges':[]"), FL_E_INPUT, "id -1"},
-    {BAD_MODEL("'vocab':{'a':4000000000},'merges':[]"), FL_E_INPUT, "id 4000000000"},
-    {BAD_MODEL("'vocab':{'a':1,'b':1},'merges':[]"), FL_E_INPUT, "id 1 is given to \"a\""},
-    {BAD_MODEL("'vocab':{'a':1,'a':2},'merges':[]"), FL_E_INPUT, "duplicate"},
-    {BAD_MODEL("'vocab':{'a':0,'b':1},'merges':['a b']"), FL_E_INPUT, "entry 0: no such token"},
-    {BAD_MODEL("'vocab':{'a':0,'aa':1},'merges':['a a','a x']"), FL_E_INPUT,
-     "entry 1: no such token in the vocabulary: \"x\""},
-    {BAD_MODEL("'vocab':{'a':0,'aa':1},'merges':['aa']"), FL_E_INPUT, "not two tokens"},
-    {BAD_MODEL("'vocab':{'a':0,'aa':1},'merges':['a a a']"), FL_E_INPUT, "not two tokens"},
-    {BAD_MODEL("'vocab':{'a':0,'aa':1},'merges':[['a']]"), FL_E_INPUT, "entry 0: neither"},
-    {BAD_MODEL("'vocab':{'a':0,'aa':1},'merges':[['a',1]]"), FL_E_INPUT, "entry 0: neither"},
-    {BAD_MODEL("'vocab':{'a':0},'merges':[],'dropout':0.1"), FL_E_UNSUPPORTED, "model.dropout"},
-    {BAD_MODEL("'vocab':{'a':0},'merges':[],'end_of_word_suffix':'</w>'"), FL_E_UNSUPPORTED,
-     "model.end_of_word_suffix"},
-    {BAD_MODEL("'vocab':{'a':0},'merges':[],'continuing_subword_prefix':'##'"),
-     FL_E_UNSUPPORTED, "model.continuing_subword_prefix"},
-    {BAD_MODEL("'vocab':{'a':0},'merges':[],'fuse_unk':1"), FL_E_INPUT, "fuse_unk"},
-    {BAD_PART("'normalizer':{'type':'Nmt'}"), FL_E_UNSUPPORTED, "normalizer.type is \"Nmt\""},
-    {BAD_PART("'normalizer':{'type':'Sequence','normalizers':[{'type':'NFC'},{'type':"
-              "'Precompiled'}]}"),
-     FL_E_UNSUPPORTED, "normalizer.normalizers[1].type"},
-    {BAD_PART("'normalizer':{'type':'Sequence'}"), FL_E_INPUT, "normalizer.normalizers"},
-    {BAD_PART("'normalizer':{'type':'Prepend'}"), FL_E_INPUT, "prepend"},
-    {BAD_PART("'normalizer':{'type':'Replace','pattern':{'String':''},'content':'x'}"),
-     FL_E_UNSUPPORTED, "normalizer.pattern is an empty text"},
-    {BAD_PART("'normalizer':{'type':'Replace','pattern':'x','content':'x'}"), FL_E_INPUT,
-     "normalizer.pattern is neither"},
-    {BAD_PART("'pre_tokenizer':{'type':'Metaspace'}"), FL_E_UNSUPPORTED,
-     "pre_tokenizer.type is \"Metaspace\""},
-    {BAD_PART("'pre_tokenizer':{'type':'ByteLevel'}"), FL_E_INPUT, "add_prefix_space"},
-    {BAD_PART("'pre_tokenizer':{'type':'Digits','individual_digits':3}"), FL_E_INPUT,
-     "individual_digits"},
-    {BAD_PART(SPLIT("'Regex':'a'", "Sideways", "false")), FL_E_UNSUPPORTED, "Sideways"},
-    {PATTERN("(a"), FL_E_UNSUPPORTED, "a group without end"},
-    {PATTERN("a)"), FL_E_UNSUPPORTED, "a `)` too many"},
-    {PATTERN("[a"), FL_E_UNSUPPORTED, "a class without end"},
-    {PATTERN("(?<=a+)b"), FL_E_UNSUPPORTED, "no regular expression for PCRE2"},
-    {BAD_PART("'post_processor':{'type':'BertProcessing'}"), FL_E_UNSUPPORTED,
-     "post_processor.type"},
-    {BAD_PART("'post_processor':" TEMPLATE(SPECIAL("<nope>"))), FL_E_INPUT, "<nope>"},
-    {BAD_PART("'post_processor':" TEMPLATE(SPECIAL("xx"))), FL_E_INPUT, "\"xx\""},
-    {BAD_PART("'post_processor':" TEMPLATE("{'Sequence':{'id':'B'}}")), FL_E_UNSUPPORTED,
-     "not about sequence A"},
-    {BAD_PART("'post_processor':{'type':'TemplateProcessing','single':'$A'}"), FL_E_UNSUPPORTED,
-     "post_processor.single"},
-    {BAD_PART("'decoder':{'type':'WordPiece'}"), FL_E_UNSUPPORTED, "decoder.type"},
-    {BAD_PART("'decoder':{'type':'Strip','content':'ab','start':0,'stop':0}"), FL_E_INPUT,
-     "not one character"},
-    {BAD_PART("'decoder':{'type':'Strip','content':'a','start':-1,'stop':0}"), FL_E_INPUT,
-     "start"},
-    {BAD_PART("'added_tokens':{}"), FL_E_INPUT, "added_tokens is no list"},
-    {BAD_PART("'added_tokens':[{'id':3}]"), FL_E_INPUT, "content"},
-    {BAD_PART("'added_tokens':[{'content':'x'}]"), FL_E_INPUT, "id"},
-    {BAD_PART("'added_tokens':[{'id':7,'content':'x'}]"), FL_E_INPUT, "is 3; get"},
-    {BAD_PART("'added_tokens':[{'id':1,'content':'a'}]"), FL_E_INPUT, "is 0; get"},
-    {BAD_PART("'added_tokens':[{'id':3,'content':'x'},{'id':3,'content':'x'}]"), FL_E_INPUT,
-     "added_tokens[1] has the text of added_tokens[0]"},
-};
-
-static void broken_files(void **state)
-{
-    (void)state;
-    for (size_t i = 0; i < FL_COUNT(broken); i++) {
-        fl_tokenizer *t = (fl_tokenizer *)1;
-        fl_err err = {""};
-        char *why = quoted(broken[i].why);
-        for (char *c = why; *c; c++)
-            if (broken[i].why[c - why] == '"') *c = '"';
-        const size_t before = fl__mem_get().now_bytes;
-        assert_int_equal(open_status(&t, broken[i].json, &err), broken[i].status);
-        assert_null(t);
-        if (!strstr(err.text, why)) fail_msg("\"%s\" lacks \"%s\"", err.text, why);
-        assert_non_null(strstr(err.text, "; "));
-        assert_null(strchr(err.text, '\n'));
-        assert_int_equal(fl__mem_get().now_bytes, before);
-        fl__free(&why);
-    }
-}
-
-static void nesting_and_steps_are_bounded(void **state)
-{
-    (void)state;
-    char json[4096] = "{" SMALL_MODEL ",'normalizer':";
-    for (int i = 0; i < 20; i++)
-        (void)snprintf(json + strlen(json), sizeof json - strlen(json),
-                       "{'type':'Sequence','normalizers':[");
-    for (int i = 0; i < 20; i++)
-        (void)snprintf(json + strlen(json), sizeof json - strlen(json), "]}");
-    (void)snprintf(json + strlen(json), sizeof json - strlen(json), "}");
-    fl_tokenizer *t;
-    fl_err err;
-    assert_int_equal(open_status(&t, json, &err), FL_E_UNSUPPORTED);
-    assert_non_null(strstr(err.text, "nested too deeply"));
-    (void)snprintf(json, sizeof json,
-                   "{" SMALL_MODEL ",'normalizer':{'type':'Sequence',"
-                   "'normalizers':[{'type':'NFC'}");
-    for (int i = 0; i < 20; i++)
-        (void)snprintf(json + strlen(json), sizeof json - strlen(json), ",{'type':'NFC'}");
-    (void)snprintf(json + strlen(json), sizeof json - strlen(json), "]}}");
-    assert_int_equal(open_status(&t, json, &err), FL_E_UNSUPPORTED);
-    assert_non_null(strstr(err.text, "one step too many"));
-}
-
-/* A pattern that backtracks without end is stopped by the match limit. */
-static void runaway_pattern_is_stopped(void **state)
-{
-    (void)state;
-    fl_tokenizer *t = open_ok(PATTERN("(a|a|aa)+(?=x)"));
-    char text[64];
-    int32_t *ids;
-    size_t n_ids;
-    fl_err err = {""};
-    memset(text, 'a', sizeof text);
-    assert_int_equal(fl__tokenizer_encode(&ids, &n_ids, t, text, sizeof text, false, &err),
-                     FL_E_INPUT);
-    assert_non_null(strstr(err.text, "pattern gave up"));
-    fl__tokenizer_close(&t);
-}
-
-/* ---- memory and threads ------------------------------------------------------------------------------ */
-
-/* Every row at once, so that each allocation gets its turn. */
-#define EVERYTHING                                                                             \
-    "{'model':{'type':'BPE','vocab':{'<u>':0,'a':1,'b':2,'ab':3,'\\u0120':4},"                 \
-    "'merges':['a b'],'unk_token':'<u>'},"                                                     \
-    "'added_tokens':[{'id':5,'content':'XY','normalized':true},"                               \
-    "{'id':6,'content':'<s>','special':true}],"                                                \
-    "'normalizer':{'type':'Sequence','normalizers':[{'type':'Lowercase'},{'type':'NFC'},"      \
-    "{'type':'Replace','pattern':{'Regex':'z+'},'content':'a'},"                               \
-    "{'type':'Prepend','prepend':' '}]},"                                                      \
-    "'pre_tokenizer':{'type':'Sequence','pretokenizers':[{'type':'Split','pattern':"           \
-    "{'String':','},'behavior':'Isolated','invert':false},{'type':'Punctuation'},"             \
-    "{'type':'Digits','individual_digits':true},"                                              \
-    "{'type':'ByteLevel','add_prefix_space':true}]},"                                          \
-    "'post_processor':{'type':'TemplateProcessing','single':[{'SpecialToken':{'id':'s'}},"     \
-    "{'Sequence':{'id':'A'}}],'special_tokens':{'s':{'ids':[6]}}},"                            \
-    "'decoder':{'type':'Sequence','decoders':[{'type':'Replace','pattern':{'Regex':'b'},"      \
-    "'content':'c'},{'type':'ByteFallback'},{'type':'Fuse'},{'type':'ByteLevel'},"             \
-    "{'type':'Strip','content':' ','start':1,'stop':1}]}}"
-static const char everything_text[] = "ab,aabb xy <s>\xC3\x89zz 12 abab\xFF";
-
-static fl_status use_everything(void)
-{
-    fl_tokenizer *t;
-    int32_t *ids = NULL;
-    size_t n_ids, n_bytes;
-    char *text = NULL;
-    fl_status st = open_status(&t, EVERYTHING, NULL);
-    if (!st)
-        st = fl__tokenizer_encode(&ids, &n_ids, t, everything_text, sizeof everything_text - 1,
-                                  true, NULL);
-    if (!st) st = fl__tokenizer_decode(&text, &n_bytes, t, ids, n_ids, false, NULL);
-    fl__free(&text);
-    fl__free(&ids);
-    fl__tokenizer_close(&t);
-    return st;
-}
-
-static void out_of_memory_at_every_allocation(void **state)
-{
-    (void)state;
-    const size_t now_bytes = fl__mem_get().now_bytes;
-    uint64_t n_allocs = fl__mem_get().n_allocs;
-    assert_int_equal(use_everything(), FL_OK);
-    n_allocs = fl__mem_get().n_allocs - n_allocs;
-    assert_true(n_allocs > 50);
-    uint64_t n_failed = 0;
-    for (uint64_t n = 2; n <= n_allocs; n++) { /* 1 is the test's own copy of the JSON */
-        fl__mem_fail_after(n);
-        const fl_status st = use_everything();
-        assert_int_equal(fl__mem_get().now_bytes, now_bytes);
-        if (st) assert_int_equal(st, FL_E_NOMEM);
-        n_failed += st != FL_OK;
-    }
-    fl__mem_fail_after(0);
-    /* The others: a pattern that the JIT has no memory for is interpreted. */
-    assert_true(n_failed > n_allocs / 2);
-}
-
-typedef struct shared_tokenizer {
-    const fl_tokenizer *t;
-    const int32_t *ids;
-    size_t n_ids;
-    int n_wrong[2];
-} shared_tokenizer;
-
-static void encode_again(void *arg, int64_t item, int thread)
-{
-    shared_tokenizer *s = arg;
-    int32_t *ids;
-    size_t n_ids;
-    (void)item;
-    const fl_status st = fl__tokenizer_encode(&ids, &n_ids, s->t, everything_text,
-                                              sizeof everything_text - 1, true, NULL);
-    if (st || n_ids != s->n_ids || memcmp(ids, s->ids, n_ids * sizeof *ids) != 0)
-        s->n_wrong[thread]++;
-    fl__free(&ids);
-}
-
-static void two_threads_share_a_tokenizer(void **state)
-{
-    (void)state;
-    const fl_exec ex = {.n_threads = 2};
-    fl_tokenizer *t = open_ok(EVERYTHING);
-    int32_t *ids;
-    size_t n_ids;
-    assert_int_equal(fl__tokenizer_encode(&ids, &n_ids, t, everything_text,
-                                          sizeof everything_text - 1, true, NULL),
-                     FL_OK);
-    shared_tokenizer s = {t, ids, n_ids, {0, 0}};
-    fl__parallel_for(&ex, 200, encode_again, &s);
-    assert_int_equal(s.n_wrong[0] + s.n_wrong[1], 0);
     fl__free(&ids);
     fl__tokenizer_close(&t);
 }
@@ -1015,16 +478,5 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(vocabulary_queries),
     cmocka_unit_test(postprocessor_rows),
     cmocka_unit_test(empty_text_gives_only_special_tokens),
-    cmocka_unit_test(decoder_rows),
-    cmocka_unit_test(streams_add_up),
-    cmocka_unit_test(byte_level_stream_at_every_split),
-    cmocka_unit_test(skip_special_leaves_special_tokens_out),
-    cmocka_unit_test(stream_does_not_allocate),
-    cmocka_unit_test(invalid_bytes_become_replacement_characters),
-    cmocka_unit_test(broken_files),
-    cmocka_unit_test(nesting_and_steps_are_bounded),
-    cmocka_unit_test(runaway_pattern_is_stopped),
-    cmocka_unit_test(out_of_memory_at_every_allocation),
-    cmocka_unit_test(two_threads_share_a_tokenizer),
 };
 FL_TEST_MAIN(tests)

@@ -1,5 +1,5 @@
-/* test_tokenizer_files.c - tokenizers from model directories: tokenizer.json with its side files, and
- * vocab.json + merges.txt. SPDX-License-Identifier: MIT */
+/* test_tokenizer_files.c - tokenizers from model directories: tokenizer.json with its side
+ * files, and vocab.json + merges.txt. SPDX-License-Identifier: MIT */
 #include "base/file.h"
 #include "base/mem.h"
 #include "text/tokenizer.h"

@@ -1,8 +1,9 @@
 /* gemm_12x32_avx512vnni.c - many rows of x: 12 rows x 32 channels in registers.
  *
- * As gemm_6x16_avx2.c: an item walks K in blocks of KC, weights of a block and of two panels become bytes
- * (nibbles 0..15, or 8-bit codes + 128) once and stay in L1 while all rows pass. One vpdpbusd is 64
- * products; its unsigned operand is the weight, the offset goes back with x_sum.
+ * As gemm_6x16_avx2.c: an item walks K in blocks of KC, weights of a block and of two panels
+ * become bytes (nibbles 0..15, or 8-bit codes + 128) once and stay in L1 while all rows pass.
+ * One vpdpbusd is 64 products; its unsigned operand is the weight, the offset goes back with
+ * x_sum.
  * SPDX-License-Identifier: MIT */
 #include "kernels/gemm_rows.h"
 #include "kernels/x86/gemm_avx512.h"
@@ -14,8 +15,8 @@
 #define TILE_N FL_GEMM_12X32_AVX512VNNI_TILE_N
 #define KC     FL_GEMM_12X32_AVX512VNNI_KC
 
-/* kc input channels of one panel -> bytes [kc/4][16][4]; the same block of the panel wanted next is
- * fetched meanwhile. */
+/* kc input channels of one panel -> bytes [kc/4][16][4]; the same block of the panel wanted
+ * next is fetched meanwhile. */
 FL_INLINE void expand(uint8_t *to, const uint8_t *from, int kc, size_t ahead_bytes,
                       const int bits)
 {
@@ -75,9 +76,13 @@ FL_INLINE void all_rows(int32_t *sums, const uint8_t *w, const int8_t *x, int64_
 static void store_tile(const fl_gemm *g, int m0, int m1, int n0, int n1, const int32_t *sums,
                        int offset)
 {
-    for (int n = n0; n < n1; n += 16, sums += TILE_M * 16)
-        for (int m = m0; m < m1; m++)
-            store_zmm(g, m, n, _mm512_load_si512(sums + (m - m0) * 16), offset);
+    for (int n = n0; n < n1; n += 16, sums += TILE_M * 16) {
+        const panel_consts c = load_panel(g, n);
+        for (int m = m0; m < m1; m++) {
+            const __m512i sum = _mm512_load_si512(sums + (m - m0) * 16);
+            put_panel(g, m, n, c.mask, finish(g, &c, m, sum, offset));
+        }
+    }
 }
 
 FL_INLINE void run(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scratch,

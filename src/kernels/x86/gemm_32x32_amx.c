@@ -1,19 +1,21 @@
 /* gemm_32x32_amx.c - many rows of x on AMX tiles: 2 x 2 tiles, 32 rows x 32 channels.
  *
- *   tmm0 tmm1   sums of x rows 0..15   x panels 0, 1        tmm4  x rows 0..15,  64 channels
- *   tmm2 tmm3   sums of x rows 16..31  x panels 0, 1        tmm5  x rows 16..31
- *                                                           tmm6, tmm7  w of panels 0, 1
+ *   tmm0 tmm1   sums of rows 0..15  x panels 0, 1        tmm4  x, rows 0..15, 64 input channels
+ *   tmm2 tmm3   sums of rows 16..31 x panels 0, 1        tmm5  x, rows 16..31
+ *                                                        tmm6, tmm7  w of panels 0, 1
  *
- * Four products per four tile loads; a load moves 1 KB in the 16 cycles of a product, so the operands must
- * come from the nearest caches. An item (TILE_M x TILE_N) walks K in blocks of KC: x of a block (TILE_M * KC
- * bytes) stays in L2 for all panels of the item, two panels of a block (32 * KC bytes) for all its rows. The
- * sums of the item live in scratch between blocks. While a pair of panels is in use the next pair is
- * fetched to L2, a few lines per step.
+ * A step of 64 input channels is four products of 16 cycles and four tile loads of 1 KB. An
+ * item (TILE_M x TILE_N) walks K in blocks of equal size, at most K_BLOCK: x of a block stays
+ * in L2 for all panels of the item, a pair of panels (32 channels x K_BLOCK) for all its rows.
+ * Where K is one block the sums of 32 rows go from tiles through L1 to y; else the sums of the
+ * item wait in scratch between blocks. While a pair of panels is in use, the next one and the
+ * lines of y are fetched to L2.
  *
- * x is loaded as it lies, one row every ldx bytes. 8 bits: packed weights are tiles as they lie, TDPBSSD. 4 bits:
- * nibbles are expanded into a scratch panel once per item and block, kept unsigned (TDPBSUD), and 8 * x_sum
- * is taken back. Rows that fill no 32 use the same code under a tile configuration with
- * fewer rows; a missing second tile (of rows or of channels) repeats the first and is ignored.
+ * x is loaded as it lies, one row every ldx bytes. 8 bits: packed weights are tiles as they lie
+ * (TDPBSSD). 4 bits: nibbles are expanded into a scratch pair once per item and block, still
+ * unsigned (TDPBSUD), and 8 * x_sum is taken back. Rows that fill no 32 use the same code under
+ * a tile configuration with fewer rows; a missing second tile (of rows or of channels) repeats
+ * the first and is ignored.
  *
  * Tile configuration is state of the thread: set on entry, released on exit.
  * SPDX-License-Identifier: MIT */
@@ -21,19 +23,25 @@
 #include "kernels/x86/gemm_avx512.h"
 #include "kernels/x86/tiles_amx.h"
 
-#include <string.h>
+#define TILE_M  FL_GEMM_32X32_AMX_TILE_M
+#define TILE_N  FL_GEMM_32X32_AMX_TILE_N
+#define K_BLOCK FL_GEMM_32X32_AMX_K_BLOCK
+#define STEP    64   /* input channels of a tile */
+#define SUMS    1024 /* int32 in the 4 sum tiles of 32 rows */
 
-#define TILE_M FL_GEMM_32X32_AMX_TILE_M
-#define TILE_N FL_GEMM_32X32_AMX_TILE_N
-#define KC     FL_GEMM_32X32_AMX_KC
-#define STEP   64   /* input channels of a tile */
-#define SUMS   1024 /* int32 in the 4 sum tiles of a block */
-
-/* Two panels of weights: tiles of 1 KB, one after the other. */
+/* Weights of one K block and two panels: tiles of 1 KB, one after the other. */
 typedef struct {
     const uint8_t *panel[2];
-    const uint8_t *next; /* start of what is wanted next, to be fetched */
+    const uint8_t *next; /* what is wanted next, to be fetched */
 } panel_pair;
+
+/* x of the item and one K block. */
+typedef struct {
+    const int8_t *x; /* [n_rows, ldx] */
+    int64_t ldx;
+    int n_rows, kc;
+    bool first, last; /* K block of the item */
+} x_block;
 
 FL_INLINE void load_sums(const int32_t *sums, bool first)
 {
@@ -58,7 +66,8 @@ FL_INLINE void store_sums(int32_t *sums)
     _tile_stored(3, sums + 768, 64);
 }
 
-/* sums += x * w over n_steps * 64 input channels. x1: row 16 of x, or row 0 where there is none. */
+/* sums += x * w over n_steps * 64 input channels. x1: row 16 of x, or row 0 where there is
+ * none. */
 FL_INLINE void block_w8(int32_t *sums, bool first, const int8_t *x0, const int8_t *x1,
                         int64_t ldx, const panel_pair *w, int n_steps)
 {
@@ -108,73 +117,95 @@ static void expand_w4(uint8_t *to, const uint8_t *from, int kc)
     }
 }
 
-/* sums: [n_rows / 32][4][16][16] of this pair of panels. */
-FL_INLINE void all_rows(int32_t *sums, bool first, const int8_t *x, int64_t ldx, int n_rows,
-                        panel_pair w, int kc, const int bits)
+static void fetch_y(const fl_gemm *g, int m, int n, int n_rows)
 {
-    const int n_full = n_rows / 32 * 32;
-    const ptrdiff_t fetched = kc / STEP * (bits == 4 ? 2 : 4) * 64;
-    for (int m = 0; m < n_rows; m += 32, sums += SUMS, w.next += fetched) {
-        const int8_t *x0 = x + m * ldx, *x1 = n_rows - m > 16 ? x0 + 16 * ldx : x0;
-        if (m == n_full) configure_tiles(n_rows - m);
-        if (bits == 4)
-            block_w4(sums, first, x0, x1, ldx, &w, kc / STEP);
-        else
-            block_w8(sums, first, x0, x1, ldx, &w, kc / STEP);
-    }
-    if (n_full > 0 && n_full < n_rows) configure_tiles(32);
+    const int64_t y_bytes = g->y_bf16 ? 2 : 4;
+    const char *y = (const char *)g->y + (m * g->ldy + n) * y_bytes;
+    for (int i = 0; i < n_rows; i++, y += g->ldy * y_bytes) _mm_prefetch(y, _MM_HINT_T1);
 }
 
-static void store_pair(const fl_gemm *g, int m0, int m1, int n, int n1, const int32_t *sums,
-                       int offset)
+/* Sums of up to 32 rows and two panels -> y. */
+FL_INLINE void store_block(const fl_gemm *g, int m, int n, int n_rows, const panel_consts *c,
+                           const int n_panels, const int32_t *sums, int offset)
 {
     memory_barrier();
-    for (int m = m0; m < m1; m++) {
-        const int row = (m - m0) % 32;
-        const int32_t *s = sums + (m - m0) / 32 * SUMS + row / 16 * 512 + row % 16 * 16;
-        store_zmm(g, m, n, _mm512_load_si512(s), offset);
-        if (n + 16 < n1) store_zmm(g, m, n + 16, _mm512_load_si512(s + 256), offset);
+    for (int i = 0; i < n_rows; i++) {
+        const int32_t *s = sums + i / 16 * 512 + i % 16 * 16;
+        for (int p = 0; p < n_panels; p++) {
+            const __m512i sum = _mm512_load_si512(s + p * 256);
+            put_panel(g, m + i, n + p * 16, c[p].mask, finish(g, &c[p], m + i, sum, offset));
+        }
     }
 }
 
-/* What follows block k of channels n.. in this item's order: the next pair, the next block, the next item. */
+/* All rows of x against one pair of panels. sums: [n_rows / 32][SUMS]. */
+FL_INLINE void all_rows(const fl_gemm *g, int m0, int n, int n1, int32_t *sums,
+                        const x_block *x, panel_pair w, const int bits)
+{
+    const int n_steps = x->kc / STEP, n_panels = n + 16 < n1 ? 2 : 1;
+    const panel_consts c[2] = {load_panel(g, n), load_panel(g, n_panels == 2 ? n + 16 : n)};
+    for (int m = 0; m < x->n_rows; m += 32, sums += SUMS) {
+        const int rows = x->n_rows - m < 32 ? x->n_rows - m : 32;
+        const int8_t *x0 = x->x + m * x->ldx, *x1 = rows > 16 ? x0 + 16 * x->ldx : x0;
+        if (rows < 32) configure_tiles(rows);
+        if (x->last) fetch_y(g, m0 + m, n, rows);
+        if (bits == 4)
+            block_w4(sums, x->first, x0, x1, x->ldx, &w, n_steps);
+        else
+            block_w8(sums, x->first, x0, x1, x->ldx, &w, n_steps);
+        if (x->last && n_panels == 2)
+            store_block(g, m0 + m, n, rows, c, 2, sums, bits == 4 ? 8 : 0);
+        else if (x->last)
+            store_block(g, m0 + m, n, rows, c, 1, sums, bits == 4 ? 8 : 0);
+        w.next += n_steps * (bits == 4 ? 2 : 4) * 64;
+    }
+    if (x->n_rows > 32 && x->n_rows % 32) configure_tiles(32);
+}
+
+/* Where the item's work goes on after channels n.. of block k: the next pair, the next block,
+ * or the channels after the item. */
 FL_INLINE const uint8_t *next_weights(const fl_gemm *g, int n, int n0, int n1, int k,
-                                      const int bits)
+                                      int k_block, const int bits)
 {
     const size_t k_bytes = 2 * (size_t)bits; /* of one input channel of one panel */
     const size_t panel_bytes = (size_t)g->w->K_pad * k_bytes;
-    if (n + 32 < n1) return g->w->data + (size_t)(n / 16 + 2) * panel_bytes + (size_t)k * k_bytes;
-    if (k + KC < g->w->K_pad)
-        return g->w->data + (size_t)(n0 / 16) * panel_bytes + (size_t)(k + KC) * k_bytes;
+    if (n + 32 < n1)
+        return g->w->data + (size_t)(n / 16 + 2) * panel_bytes + (size_t)k * k_bytes;
+    if (k + k_block < g->w->K_pad)
+        return g->w->data + (size_t)(n0 / 16) * panel_bytes + (size_t)(k + k_block) * k_bytes;
     return n1 < g->w->N ? g->w->data + (size_t)(n1 / 16) * panel_bytes : g->w->data;
 }
 
 FL_INLINE void run(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scratch,
                    const int bits)
 {
-    const size_t panel_bytes = (size_t)g->w->K_pad * 2 * (size_t)bits;
+    const size_t k_bytes = 2 * (size_t)bits, panel_bytes = (size_t)g->w->K_pad * k_bytes;
+    const int K_pad = g->w->K_pad, n_blocks = (K_pad + K_BLOCK - 1) / K_BLOCK;
+    const int k_block = (K_pad / STEP + n_blocks - 1) / n_blocks * STEP;
+    /* One K block: the sums of one pair at a time; else those of the item. */
+    const int pair_sums = n_blocks == 1 ? 0 : TILE_M / 32 * SUMS;
     int32_t *const all_sums = scratch; /* [TILE_N / 32][TILE_M / 32][SUMS] */
-    uint8_t *const expanded = (uint8_t *)(all_sums + TILE_M * TILE_N); /* [2][KC][16] */
+    uint8_t *const expanded = (uint8_t *)(all_sums + TILE_M * TILE_N); /* [2][K_BLOCK][16] */
 
     configure_tiles(m1 - m0 < 32 ? m1 - m0 : 32);
-    for (int k = 0; k < g->w->K_pad; k += KC) {
-        const int kc = g->w->K_pad - k < KC ? g->w->K_pad - k : KC;
+    for (int k = 0; k < K_pad; k += k_block) {
+        const int kc = K_pad - k < k_block ? K_pad - k : k_block;
+        const x_block x = {g->x + m0 * g->ldx + k, g->ldx, m1 - m0, kc, k == 0,
+                           k + kc == K_pad};
         int32_t *sums = all_sums;
-        for (int n = n0; n < n1; n += 32, sums += TILE_M / 32 * SUMS) {
+        for (int n = n0; n < n1; n += 32, sums += pair_sums) {
             const uint8_t *p0 =
-                g->w->data + (size_t)(n / 16) * panel_bytes + (size_t)k * 2 * (size_t)bits;
+                g->w->data + (size_t)(n / 16) * panel_bytes + (size_t)k * k_bytes;
             const uint8_t *p1 = n + 16 < n1 ? p0 + panel_bytes : p0;
-            panel_pair w = {{p0, p1}, next_weights(g, n, n0, n1, k, bits)};
+            panel_pair w = {{p0, p1}, next_weights(g, n, n0, n1, k, k_block, bits)};
             if (bits == 4) {
                 expand_w4(expanded, p0, kc);
-                if (p1 != p0) expand_w4(expanded + KC * 16, p1, kc);
+                if (p1 != p0) expand_w4(expanded + K_BLOCK * 16, p1, kc);
                 w.panel[0] = expanded;
-                w.panel[1] = p1 != p0 ? expanded + KC * 16 : expanded;
+                w.panel[1] = p1 != p0 ? expanded + K_BLOCK * 16 : expanded;
             }
             memory_barrier();
-            all_rows(sums, k == 0, g->x + m0 * g->ldx + k, g->ldx, m1 - m0, w, kc, bits);
-            if (k + kc == g->w->K_pad)
-                store_pair(g, m0, m1, n, n1, sums, bits == 4 ? 8 : 0);
+            all_rows(g, m0, n, n1, sums, &x, w, bits);
         }
     }
     _tile_release();

@@ -1,11 +1,12 @@
 /* gemm_4x16_avx2.c - up to 4 rows of x against one panel of 16 channels, weights streamed.
  *
- * 4 bits: nibbles 0..15 are the unsigned operand of vpmaddubsw, x the signed one. A pair sum is at
- * most 2 * 15 * 128 = 3840, so 8 of them add up in int16 (30720) before vpmaddwd widens: 32 input
- * channels per step. The stored offset 8 is taken back with x_sum.
+ * 4 bits: nibbles 0..15 are the unsigned operand of vpmaddubsw, x the signed one. A pair sum is
+ * at most 2 * 15 * 128 = 3840, so 8 of them add up in int16 (30720) before vpmaddwd widens: 32
+ * input channels per step. The stored offset 8 is taken back with x_sum.
  *
- * 8 bits: |x| (0..128) is the unsigned operand, w with the sign of x the signed one. A pair sum is at
- * most 2 * 128 * 127 = 32512 and fits, but only one: widened at once. This is why w is never -128.
+ * 8 bits: |x| (0..128) is the unsigned operand, w with the sign of x the signed one. A pair sum
+ * is at most 2 * 128 * 127 = 32512 and fits, but only one: widened at once. This is why w is
+ * never -128.
  * SPDX-License-Identifier: MIT */
 #include "kernels/gemm_rows.h"
 #include "kernels/x86/gemm_avx2.h"

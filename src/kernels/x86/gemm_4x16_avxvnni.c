@@ -1,6 +1,7 @@
-/* gemm_4x16_avxvnni.c - up to 4 rows of x against one panel, weights streamed, VEX-coded vpdpbusd.
+/* gemm_4x16_avxvnni.c - up to 4 rows of x against one panel, weights streamed.
  *
- * Weights are the unsigned operand as in gemm_4x64_avx512vnni.c; a panel is two 256-bit halves.
+ * VEX-coded vpdpbusd; weights are the unsigned operand as in gemm_4x64_avx512vnni.c; a panel
+ * is two 256-bit halves.
  * SPDX-License-Identifier: MIT */
 #include "kernels/gemm_rows.h"
 #include "kernels/x86/gemm_avx2.h"
@@ -39,7 +40,8 @@ FL_INLINE void rows(const fl_gemm *g, int m, int n, const int bits, const int mr
         if (bits == 4) {
             const __m256i h0 = _mm256_srli_epi16(w0, 4), h1 = _mm256_srli_epi16(w1, 4);
             step4(sums, _mm256_and_si256(w0, low), _mm256_and_si256(w1, low), x, g->ldx, mr);
-            step4(sums, _mm256_and_si256(h0, low), _mm256_and_si256(h1, low), x + 4, g->ldx, mr);
+            step4(sums, _mm256_and_si256(h0, low), _mm256_and_si256(h1, low), x + 4, g->ldx,
+                  mr);
         } else {
             step4(sums, _mm256_xor_si256(w0, flip), _mm256_xor_si256(w1, flip), x, g->ldx, mr);
         }

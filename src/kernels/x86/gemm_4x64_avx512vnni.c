@@ -1,9 +1,9 @@
 /* gemm_4x64_avx512vnni.c - up to 4 rows of x against 4 panels (64 channels), weights streamed.
  *
- * vpdpbusd multiplies unsigned by signed bytes into int32 lanes, and a lane is a channel: weights are the
- * unsigned operand (nibbles 0..15 as they lie; 8-bit codes + 128 by one xor), 4 bytes of x broadcast the
- * signed one. The offset 8 or 128 is taken back with x_sum. Four panels at once hide
- * the latency of the sums and make four streams for the prefetcher.
+ * vpdpbusd multiplies unsigned by signed bytes into int32 lanes, and a lane is a channel:
+ * weights are the unsigned operand (nibbles 0..15 as they lie; 8-bit codes + 128 by one xor), 4
+ * bytes of x broadcast the signed one. The offset 8 or 128 is taken back with x_sum. Four
+ * panels at once hide the latency of the sums and make four streams for the prefetcher.
  * SPDX-License-Identifier: MIT */
 #include "kernels/gemm_rows.h"
 #include "kernels/x86/gemm_avx512.h"
@@ -62,9 +62,12 @@ FL_INLINE void rows(const fl_gemm *g, int m, int n, const int bits, const int mr
             step4(sums, part, x, g->ldx, mr, np);
         }
     }
-    for (int i = 0; i < mr; i++)
-        for (int p = 0; p < np; p++)
-            store_zmm(g, m + i, n + p * 16, sums[i][p], bits == 4 ? 8 : 128);
+    for (int p = 0; p < np; p++) {
+        const panel_consts c = load_panel(g, n + p * 16);
+        for (int i = 0; i < mr; i++)
+            put_panel(g, m + i, n + p * 16, c.mask,
+                      finish(g, &c, m + i, sums[i][p], bits == 4 ? 8 : 128));
+    }
 }
 
 FL_INLINE void panels(const fl_gemm *g, int m0, int m1, int n, const int bits, const int np)

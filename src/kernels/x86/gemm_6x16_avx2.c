@@ -1,14 +1,14 @@
-/* gemm_6x16_avx2.c - many rows of x: 6 rows x 16 channels in registers, operands expanded in cache.
+/* gemm_6x16_avx2.c - many rows of x: 6 rows x 16 channels in registers, operands in cache.
  *
  * An item (up to TILE_M x TILE_N) walks K in blocks of KC. Per block and panel the weights are
  * brought once into the form that the inner loop multiplies and stay in L1 while all rows of
  * the item pass; int32 sums live in scratch between blocks.
  *
- * 4 bits: nibbles become bytes 0..15, vpmaddubsw with x, 8 pair sums added in int16 (at most 8 * 3840 =
- *   30720), then vpmaddwd: 2.25 vector instructions per 32 products.
- * 8 bits: w and x become int16, vpmaddwd + vpaddd: 4 instructions per 32 products, like the byte route
- *   (vpsignb, vpmaddubsw, vpmaddwd, vpaddd), but without its dependency on a constant and on
- *   |x|, and with half of them outside the multiplier ports.
+ * 4 bits: nibbles become bytes 0..15, vpmaddubsw with x, 8 pair sums are added in int16 (at
+ * most 8 * 2 * 15 * 128 = 30720), then vpmaddwd: 2.25 instructions per 32 products.
+ *
+ * 8 bits: w and x become int16, vpmaddwd + vpaddd: 4 instructions per 32 products, like the
+ * byte route (vpsignb, vpmaddubsw, vpmaddwd, vpaddd), but only two of them on multiplier ports.
  * SPDX-License-Identifier: MIT */
 #include "kernels/gemm_rows.h"
 #include "kernels/x86/gemm_avx2.h"
@@ -18,8 +18,8 @@
 #define TILE_N FL_GEMM_6X16_AVX2_TILE_N
 #define KC     FL_GEMM_6X16_AVX2_KC
 
-/* sums: int32 [TILE_N / 16][TILE_M][16]; w: one panel of a K block, uint8 [KC/4][16][4] or int16
- * [KC/2][16][2]; x: int16 [TILE_M][KC], 8 bits only. */
+/* sums: int32 [TILE_N / 16][TILE_M][16]; w: one panel of a K block, uint8 [KC/4][16][4] or
+ * int16 [KC/2][16][2]; x: int16 [TILE_M][KC], 8 bits only. */
 typedef struct {
     int32_t *sums;
     uint8_t *w;
@@ -36,7 +36,8 @@ static tile_scratch scratch_view(void *scratch)
     return s;
 }
 
-/* panel_bytes: from one panel to the next, whose same block is wanted next and fetched meanwhile. */
+/* panel_bytes: from one panel to the next, whose same block is wanted next and fetched
+ * meanwhile. */
 static void expand_w4(uint8_t *to, const uint8_t *from, int kc, size_t panel_bytes)
 {
     const __m256i low = _mm256_set1_epi8(15);
@@ -52,8 +53,8 @@ static void expand_w4(uint8_t *to, const uint8_t *from, int kc, size_t panel_byt
     }
 }
 
-/* Bytes (k, k+1, k+2, k+3) of each 32-bit lane -> int16 pairs (k, k+2) and (k+1, k+3): two shifts
- * and no shuffle. x and w are reordered alike, so products still meet. */
+/* Bytes (k, k+1, k+2, k+3) of each 32-bit lane -> int16 pairs (k, k+2) and (k+1, k+3): two
+ * shifts and no shuffle. x and w are reordered alike, so products still meet. */
 FL_INLINE void split_even_odd(__m256i *even, __m256i *odd, __m256i bytes)
 {
     *even = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
@@ -102,7 +103,8 @@ FL_INLINE void block_w4(int32_t *sums, const uint8_t *w, const int8_t *x, int64_
             const __m256i w1 = _mm256_load_si256((const __m256i *)(w + 32));
             for (int i = 0; i < mr; i++) {
                 const __m256i a = broadcast4(x + i * ldx + k + k4 * 4);
-                const __m256i p0 = _mm256_maddubs_epi16(w0, a), p1 = _mm256_maddubs_epi16(w1, a);
+                const __m256i p0 = _mm256_maddubs_epi16(w0, a),
+                              p1 = _mm256_maddubs_epi16(w1, a);
                 s[i][0] = k4 == 0 ? p0 : _mm256_add_epi16(s[i][0], p0);
                 s[i][1] = k4 == 0 ? p1 : _mm256_add_epi16(s[i][1], p1);
                 FL_KEEP(s[i][0]);

@@ -10,8 +10,8 @@
 #define TILE_N FL_GEMM_6X16_AVXVNNI_TILE_N
 #define KC     FL_GEMM_6X16_AVXVNNI_KC
 
-/* kc input channels of one panel -> bytes [kc/4][16][4]: nibbles 0..15, or codes + 128; the same block of
- * the next panel is fetched meanwhile. */
+/* kc input channels of one panel -> bytes [kc/4][16][4]: nibbles 0..15, or codes + 128; the
+ * same block of the next panel is fetched meanwhile. */
 FL_INLINE void expand(uint8_t *to, const uint8_t *from, int kc, size_t panel_bytes,
                       const int bits)
 {
@@ -25,7 +25,7 @@ FL_INLINE void expand(uint8_t *to, const uint8_t *from, int kc, size_t panel_byt
             to += 32;
             continue;
         }
-        /* from alternates channels 0..7 and 8..15; to has 64 bytes of low, 64 of high nibbles */
+        /* from alternates channels 0..7 and 8..15; to has 64 bytes low, 64 bytes high */
         const __m256i high = _mm256_srli_epi16(row, 4);
         _mm256_store_si256((__m256i *)to, _mm256_and_si256(row, low));
         _mm256_store_si256((__m256i *)(to + 64), _mm256_and_si256(high, low));

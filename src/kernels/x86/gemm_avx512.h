@@ -8,37 +8,58 @@
 #include "kernels/gemm.h"
 #include "kernels/x86/simd.h"
 
-/* 16 floats to bf16: nearest even, NaN stays NaN. */
-FL_INLINE __m256i bf16_16(__m512 y)
-{
-    const __m512i u = _mm512_castps_si512(y);
-    const __m512i high = _mm512_srli_epi32(u, 16);
-    const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
-    const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-    const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(u, bias), 16);
-    const __m512i quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
-    const __mmask16 is_nan = _mm512_cmp_ps_mask(y, y, _CMP_UNORD_Q);
-    return _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(is_nan, rounded, quiet));
-}
+/* What the epilogue needs of one panel: channels n..n+15, less beyond N. */
+typedef struct panel_consts {
+    __mmask16 mask;
+    __m512 w_scale, bias;
+    __m512i col_sum;
+} panel_consts;
 
-/* y[m, n..n+15] (less beyond N) from the sums over stored weights (code + offset), n % 16 == 0. */
-FL_INLINE void store_zmm(const fl_gemm *g, int m, int n, __m512i sum, int offset)
+FL_INLINE panel_consts load_panel(const fl_gemm *g, int n)
 {
     const int left = g->w->N - n;
-    const __mmask16 mask = left < 16 ? (__mmask16)((1u << left) - 1) : 0xffff;
-    const __m512 w_scale = g->w_scale_stride ? _mm512_maskz_loadu_ps(mask, g->w_scale + n)
-                                             : _mm512_set1_ps(*g->w_scale);
-    const __m512 x_scale = _mm512_set1_ps(g->x_scale[m * g->x_scale_stride]);
-    const int32_t zero = g->x_zero ? g->x_zero[m * g->x_zero_stride] : 0;
-    const __m512i col_sum = _mm512_loadu_si512(g->w->col_sum + n);
+    panel_consts c;
+    c.mask = left < 16 ? (__mmask16)((1u << left) - 1) : 0xffff;
+    c.w_scale = g->w_scale_stride ? _mm512_maskz_loadu_ps(c.mask, g->w_scale + n)
+                                  : _mm512_set1_ps(*g->w_scale);
+    c.bias = g->bias ? _mm512_maskz_loadu_ps(c.mask, g->bias + n) : _mm512_setzero_ps();
+    c.col_sum = _mm512_loadu_si512(g->w->col_sum + n);
+    return c;
+}
 
-    sum = _mm512_sub_epi32(sum, _mm512_set1_epi32(offset * g->x_sum[m]));
-    sum = _mm512_sub_epi32(sum, _mm512_mullo_epi32(_mm512_set1_epi32(zero), col_sum));
-    __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(x_scale, w_scale));
-    if (g->bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, g->bias + n));
+/* Sums over stored weights (code + offset) of row m -> y. */
+FL_INLINE __m512 finish(const fl_gemm *g, const panel_consts *c, int m, __m512i sum, int offset)
+{
+    const __m512 x_scale = _mm512_set1_ps(g->x_scale[m * g->x_scale_stride]);
+    if (offset) sum = _mm512_sub_epi32(sum, _mm512_set1_epi32(offset * g->x_sum[m]));
+    if (g->x_zero) {
+        const __m512i zero = _mm512_set1_epi32(g->x_zero[m * g->x_zero_stride]);
+        sum = _mm512_sub_epi32(sum, _mm512_mullo_epi32(zero, c->col_sum));
+    }
+    const __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(x_scale, c->w_scale));
+    return g->bias ? _mm512_add_ps(y, c->bias) : y;
+}
+
+/* 16 floats to bf16 in the high halves of their lanes: nearest even, NaN stays NaN. The low
+ * halves are rubbish. */
+FL_INLINE __m512i bf16_high(__m512 y)
+{
+    const __m512i u = _mm512_castps_si512(y);
+    const __m512i odd =
+        _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+    const __m512i quiet = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(y, y, _CMP_UNORD_Q);
+    return _mm512_mask_blend_epi32(is_nan, _mm512_add_epi32(u, bias), quiet);
+}
+
+FL_INLINE void put_panel(const fl_gemm *g, int m, int n, __mmask16 mask, __m512 y)
+{
     const int64_t at = m * g->ldy + n;
     if (g->y_bf16)
-        _mm256_mask_storeu_epi16((uint16_t *)g->y + at, mask, bf16_16(y));
+        _mm256_mask_storeu_epi16(
+            (uint16_t *)g->y + at, mask,
+            _mm512_cvtepi32_epi16(_mm512_srli_epi32(bf16_high(y), 16)));
     else
         _mm512_mask_storeu_ps((float *)g->y + at, mask, y);
 }

@@ -1,8 +1,8 @@
 /* quantize_avx2.c - quantisation of one row, 32 channels per step.
  *
- * Clamping comes before rounding here, after it in the definition: the bounds are whole numbers, so both
- * give the same code, and the conversion to int rounds (to nearest even) for free. max(v, lo)
- * returns lo for NaN, as the definition asks.
+ * Clamping comes before rounding here, after it in the definition: the bounds are whole
+ * numbers, so both give the same code, and the conversion to int rounds (to nearest even) for
+ * free. max(v, lo) returns lo for NaN, as the definition asks.
  * SPDX-License-Identifier: MIT */
 #include "kernels/quantize_rows.h"
 
@@ -59,7 +59,7 @@ static inline int32_t sum_lanes(__m256i v)
     return sum;
 }
 
-/* 8 extra digits. Channels repeat and skip, so their floats are gathered and quantised again. */
+/* 8 extra digits. Channels repeat and skip, so their floats are gathered and done again. */
 static inline __m256i extra_digits(const fl_quantize_static *s, const static_consts *k,
                                    const float *x, int e)
 {
@@ -79,8 +79,9 @@ static inline __m256i extra_digits(const fl_quantize_static *s, const static_con
 void fl__quantize_static_avx2(int8_t *codes, int32_t *x_sum, const float *x,
                               const fl_quantize_static *spec)
 {
-    const static_consts k = {_mm256_set1_epi32(spec->first_lo), _mm256_set1_epi32(spec->first_hi),
-                             _mm256_set1_epi32(spec->zero), _mm256_set1_ps(spec->inv_scale)};
+    const static_consts k = {_mm256_set1_epi32(spec->first_lo),
+                             _mm256_set1_epi32(spec->first_hi), _mm256_set1_epi32(spec->zero),
+                             _mm256_set1_ps(spec->inv_scale)};
     const int n = spec->n_channels, n_codes = n + spec->n_extra;
     __m256i sums = _mm256_setzero_si256(), code[4];
     int32_t sum = 0;

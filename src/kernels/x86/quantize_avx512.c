@@ -1,4 +1,5 @@
-/* quantize_avx512.c - quantisation of one row, 16 channels per step, the last ones under a mask.
+/* quantize_avx512.c - quantisation of one row, 16 channels per step, the last ones under a
+ * mask.
  *
  * As quantize_avx2.c: clamping before rounding, which is the same for whole bounds.
  * SPDX-License-Identifier: MIT */
@@ -39,8 +40,8 @@ FL_INLINE int32_t sum_lanes(__m512i v)
     return sum;
 }
 
-/* Digits of 16 extra positions: channels repeat and skip, so their floats are gathered and quantised
- * again. */
+/* Digits of 16 extra positions: channels repeat and skip, so their floats are gathered and
+ * quantised again. */
 FL_INLINE __m512i extra_digits(const fl_quantize_static *s, const float *x, int e,
                                __mmask16 mask)
 {
@@ -48,7 +49,8 @@ FL_INLINE __m512i extra_digits(const fl_quantize_static *s, const float *x, int 
     const __m512i src = _mm512_maskz_loadu_epi32(mask, s->extra_src + e);
     const __m512i off = _mm512_maskz_loadu_epi32(mask, s->extra_off + e);
     __m512 v = _mm512_mask_i32gather_ps(none, mask, src, x, 4);
-    if (s->premul) v = _mm512_mul_ps(v, _mm512_mask_i32gather_ps(none, mask, src, s->premul, 4));
+    if (s->premul)
+        v = _mm512_mul_ps(v, _mm512_mask_i32gather_ps(none, mask, src, s->premul, 4));
     const __m512i q = clamp_to_int(_mm512_mul_ps(v, _mm512_set1_ps(s->inv_scale)),
                                    _mm512_mask_i32gather_ps(none, mask, src, s->lo, 4),
                                    _mm512_mask_i32gather_ps(none, mask, src, s->hi, 4));

@@ -7,8 +7,8 @@
 /* For functions whose block sizes are constant arguments: one body, one copy per size. */
 #define FL_INLINE static inline __attribute__((always_inline))
 
-/* Pins v to a register here. GCC 12 otherwise moves all products of a block before all additions and
- * spills the sums of the innermost loop. */
+/* Pins v to a register here. GCC 12 otherwise moves all products of a block before all
+ * additions and spills the sums of the innermost loop. */
 #define FL_KEEP(v) __asm__("" : "+v"(v))
 
 #endif

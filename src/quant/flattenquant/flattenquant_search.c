@@ -2,7 +2,7 @@
  *
  * Estimate, on the sample of rows, with rounding errors of different channels taken as uncorrelated:
  *   activation part  sum_c |s W_c|^2 * E (x'_c - Q(x'_c))^2       x' = x / s
- *   weight part      sum_n,c (s W - Q(s W))_nc^2 * E x'_c^2       on every 8th row of W
+ *   weight part      sum_n,c (s W - Q(s W))_nc^2 * E x'_c^2       on 64 rows spread over W
  * both over the output energy sum_c |W_c|^2 E x_c^2.
  *
  * Copies for a given T: a channel's clipping error is convex in its copies, so handing out the extra copies one by one,
@@ -12,13 +12,14 @@
 #include "quant/flattenquant/flattenquant.h"
 
 #include "base/mem.h"
+#include "quant/round.h"
 #include "quant/weight_scale.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_ALPHAS = 10, N_THRESHOLDS = 24, WEIGHT_ROW_STEP = 8, MAX_COPIES_SEARCHED = 64 };
+enum { N_ALPHAS = 7, N_THRESHOLDS = 16, WEIGHT_ROWS = 64, MAX_COPIES_SEARCHED = 16 };
 
 /* Per candidate alpha: everything that evaluating it needs. */
 typedef struct candidate {
@@ -39,7 +40,9 @@ typedef struct search {
     const float *w_max, *w_energy; /* [K] over all weights of the site */
     double output_energy;
     candidate *candidates;
-    float *column;       /* [threads, max_sample] */
+    float *columns;      /* [K, n_rows] |sample| by channel, rows padded with zeros to whole lanes */
+    int n_rows;
+    int weight_step;     /* every how many-th row of W is looked at */
     float *w_scratch;    /* [threads, K] */
     int8_t *codes;       /* [threads, K] */
     struct gain *gains;  /* [threads, n_gains] */
@@ -58,40 +61,52 @@ static int by_falling_gain(const void *a, const void *b)
     return x->channel - y->channel;
 }
 
-/* Sample column c, smoothed, as magnitudes. */
-static void sample_column(float *to, const search *s, int c, float smooth)
+/* Mean of max(x * unit - limit, 0)^2: what clipping at `limit` codes loses, in squared codes. */
+static double clip_error(const float *x, int n, float unit, float limit)
 {
-    const size_t K = (size_t)s->stats->K;
-    const float inv = 1.0f / smooth;
-    for (int r = 0; r < s->stats->n_sample; r++)
-        to[r] = fabsf(s->stats->sample[(size_t)r * K + (size_t)c]) * inv;
+    float lane[FL_LANES] = {0};
+    for (int r = 0; r < n; r += FL_LANES)
+        for (int i = 0; i < FL_LANES; i++) {
+            const float over = x[r + i] * unit - limit, lost = over > 0 ? over : 0;
+            lane[i] += lost * lost;
+        }
+    return fl__lanes_sum(lane) / n;
 }
 
-static double clip_error(const float *x, int n, double limit)
+/* Mean of (x * unit - code)^2 with codes clamped to `limit`. */
+static double code_error(const float *x, int n, float unit, float limit)
 {
-    double sum = 0;
-    const float t = (float)limit;
-    for (int r = 0; r < n; r++) {
-        const float over = x[r] - t;
-        if (over > 0) sum += (double)(over * over);
-    }
-    return sum / n;
+    float lane[FL_LANES] = {0};
+    for (int r = 0; r < n; r += FL_LANES)
+        for (int i = 0; i < FL_LANES; i++) {
+            const float u = x[r + i] * unit, q = fl__round(u), e = u - (q > limit ? limit : q);
+            lane[i] += e * e;
+        }
+    return fl__lanes_sum(lane) / n;
+}
+
+/* Codes per unit of x for channel c at threshold T. */
+static float codes_per_unit(const search *s, const candidate *c, int channel, float T)
+{
+    return (float)fl__flatten_qmax(s->bits, s->is_unsigned) / (T * c->smooth[channel]);
 }
 
 /* Copies that minimise the clipping error for threshold T under the cap; candidate's copies. */
-static void allocate_copies(const search *s, candidate *c, double T, gain *gains, float *column)
+static void allocate_copies(const search *s, candidate *c, float T, gain *gains)
 {
     const int K = s->stats->K;
+    const float qmax = (float)fl__flatten_qmax(s->bits, s->is_unsigned);
     int64_t budget = s->o->flatten ? (int64_t)(s->o->max_ratio * K) : 0;
     int n = 0;
     for (int ch = 0; ch < K; ch++) {
         c->copies[ch] = 1;
         if (budget == 0 || c->m[ch] <= T) continue;
-        sample_column(column, s, ch, c->smooth[ch]);
-        const int most = (int)fmin(ceil(c->m[ch] / T), MAX_COPIES_SEARCHED);
-        double before = clip_error(column, s->stats->n_sample, T);
+        const float *x = s->columns + (size_t)ch * (size_t)s->n_rows;
+        const float unit = codes_per_unit(s, c, ch, T);
+        const int most = (int)fmin(ceil((double)c->m[ch] / T), MAX_COPIES_SEARCHED);
+        double before = clip_error(x, s->n_rows, unit, qmax);
         for (int k = 2; k <= most && n < s->n_gains && before > 0; k++) {
-            const double after = clip_error(column, s->stats->n_sample, k * T);
+            const double after = clip_error(x, s->n_rows, unit, (float)k * qmax);
             gains[n++] = (gain){(float)((before - after) * c->energy[ch]), ch};
             before = after;
         }
@@ -99,7 +114,7 @@ static void allocate_copies(const search *s, candidate *c, double T, gain *gains
     qsort(gains, (size_t)n, sizeof *gains, by_falling_gain);
     for (int i = 0; i < n && budget > 0 && gains[i].gain > 0; i++, budget--) c->copies[gains[i].channel]++;
     for (int ch = 0; ch < K && budget > 0; ch++) {
-        const int64_t want = (int64_t)fmin(ceil(c->m[ch] / T), 4096) - c->copies[ch];
+        const int64_t want = (int64_t)fmin(ceil((double)c->m[ch] / T), 4096) - c->copies[ch];
         const int64_t take = FL_MIN(FL_MAX(want, 0), budget);
         c->copies[ch] = (uint16_t)(c->copies[ch] + take);
         budget -= take;
@@ -107,29 +122,29 @@ static void allocate_copies(const search *s, candidate *c, double T, gain *gains
 }
 
 /* Activation part of the estimate for the candidate's threshold and copies. */
-static double activation_error(const search *s, candidate *c, float T, float *column)
+static double activation_error(const search *s, const candidate *c, float T)
 {
-    const int qmax = fl__flatten_qmax(s->bits, s->is_unsigned), n = s->stats->n_sample;
-    const float scale = T / (float)qmax, inv = 1.0f / scale;
+    const int qmax = fl__flatten_qmax(s->bits, s->is_unsigned);
+    const double scale = (double)T / qmax;
     double error = 0;
-    int64_t clipped = 0;
+    for (int ch = 0; ch < s->stats->K; ch++)
+        error += code_error(s->columns + (size_t)ch * (size_t)s->n_rows, s->n_rows, codes_per_unit(s, c, ch, T),
+                            (float)(c->copies[ch] * qmax)) *
+                 c->energy[ch];
+    return error * scale * scale;
+}
+
+/* Share of the sampled values that the choice clips. */
+static double clipped_share(const search *s, const candidate *c)
+{
+    const int qmax = fl__flatten_qmax(s->bits, s->is_unsigned);
+    int64_t n = 0;
     for (int ch = 0; ch < s->stats->K; ch++) {
-        const float top = (float)(c->copies[ch] * qmax);
-        double sum = 0;
-        sample_column(column, s, ch, c->smooth[ch]);
-        for (int r = 0; r < n; r++) {
-            float q = rintf(column[r] * inv);
-            if (q > top) {
-                clipped++;
-                q = top;
-            }
-            const float e = column[r] - q * scale;
-            sum += (double)(e * e);
-        }
-        error += sum / n * c->energy[ch];
+        const float *x = s->columns + (size_t)ch * (size_t)s->n_rows;
+        const float unit = codes_per_unit(s, c, ch, c->threshold);
+        for (int r = 0; r < s->n_rows; r++) n += fl__round(x[r] * unit) > (float)(c->copies[ch] * qmax);
     }
-    c->clipped = (double)clipped / ((double)n * s->stats->K);
-    return error;
+    return (double)n / ((double)s->n_rows * s->stats->K);
 }
 
 static double weight_error(const search *s, const candidate *c, float *row, int8_t *codes)
@@ -139,17 +154,17 @@ static double weight_error(const search *s, const candidate *c, float *row, int8
     double sum = 0;
     if (s->w_bits == 16) return 0;
     for (int i = 0; i < s->n_weights; i++)
-        for (int n = 0; n < s->weights[i].N; n += WEIGHT_ROW_STEP) {
+        for (int n = 0; n < s->weights[i].N; n += s->weight_step) {
             const float *w = s->weights[i].w + (size_t)n * (size_t)K;
             float scale;
             for (int k = 0; k < K; k++) row[k] = w[k] * c->smooth[k];
             fl__weight_scale_find(&inline_exec, &scale, row, 1, K, s->w_bits, false, true, c->square);
             sum += fl__weight_round(&inline_exec, codes, row, &scale, 0, 1, K, s->w_bits, c->square);
         }
-    return sum * WEIGHT_ROW_STEP;
+    return sum * s->weight_step;
 }
 
-static void search_threshold(const search *s, candidate *c, gain *gains, float *column, double *best)
+static void search_threshold(const search *s, candidate *c, gain *gains, double *best)
 {
     const size_t K = (size_t)s->stats->K;
     double top = 0, mean = 0;
@@ -163,13 +178,13 @@ static void search_threshold(const search *s, candidate *c, gain *gains, float *
     *best = INFINITY;
     for (int i = 0; i <= N_THRESHOLDS; i++) {
         const float T = i < N_THRESHOLDS ? (float)(lowest * pow(top / lowest, i / (N_THRESHOLDS - 1.0))) : best_T;
-        allocate_copies(s, c, T, gains, column);
+        allocate_copies(s, c, T, gains);
         if (i == N_THRESHOLDS) {
             c->threshold = T; /* the winner again, to leave its copies */
-            *best = activation_error(s, c, T, column);
+            *best = activation_error(s, c, T);
             return;
         }
-        const double e = activation_error(s, c, T, column);
+        const double e = activation_error(s, c, T);
         if (e < *best) {
             *best = e;
             best_T = T;
@@ -182,7 +197,6 @@ static void evaluate(void *arg, int64_t item, int thread)
     const search *s = arg;
     candidate *c = &s->candidates[item];
     const size_t K = (size_t)s->stats->K;
-    float *column = s->column + (size_t)thread * (size_t)s->stats->max_sample;
     double act;
     if (s->o->smooth)
         fl__flatten_smooth(c->smooth, s->stats->absmax, s->w_max, (int)K, s->groups, c->alpha);
@@ -195,11 +209,12 @@ static void evaluate(void *arg, int64_t item, int thread)
     }
     c->threshold = fl__flatten_rule(c->copies, c->m, (int)K, s->o, &c->n_outliers, c->sorted);
     if (s->o->beta >= 0)
-        act = activation_error(s, c, c->threshold, column);
+        act = activation_error(s, c, c->threshold);
     else
-        search_threshold(s, c, s->gains + (size_t)thread * (size_t)s->n_gains, column, &act);
+        search_threshold(s, c, s->gains + (size_t)thread * (size_t)s->n_gains, &act);
     const double weight =
         weight_error(s, c, s->w_scratch + (size_t)thread * K, s->codes + (size_t)thread * K);
+    c->clipped = clipped_share(s, c);
     c->error = (act + weight) / s->output_energy;
 }
 
@@ -218,6 +233,25 @@ static void weight_columns(float *w_max, float *energy, const fl_flatten_weight 
                 energy[c] += w[c] * w[c];
             }
         }
+}
+
+/* |sample| with a channel's values next to each other. */
+static bool transpose_sample(search *s)
+{
+    const size_t K = (size_t)s->stats->K, S = (size_t)s->stats->n_sample;
+    s->n_rows = (s->stats->n_sample + FL_LANES - 1) / FL_LANES * FL_LANES;
+    s->columns = fl__calloc(K * (size_t)s->n_rows, sizeof(float));
+    for (size_t r = 0; s->columns && r < S; r++)
+        for (size_t c = 0; c < K; c++)
+            s->columns[c * (size_t)s->n_rows + r] = fabsf(s->stats->sample[r * K + c]);
+    return s->columns != NULL;
+}
+
+static int weight_step(const fl_flatten_weight *weights, int n)
+{
+    int rows = 0;
+    for (int i = 0; i < n; i++) rows += weights[i].N;
+    return FL_MAX(rows / WEIGHT_ROWS, 1);
 }
 
 static bool candidate_init(candidate *c, int K)
@@ -290,14 +324,14 @@ fl_status fl__flatten_choose(fl_flatten_choice *choice, const fl_exec *ex,
     fl_status st = FL_OK;
 
     *choice = (fl_flatten_choice){0};
-    s.column = fl__alloc(threads * (size_t)stats->max_sample, sizeof(float));
+    s.weight_step = weight_step(weights, n_weights);
     s.w_scratch = fl__alloc(threads * K, sizeof(float));
     s.codes = fl__alloc(threads * K, 1);
     s.gains = fl__alloc(threads * (size_t)s.n_gains, sizeof *s.gains);
-    bool ok = w_max && w_energy && s.column && s.w_scratch && s.codes && s.gains;
+    bool ok = transpose_sample(&s) && w_max && w_energy && s.w_scratch && s.codes && s.gains;
     for (int i = 0; i < n; i++) {
         ok = ok && candidate_init(&candidates[i], stats->K);
-        candidates[i].alpha = n > 1 ? 0.1 * i : o->alpha < 0 ? 0.5 : o->alpha;
+        candidates[i].alpha = n > 1 ? 0.25 + 0.1 * i : o->alpha < 0 ? 0.5 : o->alpha;
     }
     if (!ok) {
         st = fl__fail_nomem(err, "search of smoothing and threshold", K * 64);
@@ -315,7 +349,7 @@ out:
     for (int i = 0; i < n; i++) candidate_fini(&candidates[i]);
     fl__free(&w_max);
     fl__free(&w_energy);
-    fl__free(&s.column);
+    fl__free(&s.columns);
     fl__free(&s.w_scratch);
     fl__free(&s.codes);
     fl__free(&s.gains);
