@@ -18,6 +18,9 @@ model=models/tiny-llama
 text=data/prose.txt
 min_tokens=20000
 calibration='--calib self --samples 64 --seq-len 256 --seed 0'
+flattenquant='--method flattenquant'
+rtn='--method rtn'
+per_tensor='--a-granularity tensor'
 prompt='The village lies on the north bank of the river'
 report=$out/demo-report.md
 log=$out/demo.log
@@ -27,15 +30,15 @@ fail() { # what
     exit 1
 }
 
-# name of the row | directory | options of `flatiron quantize`
+# Lines of: name of the row | directory | options of `flatiron quantize`
 rows() {
     cat <<EOF
-RTN W8A8, scale per token|demo-rtn-w8a8|--method rtn --w-bits 8 --a-bits 8
-FlattenQuant W8A8|demo-flattenquant-w8a8|--method flattenquant --w-bits 8 --a-bits 8
-FlattenQuant, mix of 4 and 8|demo-flattenquant|--method flattenquant
-FlattenQuant W4A4|demo-flattenquant-w4a4|--method flattenquant --w-bits 4 --a-bits 4
-RTN W4A4, scale per token|demo-rtn-w4a4|--method rtn --w-bits 4 --a-bits 4
-RTN W4A4, scale per tensor|demo-rtn-w4a4-tensor|--method rtn --w-bits 4 --a-bits 4 --a-granularity tensor
+RTN W8A8, scale per token|demo-rtn-w8a8|$rtn --w-bits 8 --a-bits 8
+FlattenQuant W8A8|demo-flattenquant-w8a8|$flattenquant --w-bits 8 --a-bits 8
+FlattenQuant, mix of 4 and 8|demo-flattenquant|$flattenquant
+FlattenQuant W4A4|demo-flattenquant-w4a4|$flattenquant --w-bits 4 --a-bits 4
+RTN W4A4, scale per token|demo-rtn-w4a4|$rtn --w-bits 4 --a-bits 4
+RTN W4A4, scale per tensor|demo-rtn-w4a4-tensor|$rtn --w-bits 4 --a-bits 4 $per_tensor
 EOF
 }
 
@@ -74,12 +77,16 @@ weights_bytes() { # directory
 
 # A row of the table; a number that there is none for is a dash.
 print_row() { # name ppl ratio kld top1 activation-bits bytes
-    awk -v name="$1" -v ppl="$2" -v ratio="$3" -v kld="$4" -v top1="$5" -v bits="$6" -v bytes="$7" '
-        function cell(x, fmt) { return x == "" ? "-" : sprintf(fmt, x) }
+    awk -v name="$1" -v ppl="$2" -v ratio="$3" -v kld="$4" -v top1="$5" -v bits="$6" \
+        -v bytes="$7" '
+        function cell(x, factor, width, fmt) {
+            return " " sprintf("%" width "s", x == "" ? "-" : sprintf(fmt, x * factor)) " |"
+        }
         BEGIN {
-            printf "| %-28s | %10s | %6s | %7s | %7s | %15s | %5s |\n", name, cell(ppl, "%.2f"),
-                cell(ratio, "%.3f"), cell(kld, "%.4f"), cell(top1 == "" ? "" : 100 * top1, "%.1f"),
-                cell(bits, "%.2f"), cell(bytes / 1e6, "%.2f")
+            printf "| %-28s |", name
+            printf "%s", cell(ppl, 1, 10, "%.2f") cell(ratio, 1, 6, "%.3f")
+            printf "%s", cell(kld, 1, 6, "%.4f") cell(top1, 100, 7, "%.1f")
+            print cell(bits, 1, 8, "%.2f") cell(bytes, 1e-6, 5, "%.2f")
         }'
 }
 
@@ -91,8 +98,7 @@ quantise_and_measure() { # name directory options
     run "$dir.eval.json" "$flatiron" eval "$dir" --ppl "$text" --baseline "$model" --json
     ppl=$(value "$dir.eval.json" ppl)
     float_ppl=$(value "$dir.eval.json" ppl baseline)
-    ratio=
-    if [ -n "$ppl" ]; then ratio=$(awk -v a="$ppl" -v b="$float_ppl" 'BEGIN { print a / b }'); fi
+    ratio=$(awk -v a="$ppl" -v b="$float_ppl" 'BEGIN { if (a != "") print a / b }')
     print_row "$1" "$ppl" "$ratio" "$(value "$dir.eval.json" kld_mean)" \
         "$(value "$dir.eval.json" top1_agreement)" \
         "$(value "$dir.quantize.json" effective_activation_bits)" "$(weights_bytes "$dir")" \
@@ -117,18 +123,26 @@ write_report() {
         "$("$flatiron" --version | awk '{ print $NF }'), instruction set" \
         "$(value "$eval_json" isa | tr -d '"'), $(value "$eval_json" threads) threads."
     echo
-    echo '| model                        | perplexity |  x FP  | KL      | top-1 % | activation bits |    MB |'
-    echo '|------------------------------|-----------:|-------:|--------:|--------:|----------------:|------:|'
+    cat <<'EOF'
+| model                        | perplexity |   x FP | KL     | top-1 % | act bits |    MB |
+|------------------------------|-----------:|-------:|-------:|--------:|---------:|------:|
+EOF
     print_row 'FP' "$(value "$eval_json" ppl baseline)" 1 0 1 16 "$(weights_bytes "$model")"
     cat "$out/demo-rows.md"
-    echo
-    echo "x FP: perplexity over the float model's. KL: mean divergence of the next token's"
-    echo 'distribution from the float model'"'"'s. Top-1: share of positions where both put the same token'
-    echo 'first. Activation bits: mean over channels of log2 of the levels a code can take, the copies'
-    echo 'of flattening counted. MB: the safetensors files; the embedding stays BF16.'
-    echo
-    value "$plan_json" int4_share_linears | awk '{ printf "FlattenQuant, mix: %.1f %% of the linear layers at 4 bits", 100 * $1 }'
-    value "$plan_json" flatten_ratio summary | awk '{ printf ", %.1f %% extra channels by flattening.\n", 100 * $1 }'
+    cat <<'EOF'
+
+x FP: perplexity over the float model's. KL: mean divergence of the distribution of the next
+token from the float model's. Top-1: share of positions where both put the same token first. Act
+bits: mean over input channels of log2 of the levels that a code can take, the copies of
+flattening counted. MB: the safetensors files; embedding and head stay BF16.
+
+EOF
+    awk -v share="$(value "$plan_json" int4_share_linears)" \
+        -v ratio="$(value "$plan_json" flatten_ratio summary)" 'BEGIN {
+            printf "FlattenQuant, mix of 4 and 8: %.1f %% of the linear layers at 4 bits, ",
+                100 * share
+            printf "%.1f %% extra channels by flattening.\n", 100 * ratio
+        }'
     echo
     echo 'Commands, for each row its options:'
     echo
@@ -149,8 +163,9 @@ write_report() {
 }
 
 [ -x "$flatiron" ] || fail "$flatiron: no program there; run make build first"
-[ -f "$model/model.safetensors" ] || fail "$model: the embedded model is missing; restore it with git checkout"
-[ -f "$text" ] || fail "$text: the text is missing; restore it with git checkout"
+for file in "$model/model.safetensors" "$text"; do
+    [ -f "$file" ] || fail "$file: missing; restore it with git checkout"
+done
 mkdir -p "$out"
 rm -rf "$report" "$log" "$out"/demo-rows.md
 rows | while IFS='|' read -r _ dir _; do
