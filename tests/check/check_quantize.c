@@ -159,6 +159,9 @@ static void by_hand(ck *t)
     const float zeros[] = {0, 0};
     reference()->run_token(codes, &x_sum, &scale, zeros, NULL, 2, 64, 7);
     ck_true(t, scale == 1 && x_sum == 0);
+    const float tiny[] = {1e-42f, -2e-40f};
+    reference()->run_token(codes, &x_sum, &scale, tiny, NULL, 2, 64, 127);
+    ck_true(t, scale == 1 && x_sum == 0);
 }
 
 /* Loops over rows, on 1 and 3 threads. */
