@@ -240,6 +240,19 @@ static fl_status check_calibration_file(const fl_quantize_options *o, fl_err *er
                     o->calib_path);
 }
 
+/* A gate compares on a text; there is none when the model writes its own calibration. */
+static fl_status check_gate_text(const fl_quantize_options *o, fl_err *err)
+{
+    const bool gated = o->max_ppl_increase >= 0 || o->max_kld >= 0;
+    const size_t n = strlen(o->calib_path);
+    const bool plain = strcmp(o->calib_path, "self") != 0 &&
+                       !(n > 6 && strcmp(o->calib_path + n - 6, ".jsonl") == 0);
+    if (!gated || o->gate_path || plain) return FL_OK;
+    return fl__fail(err, FL_E_USAGE,
+                    "option: --gate-data: missing: the gates need a plain text and --calib is none; "
+                    "give --gate-data FILE");
+}
+
 /* out_dir without slashes behind it: ".partial" goes there. */
 static fl_status run(char **report_json, const fl_quantize_options *o, fl_err *err)
 {
@@ -265,6 +278,7 @@ static fl_status run(char **report_json, const fl_quantize_options *o, fl_err *e
     if ((st = fl__quant_config_resolve(&c, o, &model->cfg, err))) goto out;
     model->stream_max_extra = c.flatten.max_ratio;
     if ((st = check_calibration_file(o, err))) goto out;
+    if ((st = check_gate_text(o, err))) goto out;
     if (o->dry_run) {
         report = fl__quant_estimate(&c, model, &ex, calibration_text_bytes(o), true);
         if (!report) st = fl__fail_nomem(err, "estimate", 1024);

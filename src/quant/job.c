@@ -56,6 +56,7 @@ static json_t *block_report(const fl_block_job *b, double loss)
         (void)json_object_set_new(o, "linears", names);
         (void)json_object_set_new(o, "gptq_error", errors);
         (void)json_object_set_new(o, "damping", number(b->outcome[s].damping));
+        if (s == FL_SITE_DOWN) (void)json_object_set_new(o, "block_error", number(loss));
         (void)json_array_append_new(sites, o);
     }
     return json_pack("{s:i,s:o,s:o}", "layer", b->layer, "block_error", number(loss), "sites",
