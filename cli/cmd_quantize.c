@@ -180,6 +180,7 @@ static void print_estimate(const json_t *estimate)
 {
     static const cli_column values[] = {
         {"one block in float32, MB", "items.block_float32", "%.1f", 1e-6},
+        {"its integers, MB", "items.block_integer", "%.1f", 1e-6},
         {"its Hessians, MB", "items.hessians", "%.1f", 1e-6},
         {"activations, MB", "items.activations", "%.1f", 1e-6},
         {"workspace of a batch, MB", "items.workspace", "%.1f", 1e-6},

@@ -2,8 +2,12 @@
 #include "model/tensor_specs.h"
 
 #include "model/family.h"
+#include "model/quantized.h"
 
+#include <math.h>
 #include <stdio.h>
+
+enum { CHUNK = 4096 };
 
 typedef struct walk {
     const fl_model *model;
@@ -146,4 +150,126 @@ void fl__model_tensor_specs(const fl_model *model, fl_tensor_spec_fn *fn, void *
     const walk w = {model, fn, user};
     emit_surroundings(&w);
     for (int layer = 0; layer < model->cfg.n_layers; layer++) emit_block(&w, layer);
+}
+
+/* ---- contents ---------------------------------------------------------------------------- */
+
+/* "-128", "nan": the first number of a tensor that cannot be, and where it stands. */
+typedef struct bad_number {
+    int64_t at;
+    double value;
+} bad_number;
+
+static bool float_is_good(fl_tensor_role role, float x)
+{
+    if (!isfinite(x)) return false;
+    if (role == FL_ROLE_WEIGHT_SCALE) return x >= 0;
+    return role != FL_ROLE_INPUT_SCALE || x > 0;
+}
+
+static bool scan_floats(bad_number *bad, const fl_tensor_view *t, fl_tensor_role role)
+{
+    float chunk[CHUNK];
+    const size_t elem_bytes = fl__dtype_bytes(t->dtype), n = (size_t)t->n_elements;
+    for (size_t at = 0; at < n; at += CHUNK) {
+        const size_t m = FL_MIN(n - at, (size_t)CHUNK);
+        fl__dtype_to_f32(chunk, t->dtype, (const char *)t->data + at * elem_bytes, m);
+        for (size_t i = 0; i < m; i++) {
+            if (float_is_good(role, chunk[i])) continue;
+            *bad = (bad_number){(int64_t)(at + i), (double)chunk[i]};
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool scan_codes8(bad_number *bad, const fl_tensor_view *t)
+{
+    const int8_t *codes = t->data;
+    for (int64_t i = 0; i < t->n_elements; i++) {
+        if (codes[i] != -128) continue;
+        *bad = (bad_number){i, -128};
+        return true;
+    }
+    return false;
+}
+
+/* All 16 nibbles are codes; only the one that fills up an odd row must be 0. */
+static bool scan_codes4(bad_number *bad, const fl_tensor_view *t, int n_codes)
+{
+    const uint8_t *bytes = t->data;
+    if (n_codes % 2 == 0) return false;
+    for (int64_t row = 0; row < t->dims[0]; row++) {
+        const int64_t last = (row + 1) * t->dims[1] - 1;
+        if (bytes[last] >> 4 == 0) continue;
+        *bad = (bad_number){last, bytes[last]};
+        return true;
+    }
+    return false;
+}
+
+static bool scan_copies(bad_number *bad, const fl_tensor_view *t)
+{
+    const uint16_t *copies = t->data;
+    for (int64_t i = 0; i < t->n_elements; i++) {
+        if (copies[i] >= 1 && copies[i] <= FL_MAX_COPIES) continue;
+        *bad = (bad_number){i, copies[i]};
+        return true;
+    }
+    return false;
+}
+
+static const char *scan(bad_number *bad, const fl_tensor_view *t, const fl_tensor_spec *spec)
+{
+    switch (spec->role) {
+    case FL_ROLE_FLOAT:
+        return scan_floats(bad, t, spec->role) ? "finite numbers" : NULL;
+    case FL_ROLE_WEIGHT_SCALE:
+        return scan_floats(bad, t, spec->role) ? "finite numbers of at least 0" : NULL;
+    case FL_ROLE_INPUT_SCALE:
+        return scan_floats(bad, t, spec->role) ? "a finite number above 0" : NULL;
+    case FL_ROLE_CODES8:
+        return scan_codes8(bad, t) ? "codes from -127 to 127" : NULL;
+    case FL_ROLE_CODES4:
+        return scan_codes4(bad, t, spec->n_codes) ? "0 behind an odd row" : NULL;
+    case FL_ROLE_COPIES:
+        return scan_copies(bad, t) ? "1 to 4096 copies" : NULL;
+    }
+    return NULL;
+}
+
+fl_status fl__tensor_check(const fl_tensors *set, const fl_tensor_spec *spec, fl_err *err)
+{
+    const fl_tensor_view *t = fl__tensors_find(set, spec->name);
+    bad_number bad;
+    if (!t && spec->optional) return FL_OK;
+    const bool one_for_all = t && spec->role == FL_ROLE_WEIGHT_SCALE && t->n_elements == 1;
+    const fl_status st = fl__tensors_require(&t, set, spec->name, spec->dtypes,
+                                             one_for_all ? -1 : spec->n_dims, spec->dims, err);
+    if (st) return st;
+    const char *wanted = scan(&bad, t, spec);
+    if (!wanted) return FL_OK;
+    return fl__fail(err, FL_E_INPUT,
+                    "bad tensor: %s: %s: element %lld is %g, wanted %s; get the file again or "
+                    "quantise again",
+                    t->file, t->name, (long long)bad.at, bad.value, wanted);
+}
+
+typedef struct check {
+    const fl_model *model;
+    fl_status status;
+    fl_err *err;
+} check;
+
+static void check_one(void *user, const fl_tensor_spec *spec)
+{
+    check *c = user;
+    if (!c->status) c->status = fl__tensor_check(c->model->tensors, spec, c->err);
+}
+
+fl_status fl__model_check_tensors(const fl_model *model, fl_err *err)
+{
+    check c = {.model = model, .err = err};
+    fl__model_tensor_specs(model, check_one, &c);
+    return c.status;
 }

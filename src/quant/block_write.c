@@ -68,7 +68,8 @@ static fl_status add_linear(shard *s, int which, fl_err *err)
         add(s, name, FL_DTYPE_U8, N, (K + 1) / 2, s->nibbles[which]);
     }
     fl__linear_tensor_name(name, j->model, j->layer, which, ".weight_scale");
-    if (j->codes[which]) add(s, name, FL_DTYPE_F32, lin->w_scale_stride ? N : 1, 0, lin->w_scale);
+    if (j->codes[which])
+        add(s, name, FL_DTYPE_F32, lin->w_scale_stride ? N : 1, 0, lin->w_scale);
     fl__linear_tensor_name(name, j->model, j->layer, which, ".bias");
     if (lin->bias) add(s, name, FL_DTYPE_F32, N, 0, lin->bias);
     return FL_OK;
@@ -90,6 +91,17 @@ static void add_site(shard *s, int which)
     if (site->premul) add(s, name, FL_DTYPE_F32, site->n_in, 0, site->premul);
 }
 
+size_t fl__block_write_bytes(const fl_model *model, int w_bits)
+{
+    size_t nibbles = 0;
+    for (int i = 0; i < FL_N_LINEARS && w_bits == 4; i++) {
+        int n_out, n_in;
+        fl__linear_shape(&n_out, &n_in, &model->cfg, i);
+        nibbles += (size_t)n_out * (size_t)((n_in + 1) / 2);
+    }
+    return nibbles + sizeof(shard);
+}
+
 fl_status fl__block_job_write(const fl_block_job *j, const char *path, json_t *names,
                               int64_t *n_bytes, fl_err *err)
 {
@@ -108,7 +120,8 @@ fl_status fl__block_job_write(const fl_block_job *j, const char *path, json_t *n
     for (int i = 0; i < FL_N_SITES; i++) add_site(s, i);
     st = fl__safetensors_writer_open(&w, path, s->decl, (size_t)s->n, metadata, 1, err);
     for (int i = 0; i < s->n && !st; i++) {
-        st = fl__safetensors_writer_write(w, s->at[i].name, s->at[i].data, s->at[i].n_bytes, err);
+        st = fl__safetensors_writer_write(w, s->at[i].name, s->at[i].data, s->at[i].n_bytes,
+                                          err);
         *n_bytes += (int64_t)s->at[i].n_bytes;
         if (names && json_array_append_new(names, json_string(s->at[i].name)))
             st = fl__fail_nomem(err, "tensor names", sizeof s->at[i].name);

@@ -1,7 +1,7 @@
 /* gptq.c - factorisation in double with LAPACK, the sweep in float32 over chunks of rows.
  *
- * Rows of W are independent of each other, so threads take chunks of 32 rows through all columns; inside a chunk the
- * lazy update of the columns behind a block is one small GEMM.
+ * Rows of W are independent of each other, so threads take chunks of 32 rows through all
+ * columns; inside a chunk the lazy update of the columns behind a block is one small GEMM.
  * SPDX-License-Identifier: MIT */
 #include "quant/gptq.h"
 
@@ -17,11 +17,26 @@
 
 enum { CHUNK = 32 };
 
-size_t fl__gptq_bytes(int K, int max_n_out, const fl_gptq_options *o)
+size_t fl__gptq_held_bytes(int K, const fl_gptq_options *o)
 {
-    const size_t n = (size_t)K * (size_t)K, w = (size_t)K * (size_t)max_n_out;
-    const size_t factor = n * (2 * sizeof(double) + sizeof(float));
-    return factor + (o->compensate ? n * sizeof(float) + w * sizeof(double) : 0) + w * sizeof(float);
+    const size_t n = (size_t)K * (size_t)K;
+    const size_t vectors = (size_t)K * (3 * sizeof(float) + sizeof(int)); /* diag, means,
+                                                                             perm */
+    return n * sizeof(float) + (o->compensate ? n * (sizeof(double) + sizeof(float)) : 0) +
+           vectors;
+}
+
+size_t fl__gptq_init_bytes(int K, const fl_gptq_options *o)
+{
+    const size_t n = (size_t)K * (size_t)K;
+    return fl__gptq_held_bytes(K, o) + n * sizeof(double) * (o->compensate ? 1 : 2);
+}
+
+size_t fl__gptq_round_bytes(int K, int N, int n_threads, const fl_gptq_options *o)
+{
+    const size_t rows = (size_t)n_threads * CHUNK, wide = o->compensate ? (size_t)K : 0;
+    return rows * (((size_t)K + (size_t)o->block) * sizeof(float) + wide * sizeof(double)) +
+           (size_t)N * (sizeof(float) + sizeof(double));
 }
 
 void fl__gptq_fini(fl_gptq *q)
@@ -35,25 +50,36 @@ void fl__gptq_fini(fl_gptq *q)
     fl__free(&q->mean_f);
 }
 
-/* ---- moments ------------------------------------------------------------------------------------ */
+/* ---- moments ----------------------------------------------------------------------------- */
 
 static void fill_means(fl_gptq *q, const fl_gram *g)
 {
     for (int i = 0; i < q->K; i++) {
-        q->mean_q[i] = q->o.centred ? (float)(g->sum_q[i] / (double)g->n_rows) : 0.0f;
-        q->mean_f[i] = q->o.centred ? (float)(g->sum_f[i] / (double)g->n_rows) : 0.0f;
+        const double n = (double)g->n_rows;
+        q->mean_q[i] = q->o.centred ? (float)(g->pivot_q[i] + g->sum_q[i] / n) : 0.0f;
+        q->mean_f[i] = q->o.centred ? (float)(g->pivot_f[i] + g->sum_f[i] / n) : 0.0f;
     }
 }
 
-/* a = H/n - mean mean^T in natural order; returns the mean of its diagonal. */
+/* Moment of two channels from the sums about their pivots p, r: about the means, or about 0. */
+static double moment(const fl_gptq *q, float sum, double sum_x, double sum_y, float p, float r,
+                     double n)
+{
+    const double dx = sum_x / n, dy = sum_y / n;
+    if (q->o.centred) return (double)sum / n - dx * dy;
+    return (double)sum / n + (double)p * dy + (double)r * dx + (double)p * r;
+}
+
+/* a = E x^ x^^T, centred or not, in natural order; returns the mean of its diagonal. */
 static double fill_moments(double *a, const fl_gptq *q, const fl_gram *g)
 {
     const size_t K = (size_t)q->K;
+    const double n = (double)g->n_rows;
     double trace = 0;
     for (size_t i = 0; i < K; i++) {
         for (size_t j = 0; j < K; j++)
-            a[i * K + j] = (double)g->h[i * K + j] / (double)g->n_rows -
-                           (double)q->mean_q[i] * (double)q->mean_q[j];
+            a[i * K + j] = moment(q, g->h[i * K + j], g->sum_q[i], g->sum_q[j], g->pivot_q[i],
+                                  g->pivot_q[j], n);
         trace += a[i * K + i];
     }
     return trace / (double)K;
@@ -62,10 +88,11 @@ static double fill_moments(double *a, const fl_gptq *q, const fl_gram *g)
 static void fill_cross(fl_gptq *q, const fl_gram *g, double lambda)
 {
     const size_t K = (size_t)q->K;
+    const double n = (double)g->n_rows;
     for (size_t i = 0; i < K; i++)
         for (size_t j = 0; j < K; j++)
-            q->r[i * K + j] = (float)((double)g->c[i * K + j] / (double)g->n_rows -
-                                      (double)q->mean_q[i] * (double)q->mean_f[j] +
+            q->r[i * K + j] = (float)(moment(q, g->c[i * K + j], g->sum_q[i], g->sum_f[j],
+                                             g->pivot_q[i], g->pivot_f[j], n) +
                                       (i == j ? lambda : 0));
 }
 
@@ -78,7 +105,7 @@ static bool is_finite(const fl_gram *g)
     return sum == 0;
 }
 
-/* ---- order ---------------------------------------------------------------------------------------- */
+/* ---- order ------------------------------------------------------------------------------- */
 
 typedef struct ranked {
     float diag;
@@ -105,10 +132,11 @@ static fl_status fill_order(fl_gptq *q, fl_err *err)
     return FL_OK;
 }
 
-/* ---- factorisation -------------------------------------------------------------------------------- */
+/* ---- factorisation ----------------------------------------------------------------------- */
 
-/* work <- A (natural moments a + lambda I) in the order of perm, then its inverse's factor U with A^-1 = U^T U,
- * upper, row-major. LAPACK is column-major: its lower triangle is our upper one. 0 on success. */
+/* work <- A (natural moments a + lambda I) in the order of perm, then its inverse's factor U
+ * with A^-1 = U^T U, upper, row-major. LAPACK is column-major: its lower triangle is our upper
+ * one. 0 on success. */
 static int inverse_factor(double *work, const double *a, const int *perm, int K, double lambda)
 {
     const size_t n = (size_t)K;
@@ -129,15 +157,18 @@ static fl_status factorise(fl_gptq *q, double *a, double *work, double mean_diag
         const double lambda = q->damping_used * unit;
         if (inverse_factor(work, a, q->perm, q->K, lambda)) continue;
         for (size_t i = 0; i < K; i++) {
-            for (size_t j = 0; j < K; j++) q->u[i * K + j] = j < i ? 0.0f : (float)work[i * K + j];
+            for (size_t j = 0; j < K; j++)
+                q->u[i * K + j] = j < i ? 0.0f : (float)work[i * K + j];
             a[i * K + i] += lambda;
             q->diag[i] = (float)a[i * K + i];
         }
         return FL_OK;
     }
-    return fl__fail(err, FL_E_FAIL,
-                    "GPTQ: Hessian of %d channels: not positive definite even with damping %g; start "
-                    "from a larger --damping", q->K, q->damping_used / 10);
+    return fl__fail(
+        err, FL_E_FAIL,
+        "GPTQ: Hessian of %d channels: not positive definite even with damping %g; start "
+        "from a larger --damping",
+        q->K, q->damping_used / 10);
 }
 
 fl_status fl__gptq_init(fl_gptq *q, const fl_gram *g, const fl_gptq_options *o,
@@ -163,7 +194,7 @@ fl_status fl__gptq_init(fl_gptq *q, const fl_gram *g, const fl_gptq_options *o,
     work = fl__alloc(K * K, sizeof *work);
     if (!q->a || !q->u || !q->diag || !q->perm || !q->mean_q || !q->mean_f || !work ||
         (o->compensate && !q->r)) {
-        st = fl__fail_nomem(err, "GPTQ", fl__gptq_bytes(g->K, 0, o));
+        st = fl__fail_nomem(err, "GPTQ", fl__gptq_init_bytes(g->K, o));
         goto out;
     }
     fill_means(q, g);
@@ -171,7 +202,10 @@ fl_status fl__gptq_init(fl_gptq *q, const fl_gram *g, const fl_gptq_options *o,
     for (size_t i = 0; i < K; i++) q->diag[i] = (float)q->a[i * K + i];
     if ((st = fill_order(q, err))) goto out;
     if ((st = factorise(q, q->a, work, mean_diag, err))) goto out;
-    if (!o->compensate) goto out;
+    if (!o->compensate) {
+        fl__free(&q->a); /* only needed to solve for W~ */
+        goto out;
+    }
     fill_cross(q, g, q->damping_used * (mean_diag > 0 ? mean_diag : 1.0));
     if (LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'L', g->K, q->a, g->K))
         st = fl__fail(err, FL_E_FAIL, "GPTQ: Hessian of %d channels: factorisation failed; use "
@@ -182,7 +216,7 @@ out:
     return st;
 }
 
-/* ---- rounding ----------------------------------------------------------------------------------------- */
+/* ---- rounding ---------------------------------------------------------------------------- */
 
 typedef struct sweep {
     const fl_gptq *q;
@@ -195,28 +229,31 @@ typedef struct sweep {
     int N, scale_stride, bits;
 } sweep;
 
-/* w[n] <- A^-1 R^T... rows of W~ = W R^T A^-1: with R[i, j] = E x^_i x_j, the normal equations of min |x W^T - x^ W~^T|^2
- * read A W~^T = R W^T. */
+/* w[n] <- A^-1 R^T... rows of W~ = W R^T A^-1: with R[i, j] = E x^_i x_j, the normal equations
+ * of min |x W^T - x^ W~^T|^2 read A W~^T = R W^T. */
 static void compensate_chunk(void *arg, int64_t item, int thread)
 {
     const sweep *s = arg;
     const int K = s->q->K, n0 = (int)item * CHUNK, n = FL_MIN(CHUNK, s->N - n0);
     float *w = s->w + (size_t)n0 * (size_t)K, *t = s->rows + (size_t)thread * CHUNK * (size_t)K;
     double *b = s->wide + (size_t)thread * CHUNK * (size_t)K;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, K, K, 1.0f, w, K, s->q->r, K, 0.0f, t, K);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, K, K, 1.0f, w, K, s->q->r, K, 0.0f,
+                t, K);
     for (size_t i = 0; i < (size_t)n * (size_t)K; i++) b[i] = t[i];
     /* column-major [K, n] right-hand sides are our rows */
     (void)LAPACKE_dpotrs_work(LAPACK_COL_MAJOR, 'L', K, n, s->q->a, K, b, K);
     for (size_t i = 0; i < (size_t)n * (size_t)K; i++) w[i] = (float)b[i];
 }
 
-/* One chunk of rows through all columns. x: the rows in perm order, being consumed; e: errors of a block. */
+/* One chunk of rows through all columns. x: the rows in perm order, being consumed; e: errors
+ * of a block. */
 static void sweep_chunk(void *arg, int64_t item, int thread)
 {
     const sweep *s = arg;
     const int K = s->q->K, block = s->q->o.block;
     const int n0 = (int)item * CHUNK, n = FL_MIN(CHUNK, s->N - n0);
-    float *x = s->rows + (size_t)thread * CHUNK * (size_t)(K + block), *e = x + (size_t)CHUNK * (size_t)K;
+    float *x = s->rows + (size_t)thread * CHUNK * (size_t)(K + block),
+          *e = x + (size_t)CHUNK * (size_t)K;
     const float lo = (float)fl__weight_qmin(s->bits), hi = (float)fl__weight_qmax(s->bits);
 
     for (int r = 0; r < n; r++) {
@@ -246,7 +283,8 @@ static void sweep_chunk(void *arg, int64_t item, int thread)
     }
 }
 
-/* bias_shift = W mean_f - (scale codes) mean_q, with W the original weight: what the means of input and output ask. */
+/* bias_shift = W mean_f - (scale codes) mean_q, with W the original weight: what the means of
+ * input and output ask. */
 static void shift_from_codes(const sweep *s, float *bias_shift, const float *target)
 {
     const size_t K = (size_t)s->q->K;

@@ -1,143 +1,220 @@
-/* job_memory.c - memory, disk and time of a run before it starts.
+/* job_memory.c - memory and disk of a run before it starts; time is in job_time.c.
  *
- * Each item is computed by the module that will allocate it, so that the estimate and the run cannot drift apart. The
- * two passes are not in memory together: the peak is the larger one.
+ * Each item is computed by the module that will allocate it, so that the estimate and the run
+ * cannot drift apart. Sampling, planning and rounding are not in memory together: the peak is
+ * the largest.
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
-#include "base/mem.h"
-#include "kernels/onednn.h"
 
 #include <math.h>
 
-enum { SAMPLE_ROWS = 1024, ROW_CHUNK = 32 };
+/* ---- while planning ---------------------------------------------------------------------- */
 
-static int widest_input(const fl_model *model)
+static int site_shape(int linears[FL_SITE_MAX_LINEARS], int *n_in, const fl_model *model,
+                      int site)
 {
-    int widest = 0;
-    for (int i = 0; i < FL_N_LINEARS; i++) {
-        int n_out, n_in;
-        fl__linear_shape(&n_out, &n_in, &model->cfg, i);
-        widest = FL_MAX(widest, n_in);
-    }
-    return widest;
-}
-
-static size_t block_parameters(const fl_model *model)
-{
-    size_t n = 0;
-    for (int i = 0; i < FL_N_LINEARS; i++) {
-        int n_out, n_in;
-        fl__linear_shape(&n_out, &n_in, &model->cfg, i);
-        n += (size_t)n_out * (size_t)n_in;
-    }
+    int n_out;
+    const int n = fl__site_linears(linears, &model->cfg, site);
+    fl__linear_shape(&n_out, n_in, &model->cfg, linears[0]);
     return n;
 }
 
-/* A site's Hessian, cross moments and factors while they are made, or factors and rounding rows after. */
-static size_t hessian_bytes(const fl_quant_config *c, const fl_model *model, const fl_exec *ex)
+/* Smoothing factors and copies of all sites; for the mix at both widths until it is settled. */
+static size_t plan_bytes(const fl_quant_config *c, const fl_model *model)
+{
+    size_t n = 0;
+    for (int s = 0; s < FL_N_SITES; s++) {
+        int linears[FL_SITE_MAX_LINEARS], n_in;
+        (void)site_shape(linears, &n_in, model, s);
+        n += (size_t)n_in * (sizeof(float) + sizeof(uint16_t));
+    }
+    return n * (size_t)model->cfg.n_layers * (c->mixed ? 2 : 1);
+}
+
+/* Observers of a block's sites, and the search of one of them. */
+static size_t statistics_bytes(const fl_quant_config *c, const fl_model *model,
+                               const fl_exec *ex)
+{
+    const int64_t tokens = (int64_t)c->n_samples * c->seq_len;
+    const int sample = (int)FL_MIN(tokens, (int64_t)FL_QUANT_SAMPLE_ROWS);
+    size_t n = 0, search = 0;
+    for (int s = 0; s < FL_N_SITES; s++) {
+        int linears[FL_SITE_MAX_LINEARS], n_in;
+        (void)site_shape(linears, &n_in, model, s);
+        n += fl__site_stats_bytes(n_in, sample);
+        search = FL_MAX(search,
+                        fl__flatten_choose_bytes(n_in, sample, ex->n_threads, &c->flatten));
+    }
+    return n + search;
+}
+
+/* A site at 4 bits beside the float block: its packed weights, and one of them while it is
+ * rounded. */
+static size_t probe_bytes(const fl_quant_config *c, const fl_model *model)
 {
     size_t most = 0;
-    if (!c->block.use_gptq) return 0;
-    for (int i = 0; i < FL_N_LINEARS; i++) {
-        int n_out, n_in;
-        fl__linear_shape(&n_out, &n_in, &model->cfg, i);
-        if (!n_out) continue;
-        const size_t made = fl__gram_bytes(n_in, true) + fl__gptq_bytes(n_in, 0, &c->block.gptq);
-        const size_t rows = (size_t)ex->n_threads * ROW_CHUNK * (size_t)n_in * (sizeof(float) + sizeof(double));
-        const size_t used = fl__gptq_bytes(n_in, 0, &c->block.gptq) - (size_t)n_in * (size_t)n_in * sizeof(double) +
-                            (size_t)n_out * (size_t)n_in * sizeof(float) + rows;
-        most = FL_MAX(most, FL_MAX(made, used));
+    for (int s = 0; s < FL_N_SITES && c->mixed; s++) {
+        int linears[FL_SITE_MAX_LINEARS], n_in;
+        size_t packed = 0, rounding = 0;
+        const int n = site_shape(linears, &n_in, model, s);
+        for (int i = 0; i < n; i++) {
+            int n_out, K;
+            fl__linear_shape(&n_out, &K, &model->cfg, linears[i]);
+            const size_t elements = (size_t)n_out * (size_t)K;
+            packed += fl__block_linear_bytes(model, linears[i], 4, FL_ACT_STATIC, 0, false) -
+                      elements;
+            rounding = FL_MAX(rounding, elements * (sizeof(float) + 1));
+        }
+        most = FL_MAX(most, packed + rounding + (size_t)n_in * 14); /* copies, multiplier,
+                                                                       limits */
     }
     return most;
 }
 
-static size_t statistics_bytes(const fl_model *model)
+/* ---- while rounding ---------------------------------------------------------------------- */
+
+/* Bits of weights; of the mix, what they come to on average. */
+static double weight_bits(const fl_quant_config *c)
 {
-    size_t n = 0;
+    return c->mixed ? 8 - 4 * c->int4_ratio : c->w_bits;
+}
+
+/* What stays of a rounded linear. */
+static size_t rounded_bytes(const fl_quant_config *c, const fl_model *model, int linear)
+{
+    const bool flattened = c->act == FL_ACT_STATIC && c->flatten.flatten;
+    const double extra = flattened ? c->flatten.max_ratio : 0; /* 4-bit codes need none */
+    const bool per_tensor = c->block.w_per_tensor;
+    const double share4 = c->mixed ? c->int4_ratio : c->w_bits == 4;
+    const double at4 = (double)fl__block_linear_bytes(model, linear, 4, c->act, 0, per_tensor);
+    const double at8 =
+        (double)fl__block_linear_bytes(model, linear, 8, c->act, extra, per_tensor);
+    return c->w_bits == 16 && !c->mixed ? 0 : (size_t)(share4 * at4 + (1 - share4) * at8);
+}
+
+/* The most that rounding a site takes beside what stays: the Hessian being factorised, or one
+ * linear being rounded with it. */
+static size_t hessian_bytes(const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
+                            int site)
+{
+    const fl_gptq_options *o = &c->block.gptq;
+    int linears[FL_SITE_MAX_LINEARS], n_in;
+    const int n = site_shape(linears, &n_in, model, site);
+    if (!c->block.use_gptq) return 0;
+    size_t most = fl__gram_bytes(n_in, true) + fl__gptq_init_bytes(n_in, o), done = 0;
+    for (int i = 0; i < n; i++) {
+        int n_out, K;
+        fl__linear_shape(&n_out, &K, &model->cfg, linears[i]);
+        const size_t copy = (size_t)n_out * (size_t)K * (sizeof(float) + 1); /* of w, and
+                                                                                codes */
+        most = FL_MAX(most, fl__gptq_held_bytes(n_in, o) + done + copy +
+                                fl__gptq_round_bytes(n_in, n_out, ex->n_threads, o));
+        done += rounded_bytes(c, model, linears[i]);
+    }
+    return most;
+}
+
+typedef struct rounding_memory {
+    size_t rounded, hessians, most; /* of a block; of its largest site; together with float32 */
+} rounding_memory;
+
+static rounding_memory rounding_bytes(const fl_quant_config *c, const fl_model *model,
+                                      const fl_exec *ex)
+{
+    rounding_memory m = {0};
     for (int s = 0; s < FL_N_SITES; s++) {
-        int linears[FL_SITE_MAX_LINEARS], n_out, n_in;
-        (void)fl__site_linears(linears, &model->cfg, s);
-        fl__linear_shape(&n_out, &n_in, &model->cfg, linears[0]);
-        n += fl__site_stats_bytes(n_in, SAMPLE_ROWS);
+        int linears[FL_SITE_MAX_LINEARS], n_in;
+        const int n = site_shape(linears, &n_in, model, s);
+        const size_t hessian = hessian_bytes(c, model, ex, s);
+        m.hessians = FL_MAX(m.hessians, hessian);
+        m.most = FL_MAX(m.most, m.rounded + hessian);
+        for (int i = 0; i < n; i++) m.rounded += rounded_bytes(c, model, linears[i]);
     }
-    return n;
+    const double share4 = c->mixed ? c->int4_ratio : 1;
+    const size_t writing =
+        (size_t)(share4 * (double)fl__block_write_bytes(model, c->mixed ? 4 : c->w_bits));
+    m.rounded += writing;
+    m.most = FL_MAX(m.most, m.rounded) + fl__block_float_bytes(model);
+    return m;
 }
 
-/* GFLOP/s of the float GEMM on all threads, from one quick run; 0 when it cannot be measured. */
-typedef struct rate_job {
-    float *a, *b, *c;
-    int n;
-} rate_job;
+/* ---- disk -------------------------------------------------------------------------------- */
 
-static void rate_item(void *arg, int64_t item, int thread)
-{
-    const rate_job *r = arg;
-    const size_t n = (size_t)r->n;
-    (void)thread;
-    (void)fl__onednn_sgemm(r->n, r->n, r->n, 1.0f, r->a, r->n, r->b, r->n, true, 0.0f, r->c + (size_t)item * n * n, r->n, NULL);
-}
-
-static double measure_rate(const fl_exec *ex)
-{
-    enum { N = 256 };
-    const int items = 4 * ex->n_threads;
-    rate_job r = {fl__calloc(N * N, 4), fl__calloc(N * N, 4), fl__calloc((size_t)items * N * N, 4), N};
-    double best = 0;
-    for (int i = 0; i < 4 && r.a && r.b && r.c; i++) {
-        const double start = fl__quant_now_s();
-        fl__parallel_for(ex, items, rate_item, &r);
-        const double s = fl__quant_now_s() - start;
-        best = fmax(best, s > 0 ? 2.0 * N * N * N * items / s : 0);
-    }
-    fl__free(&r.a);
-    fl__free(&r.b);
-    fl__free(&r.c);
-    return best;
-}
-
-/* Passes of a batch through a block: one and the costs in the plan; with GPTQ both lanes up to o and down, and
- * once through each half. */
-static double work_flops(const fl_quant_config *c, const fl_model *model)
-{
-    const double tokens = (double)c->n_samples * c->seq_len, params = (double)block_parameters(model);
-    double passes = fl__quant_needs_plan_pass(c) ? 1.2 : 0, moments = 0;
-    if (c->block.use_gptq) {
-        passes += 3.3;
-        for (int s = 0; s < FL_N_SITES; s++) {
-            int linears[FL_SITE_MAX_LINEARS], n_out, n_in;
-            (void)fl__site_linears(linears, &model->cfg, s);
-            fl__linear_shape(&n_out, &n_in, &model->cfg, linears[0]);
-            moments += 3.0 * tokens * n_in * n_in + 3.0 * pow(n_in, 3);
-        }
-    }
-    return model->cfg.n_layers * (2 * passes * tokens * params + moments);
-}
-
+/* Files of the model; texts (headers, index, config, report) by what a tensor and a site take
+ * there. */
 static double disk_bytes(const fl_quant_config *c, const fl_model *model)
 {
-    const double bits = c->mixed ? 8 - 4 * c->int4_ratio : c->w_bits;
-    double n = (double)block_parameters(model) * model->cfg.n_layers * bits / 8;
-    n += (double)model->cfg.vocab_size * model->cfg.embed_size * 2 * (model->cfg.tied_head ? 1 : 2);
-    return n * 1.02; /* scales, norms, indices */
+    enum { TENSOR_TEXT_BYTES = 180, SITE_TEXT_BYTES = 1430 };
+    const fl_model_config *cfg = &model->cfg;
+    const bool corrected = c->block.use_gptq && c->block.gptq.centred;
+    double block = 0, n_tensors = 0;
+    for (int i = 0; i < FL_N_LINEARS; i++) {
+        int n_out, n_in;
+        fl__linear_shape(&n_out, &n_in, cfg, i);
+        if (!n_out) continue;
+        const bool bias = fl__family(cfg)->has_bias(cfg, i) || corrected;
+        block += (double)n_out * n_in * weight_bits(c) / 8 +
+                 (c->block.w_per_tensor ? 4 : 4.0 * n_out) + (bias ? 4.0 * n_out : 0);
+        n_tensors += 2 + bias;
+    }
+    for (int s = 0; s < FL_N_SITES; s++) {
+        int linears[FL_SITE_MAX_LINEARS], n_in;
+        (void)site_shape(linears, &n_in, model, s);
+        const bool fixed = c->act == FL_ACT_STATIC, copies = fixed && c->flatten.flatten;
+        block += (fixed ? 4 : 0) + (copies ? 2.0 * n_in : 0);
+        n_tensors += fixed + copies;
+    }
+    const int vectors = cfg->family == FL_FAMILY_OPT ? 4 : 2; /* of the norms */
+    const int multipliers = c->flatten.smooth && !cfg->pre_norm ? 2 : 0;
+    block += 4.0 * (vectors + multipliers) * cfg->hidden_size;
+    n_tensors += vectors + multipliers;
+    return (double)fl__quant_copied_bytes(model) +
+           cfg->n_layers *
+               (block + n_tensors * TENSOR_TEXT_BYTES + FL_N_SITES * SITE_TEXT_BYTES);
+}
+
+/* ---- all --------------------------------------------------------------------------------- */
+
+/* Bytes that making the calibration windows takes beside them. Of a text: itself, its ids while
+ * their array grows, and the tokenizer's tables. */
+static size_t calibration_bytes(const fl_quant_config *c, const fl_model *model,
+                                const fl_exec *ex, int64_t text_bytes)
+{
+    enum { PER_TEXT_BYTE = 4, PER_TOKEN = 256 };
+    if (text_bytes < 0) return fl__calib_sample_bytes(model, ex, c->n_samples, c->seq_len);
+    return PER_TEXT_BYTE * (size_t)text_bytes + PER_TOKEN * (size_t)model->cfg.vocab_size;
 }
 
 json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
-                           bool with_time)
+                           int64_t text_bytes, bool with_time)
 {
-    const bool lanes = fl__quant_needs_lanes(c), pass = fl__quant_needs_plan_pass(c);
-    const fl_stream_bytes stream = pass ? fl__stream_bytes(model, ex, c->n_samples, c->seq_len, lanes)
-                                        : (fl_stream_bytes){0, 0};
-    const size_t block = fl__block_job_bytes(model), hessian = hessian_bytes(c, model, ex);
-    const size_t floats = block_parameters(model) * sizeof(float);
-    const size_t stats = pass && c->act != FL_ACT_FLOAT ? statistics_bytes(model) : 0;
-    const size_t planning = floats + stats + (size_t)widest_input(model) * 512;
-    const size_t rounding = block + hessian;
-    const size_t peak = stream.activations + stream.workspace + FL_MAX(planning, rounding);
-    const double rate = with_time ? measure_rate(ex) : 0;
-    return json_pack("{s:{s:I,s:I,s:I,s:I,s:I},s:I,s:I,s:o}", "items", "block_float32", (json_int_t)block, "hessians",
-                     (json_int_t)hessian, "activations", (json_int_t)stream.activations, "workspace",
-                     (json_int_t)stream.workspace, "plan_statistics", (json_int_t)stats, "peak_bytes",
-                     (json_int_t)peak, "disk_bytes", (json_int_t)disk_bytes(c, model), "seconds",
-                     rate > 0 ? json_real(work_flops(c, model) / rate) : json_null());
+    const bool pass = fl__quant_needs_plan_pass(c);
+    const bool observed = fl__quant_needs_statistics(c);
+    const fl_stream_bytes stream =
+        pass ? fl__stream_bytes(model, ex, c->n_samples, c->seq_len, fl__quant_needs_lanes(c))
+             : (fl_stream_bytes){0, 0};
+    const size_t windows =
+        pass ? (size_t)c->n_samples * (size_t)c->seq_len * sizeof(int32_t) : 0;
+    const size_t tables = fl__model_table_bytes(model) + windows;
+    const size_t floats = fl__block_float_bytes(model);
+    const size_t plan = observed ? plan_bytes(c, model) : 0;
+    const size_t statistics =
+        observed ? FL_MAX(statistics_bytes(c, model, ex), probe_bytes(c, model)) : 0;
+    const rounding_memory rounding = rounding_bytes(c, model, ex);
+    const size_t planning = observed ? floats + statistics + plan : 0;
+    const size_t calibration = pass ? calibration_bytes(c, model, ex, text_bytes) : 0;
+    const size_t working = stream.activations + stream.workspace +
+                           FL_MAX(planning, rounding.most + plan / (c->mixed ? 2 : 1));
+    const double seconds = with_time ? fl__quant_seconds(c, model, ex, text_bytes) : NAN;
+    return json_pack("{s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},s:I,s:I,s:o}", "items",
+                     "block_float32", (json_int_t)floats, "block_integer",
+                     (json_int_t)rounding.rounded, "hessians", (json_int_t)rounding.hessians,
+                     "activations", (json_int_t)stream.activations, "workspace",
+                     (json_int_t)stream.workspace, "plan", (json_int_t)plan, "plan_statistics",
+                     (json_int_t)statistics, "model_tables", (json_int_t)tables, "calibration",
+                     (json_int_t)calibration, "peak_bytes",
+                     (json_int_t)(tables + FL_MAX(calibration, working)), "disk_bytes",
+                     (json_int_t)disk_bytes(c, model), "seconds",
+                     isfinite(seconds) ? json_real(seconds) : json_null());
 }

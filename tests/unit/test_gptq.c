@@ -1,5 +1,6 @@
 /* test_gptq.c - GPTQ against the plain form of its idea in double: round a column, spread its
- * error over the columns that are left by the inverse of THEIR Hessian, computed anew each time.
+ * error over the columns that are left by the inverse of THEIR Hessian, computed anew each
+ * time.
  * SPDX-License-Identifier: MIT */
 #include "quant/gptq.h"
 
@@ -27,7 +28,23 @@ typedef struct result {
     double error, damping;
 } result;
 
-/* Inputs with unequal channels, correlations, and means; the quantised ones are near the others. */
+/* Moments of xq and xf, which keep their values. */
+static void gather(problem *p)
+{
+    const size_t n_bytes = sizeof(float) * ROWS * K;
+    float *q = fl__alloc(n_bytes, 1), *f = fl__alloc(n_bytes, 1);
+    memcpy(q, p->xq, n_bytes);
+    memcpy(f, p->xf, n_bytes);
+    fl__gram_fini(&p->gram);
+    assert_int_equal(fl__gram_init(&p->gram, K, true, NULL), FL_OK);
+    fl__gram_add(&p->gram, &one, q, f, ROWS);
+    fl__gram_finish(&p->gram);
+    fl__free(&q);
+    fl__free(&f);
+}
+
+/* Inputs with unequal channels, correlations, and means; the quantised ones are near the
+ * others. */
 static problem make_problem(void)
 {
     problem p = {fl_test_normal(ROWS * K, 1, "xq"), fl_test_normal(ROWS * K, 0.2, "xf"),
@@ -37,9 +54,7 @@ static problem make_problem(void)
         p.xq[i] = p.xq[i] * (1 + (float)(i % K * 7 % K) / 5) + (float)(i % K % 3);
         p.xf[i] += p.xq[i];
     }
-    assert_int_equal(fl__gram_init(&p.gram, K, true, NULL), FL_OK);
-    fl__gram_add(&p.gram, &one, p.xq, p.xf, ROWS);
-    fl__gram_finish(&p.gram);
+    gather(&p);
     return p;
 }
 
@@ -59,14 +74,14 @@ static void solve(result *r, const problem *p, const fl_gptq_options *o, const f
     if (fl__gptq_init(&q, &p->gram, o, ex, &err)) fail_msg("%s", err.text);
     memset(r, 0, sizeof *r);
     memcpy(r->w, p->w, sizeof r->w);
-    if (fl__gptq_round(&q, ex, r->codes, r->scale, r->shift, r->w, N, bits, per_tensor, &r->error,
-                       &err))
+    if (fl__gptq_round(&q, ex, r->codes, r->scale, r->shift, r->w, N, bits, per_tensor,
+                       &r->error, &err))
         fail_msg("%s", err.text);
     r->damping = q.damping_used;
     fl__gptq_fini(&q);
 }
 
-/* ---- the reference ------------------------------------------------------------------------- */
+/* ---- the reference ----------------------------------------------------------------------- */
 
 /* A = X^T X / rows (about the mean when centred) + damping * mean diagonal. */
 static void reference_hessian(double a[K][K], const problem *p, const fl_gptq_options *o)
@@ -151,7 +166,7 @@ static double output_error(const result *r, double a[K][K])
     return sum;
 }
 
-/* ---- tests --------------------------------------------------------------------------------- */
+/* ---- tests ------------------------------------------------------------------------------- */
 
 static void codes_are_those_of_the_plain_algorithm(void **state)
 {
@@ -211,7 +226,8 @@ static void rounding_to_nearest_is_worse(void **state)
 
 /* What compensation minimises over W~ (and an intercept when centred), for output channel n:
  * mean |x w - x^ w~ - b|^2 + lambda |w - w~|^2. */
-static double least_squares(const problem *p, int n, const double *w, bool centred, double lambda)
+static double least_squares(const problem *p, int n, const double *w, bool centred,
+                            double lambda)
 {
     double sum = 0, mean = 0, ridge = 0, d[ROWS];
     for (int r = 0; r < ROWS; r++) {
@@ -250,7 +266,8 @@ static void compensation_is_the_least_squares_weight(void **state)
                 const double step = pow(10, -(i % 4));
                 for (int k = 0; k < K; k++)
                     moved[k] = r.w[n * K + k] + step * fl__rng_normal(&rng);
-                assert_true(best <= least_squares(&p, n, moved, centred, 0.01 * trace / K) + 1e-9);
+                assert_true(best <=
+                            least_squares(&p, n, moved, centred, 0.01 * trace / K) + 1e-9);
             }
         }
     }
@@ -264,7 +281,10 @@ static void bias_shift_restores_the_mean(void **state)
     static result r;
     problem p = make_problem();
     for (int compensate = 0; compensate < 2; compensate++) {
-        const fl_gptq_options o = {.damping = 0.01, .block = 16, .act_order = true, .centred = true,
+        const fl_gptq_options o = {.damping = 0.01,
+                                   .block = 16,
+                                   .act_order = true,
+                                   .centred = true,
                                    .compensate = compensate};
         solve(&r, &p, &o, &one, 4, false);
         for (int n = 0; n < N; n++) {
@@ -322,15 +342,30 @@ static void damping_grows_until_the_hessian_factors(void **state)
     (void)state;
     static result r;
     problem p = make_problem();
-    for (int i = 0; i < ROWS; i++) p.xq[i * K + 5] = p.xq[i * K + 4]; /* singular */
-    fl__gram_fini(&p.gram);
-    assert_int_equal(fl__gram_init(&p.gram, K, true, NULL), FL_OK);
-    fl__gram_add(&p.gram, &one, p.xq, p.xf, ROWS);
-    fl__gram_finish(&p.gram);
+    for (int i = 0; i < ROWS * K; i++) p.xq[i] = p.xq[i / K * K]; /* all channels alike */
+    gather(&p);
     const fl_gptq_options o = {.damping = 1e-25, .block = 128};
     solve(&r, &p, &o, &one, 4, false);
     assert_true(r.damping > o.damping && r.damping <= 1);
     assert_true(isfinite(r.error));
+    problem_fini(&p);
+}
+
+/* Channels that hardly vary about a mean: what is left of them is not rounding noise. */
+static void nearly_constant_inputs_need_no_damping(void **state)
+{
+    (void)state;
+    static result r;
+    const fl_gptq_options o = {
+        .damping = 0.01, .block = 128, .centred = true, .compensate = true};
+    problem p = make_problem();
+    for (int i = 0; i < ROWS * K; i++) {
+        p.xq[i] = p.xq[i] * 1e-4f + (float)(1 + i % K);
+        p.xf[i] = p.xf[i] * 1e-4f + (float)(1 + i % K);
+    }
+    gather(&p);
+    solve(&r, &p, &o, &one, 4, false);
+    assert_true(r.damping == o.damping && r.error > 0 && r.error < 0.1);
     problem_fini(&p);
 }
 
@@ -340,7 +375,8 @@ static void silent_inputs_round_to_nearest(void **state)
     static result r;
     static int8_t want[N * K];
     problem p = make_problem();
-    memset(p.gram.h, 0, sizeof(float) * K * K);
+    memset(p.xq, 0, sizeof(float) * ROWS * K);
+    gather(&p);
     const fl_gptq_options o = {.damping = 0.01, .block = 128};
     solve(&r, &p, &o, &one, 8, false);
     (void)fl__weight_round(&one, want, p.w, r.scale, 1, N, K, 8, NULL);
@@ -400,6 +436,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(one_scale_serves_a_tensor),
     cmocka_unit_test(threads_do_not_change_a_bit),
     cmocka_unit_test(damping_grows_until_the_hessian_factors),
+    cmocka_unit_test(nearly_constant_inputs_need_no_damping),
     cmocka_unit_test(silent_inputs_round_to_nearest),
     cmocka_unit_test(numbers_that_are_none_are_refused),
     cmocka_unit_test(running_out_of_memory_leaves_nothing),
