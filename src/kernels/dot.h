@@ -1,7 +1,7 @@
 /* dot.h - one row of x against one row of float weights: the float path's decode op.
  *
- * dot = sum_k x[k] * w[k] in float32, w in F32, BF16 or F16. Order of the sum is the row's own (32 partial sums
- * in AVX2), fixed for a given n; within n * 2^-23 * sum|x w| of the exact sum.
+ * dot = sum_k x[k] * w[k] in float32, w in F32, BF16 or F16. Order of the sum is the row's own
+ * (32 partial sums in AVX2), fixed for a given n; within n * 2^-23 * sum|x w| of the exact sum.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_KERNELS_DOT_H
 #define FL_KERNELS_DOT_H

@@ -1,4 +1,5 @@
-/* rowops.c - norms, rotary embedding, and the table of silu_mul. SPDX-License-Identifier: MIT */
+/* rowops.c - norms, rotary embedding, and the table of silu_mul.
+ * SPDX-License-Identifier: MIT */
 #include "kernels/rowops.h"
 
 #include "base/isa.h"

@@ -1,4 +1,5 @@
-/* family.c - what all families share about names, shapes and programs. SPDX-License-Identifier: MIT */
+/* family.c - what all families share about names, shapes and programs.
+ * SPDX-License-Identifier: MIT */
 #include "model/family.h"
 
 #include <stdio.h>

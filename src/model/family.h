@@ -1,7 +1,8 @@
-/* family.h - what distinguishes one model family from another: tensor names and the ops of a block.
+/* family.h - what distinguishes one model family from another: tensor names and the ops of a
+ * block.
  *
- * A family is one row of a table and one file (llama.c, opt.c). Everything else in src/model works on the program
- * and the roles (FL_SITE_*, FL_LIN_*) and does not know families.
+ * A family is one row of a table and one file (llama.c, opt.c). Everything else in src/model
+ * works on the program and the roles (FL_SITE_*, FL_LIN_*) and does not know families.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_MODEL_FAMILY_H
 #define FL_MODEL_FAMILY_H
@@ -10,7 +11,8 @@
 
 typedef struct fl_family_def {
     const char *const *prefixes; /* tried in order, NULL-terminated: "model.", ... */
-    const char *embed, *positions, *final_norm, *project_in, *project_out; /* after the prefix */
+    const char *embed, *positions, *final_norm, *project_in, *project_out; /* after the
+                                                                              prefix */
     const char *head;                     /* whole name */
     const char *layers;                   /* "layers." after the prefix */
     const char *linear[FL_N_LINEARS];     /* after "layers.N.", NULL: no such layer */
@@ -29,7 +31,8 @@ void fl__linear_shape(int *n_out, int *n_in, const fl_model_config *cfg, int lin
 int fl__site_linears(int linears[FL_SITE_MAX_LINEARS], const fl_model_config *cfg, int site);
 /* "qkv", "o", "up", "down" as written in model files and reports. */
 extern const char *const fl__site_names[FL_N_SITES];
-/* Full name of a tensor of a block's linear: "<prefix>layers.<layer>.<linear><suffix>" into name. */
+/* Full name of a tensor of a block's linear: "<prefix>layers.<layer>.<linear><suffix>" into
+ * name. */
 #define FL_MAX_TENSOR_NAME 160
 void fl__linear_tensor_name(char name[FL_MAX_TENSOR_NAME], const fl_model *model, int layer,
                             int linear, const char *suffix);

@@ -1,8 +1,9 @@
 /* forward.c - the executor of a block's program, and the pass through the whole model.
  *
- * Every op is cut into items whose size does not depend on the number of threads; rows are independent of each other
- * in all of them, and in the attention a row's order of sums depends on its position only. So a token gets
- * the same bits whether it comes alone or in a window, but for float GEMMs (linear_float.c says why).
+ * Every op is cut into items whose size does not depend on the number of threads; rows are
+ * independent of each other in all of them, and in the attention a row's order of sums depends
+ * on its position only. So a token gets the same bits whether it comes alone or in a window,
+ * but for float GEMMs (linear_float.c says why).
  * SPDX-License-Identifier: MIT */
 #include "base/mem.h"
 #include "kernels/attention.h"
@@ -49,7 +50,7 @@ static int position_of_row(const walk *w, int row)
     return w->spans[i].pos + row - first;
 }
 
-/* ---- ops over chunks of rows ------------------------------------------------------------------ */
+/* ---- ops over chunks of rows ------------------------------------------------------------- */
 
 typedef void row_range_fn(const walk *w, int r0, int r1);
 typedef struct row_job {
@@ -110,7 +111,8 @@ static void silu_mul_rows(const walk *w, int r0, int r1)
     const int n = w->model->program.width[w->op->dst];
     fl_silu_mul_fn *run = fl__silu_mul_select(w->ex->isa)->run;
     for (int r = r0; r < r1; r++)
-        run(buf_row(w, w->op->dst, r), buf_row(w, w->op->src, r), buf_row(w, w->op->src2, r), n);
+        run(buf_row(w, w->op->dst, r), buf_row(w, w->op->src, r), buf_row(w, w->op->src2, r),
+            n);
 }
 
 static void relu_rows(const walk *w, int r0, int r1)
@@ -136,13 +138,15 @@ static void append_rows(const walk *w, int r0, int r1)
         int first;
         const fl_span *span = &w->spans[span_of_row(w, r, &first)];
         fl__kv_append(w->kv, w->layer, span->seq, span->pos + r - first, 1,
-                      buf_row(w, w->op->src2, r), stride_k, buf_row(w, w->op->src3, r), stride_v);
+                      buf_row(w, w->op->src2, r), stride_k, buf_row(w, w->op->src3, r),
+                      stride_v);
     }
 }
 
-/* ---- attention ---------------------------------------------------------------------------------- */
+/* ---- attention --------------------------------------------------------------------------- */
 
-/* Floats of one thread: a page of K and V, and o, m, l of the query heads that share a KV head. */
+/* Floats of one thread: a page of K and V, and o, m, l of the query heads that share a KV
+ * head. */
 static size_t attention_scratch_floats(const fl_model_config *cfg)
 {
     const size_t D = (size_t)cfg->head_dim, group = (size_t)(cfg->n_heads / cfg->n_kv_heads);
@@ -150,7 +154,8 @@ static size_t attention_scratch_floats(const fl_model_config *cfg)
     return (n + 15) / 16 * 16;
 }
 
-/* Query rows [r0, r0 + n) of a span (rows of the batch from `row` on), all query heads of one KV head. */
+/* Query rows [r0, r0 + n) of a span (rows of the batch from `row` on), all query heads of one
+ * KV head. */
 static void attend(const walk *w, const fl_span *span, int row, int r0, int n, int kv_head,
                    float *scratch)
 {
@@ -214,7 +219,7 @@ static void run_attention(walk *w)
     fl__parallel_for(w->ex, blocks * w->model->cfg.n_kv_heads, attention_item, w);
 }
 
-/* ---- the walk ----------------------------------------------------------------------------------- */
+/* ---- the walk ---------------------------------------------------------------------------- */
 
 static void run_op(walk *w)
 {
@@ -256,7 +261,7 @@ void fl__block_run(const fl_model *model, const fl_block *block, int layer, fl_h
     }
 }
 
-/* ---- around the blocks -------------------------------------------------------------------------- */
+/* ---- around the blocks ------------------------------------------------------------------- */
 
 static void add_row_of(float *to, const fl_linear *table, int row)
 {
@@ -310,10 +315,12 @@ const float *fl__model_forward(const fl_model *model, const fl_exec *ex, fl_work
                                fl_kv_cache *kv, const int32_t *ids, const fl_span *spans,
                                int n_spans)
 {
-    for (int i = 0; i < n_spans; i++) fl__kv_resize(kv, spans[i].seq, spans[i].pos + spans[i].n_rows);
+    for (int i = 0; i < n_spans; i++)
+        fl__kv_resize(kv, spans[i].seq, spans[i].pos + spans[i].n_rows);
     fl__model_embed(model, ex, ws, ids, spans, n_spans);
     for (int i = 0; i < model->cfg.n_layers; i++)
-        fl__block_run(model, &model->blocks[i], i, FL_HALF_BOTH, ex, ws, kv, spans, n_spans, NULL, NULL);
+        fl__block_run(model, &model->blocks[i], i, FL_HALF_BOTH, ex, ws, kv, spans, n_spans,
+                      NULL, NULL);
     return fl__model_finish(model, ex, ws, spans_rows(spans, n_spans));
 }
 
@@ -324,7 +331,7 @@ void fl__model_logits(const fl_model *model, const fl_exec *ex, fl_workspace *ws
                          model->cfg.vocab_size, ws->scratch);
 }
 
-/* ---- workspace ---------------------------------------------------------------------------------- */
+/* ---- workspace --------------------------------------------------------------------------- */
 
 /* Largest extra columns over the blocks, so that codes of any site fit. */
 static int max_code_ld(const fl_model *model)
@@ -343,7 +350,8 @@ static size_t scratch_bytes(const fl_model *model, const fl_exec *ex, int max_ro
     int widest = model->cfg.embed_size;
     for (int b = 0; b < FL_N_BUFS; b++) widest = FL_MAX(widest, model->program.width[b]);
     const size_t site = fl__site_scratch_bytes(ex, max_rows, widest, max_code_ld(model));
-    const size_t attn = (size_t)ex->n_threads * attention_scratch_floats(&model->cfg) * sizeof(float);
+    const size_t attn =
+        (size_t)ex->n_threads * attention_scratch_floats(&model->cfg) * sizeof(float);
     return FL_MAX(site, attn);
 }
 
@@ -377,7 +385,8 @@ fl_status fl__workspace_new(fl_workspace **out, const fl_model *model, const fl_
     }
     if (!ok) {
         fl__workspace_free(&ws);
-        return fl__fail_nomem(err, "activations of a batch", fl__workspace_bytes(model, ex, max_rows));
+        return fl__fail_nomem(err, "activations of a batch",
+                              fl__workspace_bytes(model, ex, max_rows));
     }
     *out = ws;
     return FL_OK;

@@ -1,8 +1,9 @@
 /* kv_cache.c - paged cache of keys and values.
  *
- * Memory: one slab of n_pages x n_layers x n_kv_heads slots; a slot is the K block [head_dim, 64] followed by the V
- * block [64, head_dim], each in its format. A sequence's page table maps position / 64 to a page. Free
- * pages are a stack, so a page that goes back is the next one handed out.
+ * Memory: one slab of n_pages x n_layers x n_kv_heads slots; a slot is the K block [head_dim,
+ * 64] followed by the V block [64, head_dim], each in its format. A sequence's page table maps
+ * position / 64 to a page. Free pages are a stack, so a page that goes back is the next one
+ * handed out.
  * SPDX-License-Identifier: MIT */
 #include "model/kv_cache.h"
 
@@ -147,9 +148,10 @@ const fl_kv_options *fl__kv_options_of(const fl_kv_cache *kv)
 static unsigned char *slot_of(const fl_kv_cache *kv, int layer, int seq, int head, int page)
 {
     const size_t id = (size_t)kv->table[(size_t)seq * (size_t)kv->pages_per_seq + (size_t)page];
-    return kv->slab + ((id * (size_t)kv->o.n_layers + (size_t)layer) * (size_t)kv->o.n_kv_heads +
-                       (size_t)head) *
-                          kv->slot_bytes;
+    return kv->slab +
+           ((id * (size_t)kv->o.n_layers + (size_t)layer) * (size_t)kv->o.n_kv_heads +
+            (size_t)head) *
+               kv->slot_bytes;
 }
 
 void fl__kv_append(fl_kv_cache *kv, int layer, int seq, int pos, int n, const float *k,

@@ -1,9 +1,10 @@
 /* linear.c - sites and integer linears: preparing them, and running them.
  *
- * Extra columns: a channel with k copies needs ceil(k / fold) int8 columns, where fold is how many digits one
- * int8 column can carry as a sum (docs/flattenquant.md, "folded flattening"): 18 for signed 4-bit codes (18 * 7
- * = 126), 8 for unsigned ones (8 * 15 = 120), 1 for 8-bit codes. Columns beyond the first are appended behind
- * the n_in plain ones, channel by channel, and their weights are the channel's weights again.
+ * Extra columns: a channel with k copies needs ceil(k / fold) int8 columns, where fold is how
+ * many digits one int8 column can carry as a sum (docs/flattenquant.md, "folded flattening"):
+ * 18 for signed 4-bit codes (18 * 7 = 126), 8 for unsigned ones (8 * 15 = 120), 1 for 8-bit
+ * codes. Columns beyond the first are appended behind the n_in plain ones, channel by channel,
+ * and their weights are the channel's weights again.
  * SPDX-License-Identifier: MIT */
 #include "model/linear.h"
 
@@ -31,7 +32,8 @@ static int extra_columns(const fl_site *site, int channel)
 int fl__site_n_extra(const fl_site *site)
 {
     int n = 0;
-    for (int c = 0; site->act == FL_ACT_STATIC && c < site->n_in; c++) n += extra_columns(site, c);
+    for (int c = 0; site->act == FL_ACT_STATIC && c < site->n_in; c++)
+        n += extra_columns(site, c);
     return n;
 }
 
@@ -60,7 +62,8 @@ fl_status fl__site_prepare(fl_site *site, fl_err *err)
 {
     spec_free(site);
     /* unsigned 8-bit codes 0..255 live in int8 as code - 128 */
-    site->zero = site->act == FL_ACT_STATIC && site->is_unsigned && site->a_bits == 8 ? -128 : 0;
+    site->zero =
+        site->act == FL_ACT_STATIC && site->is_unsigned && site->a_bits == 8 ? -128 : 0;
     const int n_extra = fl__site_n_extra(site);
     site->code_ld = (site->n_in + n_extra + 63) / 64 * 64;
     if (site->act != FL_ACT_STATIC) return FL_OK;
@@ -140,7 +143,7 @@ void fl__site_fini(fl_site *site)
     memset(site, 0, sizeof *site);
 }
 
-/* ---- running ---------------------------------------------------------------------------------- */
+/* ---- running ----------------------------------------------------------------------------- */
 
 static size_t align64(size_t n)
 {

@@ -1,12 +1,14 @@
 /* linear.h - linear layers, grouped by the input they share ("site").
  *
- * A site is where an activation meets weights: q, k, v share one; o; gate, up (OPT: fc1) share one; down (OPT:
- * fc2). What quantisation does to an activation belongs to the site and is done once; each linear then
- * multiplies the same codes by its own weight. Three ways to run, chosen by the site:
- *   FL_ACT_FLOAT   float activations; weights float (mapped, any float type) or int codes expanded tile by
+ * A site is where an activation meets weights: q, k, v share one; o; gate, up (OPT: fc1) share
+ * one; down (OPT: fc2). What quantisation does to an activation belongs to the site and is done
+ * once; each linear then multiplies the same codes by its own weight. Three ways to run, chosen
+ * by the site:
+ *   FL_ACT_FLOAT   float activations; weights float (mapped, any float type) or int codes
+ *   expanded tile by
  *                  tile (weight-only W4A16, W8A16); float32 GEMM
- *   FL_ACT_STATIC  one scale per tensor, fixed at calibration; FlattenQuant's flattening; int GEMM
- *   FL_ACT_TOKEN   one scale per token, from its own maximum; int GEMM
+ *   FL_ACT_STATIC  one scale per tensor, fixed at calibration; FlattenQuant's flattening; int
+ *   GEMM FL_ACT_TOKEN   one scale per token, from its own maximum; int GEMM
  * SPDX-License-Identifier: MIT */
 #ifndef FL_MODEL_LINEAR_H
 #define FL_MODEL_LINEAR_H
@@ -20,7 +22,8 @@ typedef struct fl_linear {
     int n_out, n_in; /* 0, 0: the family has no such layer */
     /* float weight: */
     fl_dtype w_type;  /* FL_DTYPE_F32, F16 or BF16 */
-    const void *w;    /* [n_out, n_in] row-major, borrowed from the checkpoint's map, or own_w */
+    const void *w;    /* [n_out, n_in] row-major, borrowed from the checkpoint's map, or
+                         own_w */
     float *own_w;     /* owned copy or NULL */
     /* integer weight (w_bits 4 or 8; 16: float): */
     int w_bits;
@@ -43,8 +46,8 @@ typedef struct fl_site {
     int n_in;              /* channels */
     uint16_t *copies;      /* [n_in] k_c of flattening, or NULL: all 1; owned */
     float *premul;         /* [n_in] or NULL, owned: applied to x first */
-    bool explicit_copies;  /* one column per digit even where an int8 column could carry the sum: what a
-                              4-bit multiplier needs; gives the same integers */
+    bool explicit_copies;  /* one column per digit even where an int8 column could carry the
+                              sum: what a 4-bit multiplier needs; gives the same integers */
     int code_ld;           /* row stride of codes */
     fl_quantize_static spec; /* built by fl__site_prepare from the fields above */
     float *spec_lo, *spec_hi;         /* [n_in] owned */
@@ -57,8 +60,8 @@ typedef struct fl_site {
 fl_status fl__site_prepare(fl_site *site, fl_err *err);
 /* Code columns that flattening adds to the site's n_in: 0 unless static with copies. */
 int fl__site_n_extra(const fl_site *site);
-/* Codes [n_out, n_in] of the linear, row-major, spread over the site's extra columns and packed into
- * lin->packed. FL_E_NOMEM. */
+/* Codes [n_out, n_in] of the linear, row-major, spread over the site's extra columns and packed
+ * into lin->packed. FL_E_NOMEM. */
 fl_status fl__linear_pack(fl_linear *lin, const fl_site *site, const int8_t *codes, int bits,
                           fl_err *err);
 void fl__linear_fini(fl_linear *lin);
@@ -67,12 +70,13 @@ void fl__site_fini(fl_site *site);
 /* Scratch of fl__site_run for up to n_rows rows: bytes, and where things lie in it. */
 size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int max_code_ld);
 
-/* y[i] (f32 [n_rows, n_out_i], dense) = linear i of the site on x (f32 [n_rows, n_in], dense). */
+/* y[i] (f32 [n_rows, n_out_i], dense) = linear i of the site on x (f32 [n_rows, n_in],
+ * dense). */
 void fl__site_run(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
                   float *const y[FL_SITE_MAX_LINEARS], void *scratch);
 
-/* y [n_rows, n_out] (row stride ldy) = x [n_rows, n_in] (row stride ldx) W^T + bias for one float or
- * weight-only linear: the float path's GEMM, also used for head and projections. */
+/* y [n_rows, n_out] (row stride ldy) = x [n_rows, n_in] (row stride ldx) W^T + bias for one
+ * float or weight-only linear: the float path's GEMM, also used for head and projections. */
 void fl__linear_float_run(const fl_exec *ex, const fl_linear *lin, const float *x, int64_t ldx,
                           int n_rows, float *y, int64_t ldy, void *scratch);
 size_t fl__linear_float_scratch_bytes(const fl_exec *ex, int max_n_in);

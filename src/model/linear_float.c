@@ -1,10 +1,12 @@
-/* linear_float.c - linear layers on float activations: the float path, the head, weight-only layers.
+/* linear_float.c - linear layers on float activations: the float path, the head, weight-only
+ * layers.
  *
- * Weights stay in the checkpoint's type and are widened to float32 tile by tile in a thread's scratch, so that a
- * 16-bit model costs no second copy in memory. Many rows: tiles of 256 x 64 through a single-threaded library
- * SGEMM. Few rows (decoding): one dot product per output, straight from the 16-bit weights.
- * The tiles do not depend on the number of threads. A row's bits can differ between the two ways (other order
- * of sums): that is the float path's 1e-4 between incremental and full passes.
+ * Weights stay in the checkpoint's type and are widened to float32 tile by tile in a thread's
+ * scratch, so that a 16-bit model costs no second copy in memory. Many rows: tiles of 256 x 64
+ * through a single-threaded library SGEMM. Few rows (decoding): one dot product per output,
+ * straight from the 16-bit weights. The tiles do not depend on the number of threads. A row's
+ * bits can differ between the two ways (other order of sums): that is the float path's 1e-4
+ * between incremental and full passes.
  * SPDX-License-Identifier: MIT */
 #include "model/linear.h"
 
@@ -69,13 +71,15 @@ static void tile(void *arg, int64_t item, int thread)
     const float *w = is_plain_f32(j->lin) ? weight_row(j->lin, n0, NULL) : NULL;
     if (!w) {
         float *wide = j->scratch + (size_t)thread * TILE_N * (size_t)K;
-        for (int n = n0; n < n1; n++) (void)weight_row(j->lin, n, wide + (size_t)(n - n0) * (size_t)K);
+        for (int n = n0; n < n1; n++)
+            (void)weight_row(j->lin, n, wide + (size_t)(n - n0) * (size_t)K);
         w = wide;
     }
     float *y = j->y + m0 * j->ldy + n0;
-    if (fl__onednn_sgemm(m1 - m0, n1 - n0, K, 1.0f, j->x + m0 * j->ldx, j->ldx, w, K, true, 0.0f, y,
-                         j->ldy, NULL)) {
-        /* No way to report from inside a parallel loop: poison, so that nobody can use the result. */
+    if (fl__onednn_sgemm(m1 - m0, n1 - n0, K, 1.0f, j->x + m0 * j->ldx, j->ldx, w, K, true,
+                         0.0f, y, j->ldy, NULL)) {
+        /* No way to report from inside a parallel loop: poison, so that nobody can use the
+         * result. */
         for (int m = 0; m < m1 - m0; m++)
             for (int n = 0; n < n1 - n0; n++) y[m * j->ldy + n] = NAN;
     }
@@ -87,7 +91,8 @@ static float dot_row(const job *j, const float *x, int n, const float *wide)
     const fl_linear *lin = j->lin;
     const size_t at = (size_t)n * (size_t)lin->n_in;
     if (wide) return j->dot->f32(x, wide, lin->n_in);
-    if (lin->w_type == FL_DTYPE_F32) return j->dot->f32(x, (const float *)lin->w + at, lin->n_in);
+    if (lin->w_type == FL_DTYPE_F32)
+        return j->dot->f32(x, (const float *)lin->w + at, lin->n_in);
     const uint16_t *h = (const uint16_t *)lin->w + at;
     return lin->w_type == FL_DTYPE_BF16 ? j->dot->bf16(x, h, lin->n_in)
                                         : j->dot->f16(x, h, lin->n_in);

@@ -24,7 +24,8 @@ static void build(fl_program *p, const fl_model_config *cfg)
     fl__program_add(p, (fl_op){FL_OP_ROPE, .src = FL_BUF_Q, .src2 = FL_BUF_K});
     fl__program_add(p, (fl_op){FL_OP_ATTENTION, .src = FL_BUF_Q, .src2 = FL_BUF_K,
                                .src3 = FL_BUF_V, .dst = FL_BUF_ATTN});
-    fl__program_add(p, (fl_op){FL_OP_SITE, .which = FL_SITE_O, .src = FL_BUF_ATTN, .dst = FL_BUF_T});
+    fl__program_add(
+        p, (fl_op){FL_OP_SITE, .which = FL_SITE_O, .src = FL_BUF_ATTN, .dst = FL_BUF_T});
     fl__program_add(p, (fl_op){FL_OP_ADD, .src = FL_BUF_T, .dst = FL_BUF_X});
     p->n_attention_ops = p->n_ops;
     fl__program_add(p, (fl_op){FL_OP_NORM, .which = 1, .src = FL_BUF_X, .dst = FL_BUF_NORM});
@@ -32,7 +33,8 @@ static void build(fl_program *p, const fl_model_config *cfg)
                                .dst = FL_BUF_GATE, .dst2 = FL_BUF_UP});
     fl__program_add(p, (fl_op){FL_OP_SILU_MUL, .src = FL_BUF_GATE, .src2 = FL_BUF_UP,
                                .dst = FL_BUF_UP});
-    fl__program_add(p, (fl_op){FL_OP_SITE, .which = FL_SITE_DOWN, .src = FL_BUF_UP, .dst = FL_BUF_T});
+    fl__program_add(
+        p, (fl_op){FL_OP_SITE, .which = FL_SITE_DOWN, .src = FL_BUF_UP, .dst = FL_BUF_T});
     fl__program_add(p, (fl_op){FL_OP_ADD, .src = FL_BUF_T, .dst = FL_BUF_X});
 }
 

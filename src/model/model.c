@@ -1,7 +1,8 @@
 /* model.c - opening a model directory and loading its blocks.
  *
- * Float weights are borrowed from the mapped checkpoint; norms and biases (small, and read by code that wants
- * float32) are copied. Integer weights are repacked into the layout of the kernels.
+ * Float weights are borrowed from the mapped checkpoint; norms and biases (small, and read by
+ * code that wants float32) are copied. Integer weights are repacked into the layout of the
+ * kernels.
  * SPDX-License-Identifier: MIT */
 #include "model/model.h"
 
@@ -14,12 +15,14 @@
 #include <string.h>
 
 /* A vector of n floats of any float type, copied to float32. */
-fl_status fl__model_vector(float **out, const fl_model *model, const char *name, int n, fl_err *err)
+fl_status fl__model_vector(float **out, const fl_model *model, const char *name, int n,
+                           fl_err *err)
 {
     const int64_t dims[1] = {n};
     const fl_tensor_view *view;
     *out = NULL;
-    fl_status st = fl__tensors_require(&view, model->tensors, name, FL_DTYPES_FLOAT, 1, dims, err);
+    fl_status st =
+        fl__tensors_require(&view, model->tensors, name, FL_DTYPES_FLOAT, 1, dims, err);
     if (st) return st;
     float *x = fl__alloc((size_t)n, sizeof *x);
     if (!x) return fl__fail_nomem(err, name, (size_t)n * sizeof *x);
@@ -42,8 +45,8 @@ static fl_status load_matrix(fl_linear *lin, const fl_model *model, const char *
     return FL_OK;
 }
 
-static fl_status load_norm(fl_norm *norm, const fl_model *model, const char *name, bool has_bias,
-                           fl_err *err)
+static fl_status load_norm(fl_norm *norm, const fl_model *model, const char *name,
+                           bool has_bias, fl_err *err)
 {
     char full[FL_MAX_TENSOR_NAME + 8];
     (void)snprintf(full, sizeof full, "%s.weight", name);
@@ -55,7 +58,7 @@ static fl_status load_norm(fl_norm *norm, const fl_model *model, const char *nam
     return st;
 }
 
-/* ---- blocks ----------------------------------------------------------------------------------- */
+/* ---- blocks ------------------------------------------------------------------------------ */
 
 void fl__block_fini(fl_block *block)
 {
@@ -77,7 +80,8 @@ static fl_status load_float_linear(fl_linear *lin, const fl_model *model, int la
     fl_status st = load_matrix(lin, model, name, n_out, n_in, err);
     if (st) return st;
     fl__linear_tensor_name(name, model, layer, which, ".bias");
-    /* A quantised model may have gained a bias (bias correction) that the family does not ask for. */
+    /* A quantised model may have gained a bias (bias correction) that the family does not ask
+     * for. */
     const bool extra = model->sites && fl__tensors_find(model->tensors, name);
     if (fl__family(&model->cfg)->has_bias(&model->cfg, which) || extra)
         st = fl__model_vector(&lin->bias, model, name, n_out, err);
@@ -116,7 +120,7 @@ fl_status fl__block_load(fl_block *block, const fl_model *model, int layer, fl_e
     return st;
 }
 
-/* ---- what surrounds the blocks ---------------------------------------------------------------- */
+/* ---- what surrounds the blocks ----------------------------------------------------------- */
 
 static fl_status find_prefix(fl_model *model, fl_err *err)
 {
@@ -127,10 +131,11 @@ static fl_status find_prefix(fl_model *model, fl_err *err)
         (void)snprintf(name, sizeof name, "%s%s", model->prefix, family->embed);
         if (fl__tensors_find(model->tensors, name)) return FL_OK;
     }
-    return fl__fail(err, FL_E_INPUT,
-                    "checkpoint: %s: no tensor %s%s; the checkpoint is incomplete or its config.json "
-                    "belongs to another model",
-                    model->dir, family->prefixes[0], family->embed);
+    return fl__fail(
+        err, FL_E_INPUT,
+        "checkpoint: %s: no tensor %s%s; the checkpoint is incomplete or its config.json "
+        "belongs to another model",
+        model->dir, family->prefixes[0], family->embed);
 }
 
 static fl_status load_embeddings(fl_model *model, fl_err *err)
@@ -139,7 +144,8 @@ static fl_status load_embeddings(fl_model *model, fl_err *err)
     const fl_family_def *family = fl__family(cfg);
     char name[FL_MAX_TENSOR_NAME];
     (void)snprintf(name, sizeof name, "%s%s", model->prefix, family->embed);
-    fl_status st = load_matrix(&model->embed, model, name, cfg->vocab_size, cfg->embed_size, err);
+    fl_status st =
+        load_matrix(&model->embed, model, name, cfg->vocab_size, cfg->embed_size, err);
     if (!st && family->positions) {
         (void)snprintf(name, sizeof name, "%s%s", model->prefix, family->positions);
         st = load_matrix(&model->positions, model, name,
@@ -147,10 +153,12 @@ static fl_status load_embeddings(fl_model *model, fl_err *err)
     }
     if (!st && cfg->embed_size != cfg->hidden_size) {
         (void)snprintf(name, sizeof name, "%s%s", model->prefix, family->project_in);
-        st = load_matrix(&model->project_in, model, name, cfg->hidden_size, cfg->embed_size, err);
+        st = load_matrix(&model->project_in, model, name, cfg->hidden_size, cfg->embed_size,
+                         err);
         if (st) return st;
         (void)snprintf(name, sizeof name, "%s%s", model->prefix, family->project_out);
-        st = load_matrix(&model->project_out, model, name, cfg->embed_size, cfg->hidden_size, err);
+        st = load_matrix(&model->project_out, model, name, cfg->embed_size, cfg->hidden_size,
+                         err);
     }
     return st;
 }
@@ -173,8 +181,8 @@ static fl_status load_head(fl_model *model, fl_err *err)
                        cfg->embed_size, err);
 }
 
-/* Inverse frequency i of D/2, with the scaling of long-context variants (LLaMA 3's as published with it:
- * wavelengths above low/high thresholds divided, in between interpolated). */
+/* Inverse frequency i of D/2, with the scaling of long-context variants (LLaMA 3's as published
+ * with it: wavelengths above low/high thresholds divided, in between interpolated). */
 static float inverse_frequency(const fl_model_config *cfg, int i)
 {
     const double base = 1.0 / pow(cfg->rope.theta, 2.0 * i / cfg->head_dim);
@@ -197,7 +205,8 @@ static fl_status build_rope(fl_model *model, fl_err *err)
     if (cfg->rope.kind == FL_ROPE_NONE) return FL_OK;
     model->rope_cos = fl__alloc(n, sizeof(float));
     model->rope_sin = fl__alloc(n, sizeof(float));
-    if (!model->rope_cos || !model->rope_sin) return fl__fail_nomem(err, "rotary table", 2 * n * 4);
+    if (!model->rope_cos || !model->rope_sin)
+        return fl__fail_nomem(err, "rotary table", 2 * n * 4);
     for (int i = 0; i < half; i++) {
         const float f = inverse_frequency(cfg, i);
         for (int p = 0; p < cfg->n_positions; p++) {
@@ -227,11 +236,13 @@ static size_t linear_bytes(const fl_linear *lin)
     return lin->w_bits == 16 ? n * fl__dtype_bytes(lin->w_type) : n * (size_t)lin->w_bits / 8;
 }
 
-/* Sums that people ask for: parameters of the architecture, bytes of weights per forward pass. */
+/* Sums that people ask for: parameters of the architecture, bytes of weights per forward
+ * pass. */
 static void count(fl_model *model)
 {
     const fl_model_config *cfg = &model->cfg;
-    const int64_t rows = cfg->vocab_size + (model->positions.n_out ? model->positions.n_out : 0);
+    const int64_t rows =
+        cfg->vocab_size + (model->positions.n_out ? model->positions.n_out : 0);
     const int norm_vectors = cfg->family == FL_FAMILY_OPT ? 2 : 1;
     int64_t n = (int64_t)cfg->vocab_size * cfg->embed_size +
                 (rows - cfg->vocab_size) * cfg->hidden_size;
@@ -303,11 +314,13 @@ size_t fl__model_table_bytes(const fl_model *model)
 {
     const fl_model_config *cfg = &model->cfg;
     const size_t n_tensors = fl__tensors_count(model->tensors);
-    size_t n = sizeof *model + (cfg->final_norm ? 2 * (size_t)cfg->hidden_size * sizeof(float) : 0);
+    size_t n =
+        sizeof *model + (cfg->final_norm ? 2 * (size_t)cfg->hidden_size * sizeof(float) : 0);
     if (model->rope_cos)
         n += 2 * (size_t)cfg->n_positions * (size_t)(cfg->head_dim / 2) * sizeof(float);
     for (size_t i = 0; i < n_tensors; i++)
-        n += sizeof(fl_tensor_view) + sizeof(void *) + strlen(fl__tensors_at(model->tensors, i)->name) + 1;
+        n += sizeof(fl_tensor_view) + sizeof(void *) +
+             strlen(fl__tensors_at(model->tensors, i)->name) + 1;
     return n;
 }
 

@@ -1,8 +1,10 @@
-/* model.h - a model in memory and its forward pass: the one path of evaluation, generation, calibration.
+/* model.h - a model in memory and its forward pass: the one path of evaluation, generation,
+ * calibration.
  *
- * A block is a list of ops over named activation buffers, built once by its family (llama.c, opt.c); an executor
- * walks the list. Calibration hooks into the same walk, a GPU executor will walk the same list.
- * Activations are float32 [rows, width], rows = tokens of all sequences of the batch one after another.
+ * A block is a list of ops over named activation buffers, built once by its family (llama.c,
+ * opt.c); an executor walks the list. Calibration hooks into the same walk, a GPU executor will
+ * walk the same list. Activations are float32 [rows, width], rows = tokens of all sequences of
+ * the batch one after another.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_MODEL_MODEL_H
 #define FL_MODEL_MODEL_H
@@ -16,7 +18,16 @@
 /* Sites of a block, in the order in which they run. */
 enum { FL_SITE_QKV, FL_SITE_O, FL_SITE_UP, FL_SITE_DOWN, FL_N_SITES };
 /* Linears of a block. OPT: fc1 is UP, fc2 is DOWN, there is no GATE. */
-enum { FL_LIN_Q, FL_LIN_K, FL_LIN_V, FL_LIN_O, FL_LIN_GATE, FL_LIN_UP, FL_LIN_DOWN, FL_N_LINEARS };
+enum {
+    FL_LIN_Q,
+    FL_LIN_K,
+    FL_LIN_V,
+    FL_LIN_O,
+    FL_LIN_GATE,
+    FL_LIN_UP,
+    FL_LIN_DOWN,
+    FL_N_LINEARS
+};
 
 typedef enum fl_op_kind {
     FL_OP_NORM,      /* dst = norm[which](src) */
@@ -29,8 +40,18 @@ typedef enum fl_op_kind {
 } fl_op_kind;
 
 /* Activation buffers. */
-enum { FL_BUF_X, FL_BUF_NORM, FL_BUF_Q, FL_BUF_K, FL_BUF_V, FL_BUF_ATTN, FL_BUF_GATE, FL_BUF_UP, FL_BUF_T,
-       FL_N_BUFS };
+enum {
+    FL_BUF_X,
+    FL_BUF_NORM,
+    FL_BUF_Q,
+    FL_BUF_K,
+    FL_BUF_V,
+    FL_BUF_ATTN,
+    FL_BUF_GATE,
+    FL_BUF_UP,
+    FL_BUF_T,
+    FL_N_BUFS
+};
 
 typedef struct fl_op {
     fl_op_kind kind;
@@ -69,7 +90,8 @@ typedef struct fl_model {
     fl_tensors *tensors;     /* the open checkpoint; float weights are borrowed from it */
     char *dir;
     const char *prefix;      /* of tensor names: "model.", "model.decoder." */
-    const char *quant_method; /* "none", or quantization_config.method; borrowed from cfg.quant */
+    const char *quant_method; /* "none", or quantization_config.method; borrowed from
+                                 cfg.quant */
     fl_site_info *sites;     /* [n_layers, FL_N_SITES], NULL: float model */
     int w_bits, a_bits;      /* 16 float, 0 mixed */
     fl_kv_format kv_format;
@@ -81,7 +103,8 @@ typedef struct fl_model {
     fl_norm final_norm;      /* gain NULL: none */
     float *rope_cos, *rope_sin; /* [n_positions, head_dim/2] owned; NULL: no RoPE */
     fl_block *blocks;        /* [n_layers], or NULL when opened for streaming */
-    double stream_max_extra; /* streaming: code columns that flattening may add per input channel */
+    double stream_max_extra; /* streaming: code columns that flattening may add per input
+                                channel */
     int64_t n_params;
     size_t weight_bytes;     /* read by one forward pass, embedding rows apart */
 } fl_model;
@@ -95,19 +118,22 @@ typedef struct fl_span {
 typedef struct fl_workspace {
     int max_rows;
     float *buf[FL_N_BUFS]; /* [max_rows, program.width[i]] */
-    float *embed;          /* [max_rows, embed_size] rows before project_in / after project_out */
+    float *embed;          /* [max_rows, embed_size] rows before project_in / after
+                              project_out */
     void *scratch;         /* of the kernels */
     size_t scratch_bytes;
 } fl_workspace;
 
-/* Config and tensor headers only: the weights, norms and blocks of *out are empty. For those who want
- * to know what a model is or ought to be. */
+/* Config and tensor headers only: the weights, norms and blocks of *out are empty. For those
+ * who want to know what a model is or ought to be. */
 fl_status fl__model_open_config(fl_model **out, const char *dir, fl_err *err);
-/* Opens a model directory, float or quantised. streaming: blocks stay unloaded, see fl__block_load. */
+/* Opens a model directory, float or quantised. streaming: blocks stay unloaded, see
+ * fl__block_load. */
 fl_status fl__model_open(fl_model **out, const char *dir, const fl_exec *ex, bool streaming,
                          fl_err *err);
 void fl__model_close(fl_model **model);
-/* Bytes that a streaming model takes beside its map: rotary table, final norm, list of tensors. */
+/* Bytes that a streaming model takes beside its map: rotary table, final norm, list of
+ * tensors. */
 size_t fl__model_table_bytes(const fl_model *model);
 
 /* Loads one block of the open checkpoint; weights are borrowed from the map. */
@@ -123,18 +149,22 @@ void fl__workspace_free(fl_workspace **ws);
 void fl__model_embed(const fl_model *model, const fl_exec *ex, fl_workspace *ws,
                      const int32_t *ids, const fl_span *spans, int n_spans);
 
-/* Called before an FL_OP_SITE runs, with its input; may be NULL. Returning false ends the walk there. */
+/* Called before an FL_OP_SITE runs, with its input; may be NULL. Returning false ends the walk
+ * there. */
 typedef bool fl_site_hook(void *user, int site, const float *x, int n_rows);
-/* Which ops of a block to run. A half starts from FL_BUF_X alone and leaves its result there. */
+/* Which ops of a block to run. A half starts from FL_BUF_X alone and leaves its result
+ * there. */
 typedef enum fl_half { FL_HALF_BOTH, FL_HALF_ATTENTION, FL_HALF_MLP } fl_half;
 
-/* buf[FL_BUF_X] <- block(buf[FL_BUF_X]); `layer` is the cache's layer index. The cache has room. */
+/* buf[FL_BUF_X] <- block(buf[FL_BUF_X]); `layer` is the cache's layer index. The cache has
+ * room. */
 void fl__block_run(const fl_model *model, const fl_block *block, int layer, fl_half half,
                    const fl_exec *ex, fl_workspace *ws, fl_kv_cache *kv, const fl_span *spans,
                    int n_spans, fl_site_hook *hook, void *user);
 
-/* All blocks and the final norm: hidden states of the batch, ready for fl__model_logits, are left in ws (borrowed,
- * [n_rows, embed_size]). Resizes the cache's sequences to hold the spans. */
+/* All blocks and the final norm: hidden states of the batch, ready for fl__model_logits, are
+ * left in ws (borrowed, [n_rows, embed_size]). Resizes the cache's sequences to hold the
+ * spans. */
 const float *fl__model_forward(const fl_model *model, const fl_exec *ex, fl_workspace *ws,
                                fl_kv_cache *kv, const int32_t *ids, const fl_span *spans,
                                int n_spans);

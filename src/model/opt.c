@@ -29,14 +29,16 @@ static void build(fl_program *p, const fl_model_config *cfg)
                                .dst2 = FL_BUF_K, .dst3 = FL_BUF_V});
     fl__program_add(p, (fl_op){FL_OP_ATTENTION, .src = FL_BUF_Q, .src2 = FL_BUF_K,
                                .src3 = FL_BUF_V, .dst = FL_BUF_ATTN});
-    fl__program_add(p, (fl_op){FL_OP_SITE, .which = FL_SITE_O, .src = FL_BUF_ATTN, .dst = FL_BUF_T});
+    fl__program_add(
+        p, (fl_op){FL_OP_SITE, .which = FL_SITE_O, .src = FL_BUF_ATTN, .dst = FL_BUF_T});
     fl__program_add(p, add);
     if (!pre) fl__program_add(p, norm0);
     p->n_attention_ops = p->n_ops;
     if (pre) fl__program_add(p, norm1);
     fl__program_add(p, (fl_op){FL_OP_SITE, .which = FL_SITE_UP, .src = in, .dst = FL_BUF_UP});
     fl__program_add(p, (fl_op){FL_OP_RELU, .src = FL_BUF_UP, .dst = FL_BUF_UP});
-    fl__program_add(p, (fl_op){FL_OP_SITE, .which = FL_SITE_DOWN, .src = FL_BUF_UP, .dst = FL_BUF_T});
+    fl__program_add(
+        p, (fl_op){FL_OP_SITE, .which = FL_SITE_DOWN, .src = FL_BUF_UP, .dst = FL_BUF_T});
     fl__program_add(p, add);
     if (!pre) fl__program_add(p, norm1);
 }

@@ -1,4 +1,5 @@
-/* quantized.c - reading our quantised checkpoints. Untrusted input like any checkpoint: shapes, code ranges and
+/* quantized.c - reading our quantised checkpoints. Untrusted input like any checkpoint: shapes,
+ * code ranges and
  * scales are checked before a kernel sees them. SPDX-License-Identifier: MIT */
 #include "model/quantized.h"
 
@@ -23,8 +24,10 @@ static int index_of(const char *name, const char *const *names, int n)
 
 static fl_status bad_bits(const char *where, const char *what, int64_t bits, fl_err *err)
 {
-    return fl__fail(err, FL_E_INPUT, "quantization_config: %s: %s is %lld; write the model again with flatiron "
-                                     "quantize", where, what, (long long)bits);
+    return fl__fail(err, FL_E_INPUT,
+                    "quantization_config: %s: %s is %lld; write the model again with flatiron "
+                    "quantize",
+                    where, what, (long long)bits);
 }
 
 /* One element of "sites". */
@@ -37,18 +40,23 @@ static fl_status parse_site(fl_model *model, const json_t *o, size_t i, fl_err *
     fl_status st;
 
     (void)snprintf(where, sizeof where, "quantization_config: sites[%zu]", i);
-    if ((st = fl__json_get_int(o, "layer", true, 0, model->cfg.n_layers - 1, &layer, where, err)) ||
+    if ((st = fl__json_get_int(o, "layer", true, 0, model->cfg.n_layers - 1, &layer, where,
+                               err)) ||
         (st = fl__json_get_string(o, "site", true, &site, where, err)) ||
         (st = fl__json_get_string(o, "activation", true, &act, where, err)) ||
         (st = fl__json_get_int(o, "w_bits", true, 4, 16, &w_bits, where, err)) ||
         (st = fl__json_get_int(o, "a_bits", true, 4, 16, &a_bits, where, err)) ||
         (st = fl__json_get_bool(o, "unsigned", false, &is_unsigned, where, err)))
         return st;
-    const int s = index_of(site, fl__site_names, FL_N_SITES), a = index_of(act, fl__act_names, 3);
+    const int s = index_of(site, fl__site_names, FL_N_SITES),
+              a = index_of(act, fl__act_names, 3);
     if (s < 0 || a < 0)
-        return fl__fail(err, FL_E_INPUT, "%s: %s \"%s\": unknown name; the file is damaged or of a newer "
-                                         "version", where, s < 0 ? "site" : "activation", s < 0 ? site : act);
-    if (w_bits != 4 && w_bits != 8 && w_bits != 16) return bad_bits(where, "w_bits", w_bits, err);
+        return fl__fail(err, FL_E_INPUT,
+                        "%s: %s \"%s\": unknown name; the file is damaged or of a newer "
+                        "version",
+                        where, s < 0 ? "site" : "activation", s < 0 ? site : act);
+    if (w_bits != 4 && w_bits != 8 && w_bits != 16)
+        return bad_bits(where, "w_bits", w_bits, err);
     const bool float_act = a == FL_ACT_FLOAT;
     if (float_act ? a_bits != 16 : (a_bits != 4 && a_bits != 8))
         return bad_bits(where, "a_bits", a_bits, err);
@@ -77,35 +85,42 @@ fl_status fl__quantized_config_load(fl_model *model, fl_err *err)
     int64_t kv_bits = 16;
     fl_status st;
 
-    if ((st = fl__json_get_string(q, "method", true, &model->quant_method, "quantization_config",
-                                  err)) ||
-        (st = fl__json_get_int(q, "kv_bits", false, 16, 16, &kv_bits, "quantization_config", err)))
+    if ((st = fl__json_get_string(q, "method", true, &model->quant_method,
+                                  "quantization_config", err)) ||
+        (st = fl__json_get_int(q, "kv_bits", false, 16, 16, &kv_bits, "quantization_config",
+                               err)))
         return st;
     if (!json_is_array(sites) || json_array_size(sites) != n)
-        return fl__fail(err, FL_E_INPUT,
-                        "quantization_config: sites: an array of %zu entries is needed, found %zu; the "
-                        "file is damaged", n, json_array_size(sites));
+        return fl__fail(
+            err, FL_E_INPUT,
+            "quantization_config: sites: an array of %zu entries is needed, found %zu; the "
+            "file is damaged",
+            n, json_array_size(sites));
     model->sites = fl__calloc(n, sizeof *model->sites);
     if (!model->sites) return fl__fail_nomem(err, "site table", n * sizeof *model->sites);
     for (size_t i = 0; i < n; i++)
         if ((st = parse_site(model, json_array_get(sites, i), i, err))) return st;
     for (size_t i = 0; i < n; i++)
         if (model->sites[i].w_bits == 0)
-            return fl__fail(err, FL_E_INPUT, "quantization_config: sites: no entry for layer %zu, site %s; "
-                                             "the file is damaged", i / FL_N_SITES,
-                            fl__site_names[i % FL_N_SITES]);
+            return fl__fail(err, FL_E_INPUT,
+                            "quantization_config: sites: no entry for layer %zu, site %s; "
+                            "the file is damaged",
+                            i / FL_N_SITES, fl__site_names[i % FL_N_SITES]);
     summarize_bits(model);
     model->kv_format = FL_KV_BF16;
     return FL_OK;
 }
 
 /* Scales must be finite and not negative (a row of zero weights has scale 0 or 1). */
-static fl_status check_scales(const float *s, int n, const char *name, bool positive, fl_err *err)
+static fl_status check_scales(const float *s, int n, const char *name, bool positive,
+                              fl_err *err)
 {
     for (int i = 0; i < n; i++)
         if (!isfinite(s[i]) || s[i] < 0 || (positive && s[i] == 0))
-            return fl__fail(err, FL_E_INPUT, "quantised model: tensor %s: element %d is %g, no valid scale; the "
-                                             "file is damaged", name, i, (double)s[i]);
+            return fl__fail(err, FL_E_INPUT,
+                            "quantised model: tensor %s: element %d is %g, no valid scale; the "
+                            "file is damaged",
+                            name, i, (double)s[i]);
     return FL_OK;
 }
 
@@ -115,11 +130,12 @@ static fl_status load_weight_scale(fl_linear *lin, const fl_model *model, int la
     char name[FL_MAX_TENSOR_NAME];
     const fl_tensor_view *view;
     fl__linear_tensor_name(name, model, layer, which, ".weight_scale");
-    fl_status st = fl__tensors_require(&view, model->tensors, name, FL_DTYPE_BIT(FL_DTYPE_F32), -1,
-                                       NULL, err);
+    fl_status st = fl__tensors_require(&view, model->tensors, name, FL_DTYPE_BIT(FL_DTYPE_F32),
+                                       -1, NULL, err);
     if (st) return st;
     const bool one = view->n_elements == 1 && lin->n_out != 1;
-    if ((st = fl__model_vector(&lin->w_scale, model, name, one ? 1 : lin->n_out, err))) return st;
+    if ((st = fl__model_vector(&lin->w_scale, model, name, one ? 1 : lin->n_out, err)))
+        return st;
     lin->w_scale_stride = one ? 0 : 1;
     return check_scales(lin->w_scale, one ? 1 : lin->n_out, name, false, err);
 }
@@ -166,22 +182,24 @@ static fl_status load_linear(fl_linear *lin, const fl_model *model, int layer, i
     return st;
 }
 
-static fl_status load_copies(fl_site *site, const fl_model *model, const char *name, fl_err *err)
+static fl_status load_copies(fl_site *site, const fl_model *model, const char *name,
+                             fl_err *err)
 {
     const int64_t dims[1] = {site->n_in};
     const fl_tensor_view *view;
     if (!fl__tensors_find(model->tensors, name)) return FL_OK;
-    fl_status st = fl__tensors_require(&view, model->tensors, name, FL_DTYPE_BIT(FL_DTYPE_U16), 1,
-                                       dims, err);
+    fl_status st = fl__tensors_require(&view, model->tensors, name, FL_DTYPE_BIT(FL_DTYPE_U16),
+                                       1, dims, err);
     if (st) return st;
     site->copies = fl__alloc((size_t)site->n_in, sizeof *site->copies);
     if (!site->copies) return fl__fail_nomem(err, name, (size_t)site->n_in * 2);
     memcpy(site->copies, view->data, (size_t)site->n_in * sizeof *site->copies);
     for (int c = 0; c < site->n_in; c++)
         if (site->copies[c] < 1 || site->copies[c] > FL_MAX_COPIES)
-            return fl__fail(err, FL_E_INPUT, "quantised model: tensor %s: channel %d has %u copies, 1 to %d are "
-                                             "possible; the file is damaged", name, c, site->copies[c],
-                            FL_MAX_COPIES);
+            return fl__fail(err, FL_E_INPUT,
+                            "quantised model: tensor %s: channel %d has %u copies, 1 to %d are "
+                            "possible; the file is damaged",
+                            name, c, site->copies[c], FL_MAX_COPIES);
     return FL_OK;
 }
 
@@ -221,9 +239,10 @@ fl_status fl__quantized_site_load(fl_block *block, const fl_model *model, int la
     site->is_unsigned = info->is_unsigned;
     if ((st = load_input(site, model, layer, linears[0], err))) return st;
     if (site->n_in + fl__site_n_extra(site) > FL_MAX_CODE_COLUMNS)
-        return fl__fail(err, FL_E_INPUT, "quantised model: layer %d, site %s: %d extra columns are more than a "
-                                         "kernel takes; the file is damaged", layer, fl__site_names[which],
-                        fl__site_n_extra(site));
+        return fl__fail(err, FL_E_INPUT,
+                        "quantised model: layer %d, site %s: %d extra columns are more than a "
+                        "kernel takes; the file is damaged",
+                        layer, fl__site_names[which], fl__site_n_extra(site));
     if ((st = fl__site_prepare(site, err))) return st;
     for (int i = 0; i < site->n_linears && !st; i++)
         st = load_linear(site->linears[i], model, layer, linears[i], site, info->w_bits, err);

@@ -1,13 +1,16 @@
-/* quantized.h - our quantised checkpoint: which tensors it has and how a site is read from them.
+/* quantized.h - our quantised checkpoint: which tensors it has and how a site is read from
+ * them.
  *
- * config.json carries "quantization_config" (docs/formats.md); per block and site it says how the site runs. Tensors,
- * <lin> being the full name of a linear and <site> that of the site's first linear:
- *   <lin>.weight            I8 [N, K], or U8 [N, (K+1)/2] nibbles (kernels/layout.h), or the float weight
- *   <lin>.weight_scale      F32 [N] or [1]
+ * config.json carries "quantization_config" (docs/formats.md); per block and site it says how
+ * the site runs. Tensors, <lin> being the full name of a linear and <site> that of the site's
+ * first linear:
+ *   <lin>.weight            I8 [N, K], or U8 [N, (K+1)/2] nibbles (kernels/layout.h), or the
+ *   float weight <lin>.weight_scale      F32 [N] or [1]
  *   <lin>.bias              F32 [N], where the family has one or bias correction made one
  *   <site>.input_scale      F32 [1]      static activations
  *   <site>.input_copies     U16 [K]      k_c of flattening, absent when all are 1
- *   <site>.input_multiplier F32 [K]      applied before quantising, where smoothing could not be folded
+ *   <site>.input_multiplier F32 [K]      applied before quantising, where smoothing could not
+ *   be folded
  * SPDX-License-Identifier: MIT */
 #ifndef FL_MODEL_QUANTIZED_H
 #define FL_MODEL_QUANTIZED_H
@@ -20,7 +23,8 @@
 /* Names of fl_act_kind in the file: "float", "static", "token". */
 extern const char *const fl__act_names[3];
 
-/* Fills model->sites, quant_method, bits and kv_format from model->cfg.quant. FL_E_INPUT names the field. */
+/* Fills model->sites, quant_method, bits and kv_format from model->cfg.quant. FL_E_INPUT names
+ * the field. */
 fl_status fl__quantized_config_load(fl_model *model, fl_err *err);
 /* Loads site `which` of a block whose roles (n_in, linears) are set. */
 fl_status fl__quantized_site_load(fl_block *block, const fl_model *model, int layer, int which,

@@ -34,8 +34,8 @@ typedef struct fl_tensor_spec {
 typedef void fl_tensor_spec_fn(void *user, const fl_tensor_spec *spec);
 void fl__model_tensor_specs(const fl_model *model, fl_tensor_spec_fn *fn, void *user);
 
-/* Is the tensor there (or optional), of the right type and shape, and are all its numbers what its
- * role allows? Reads the whole tensor. FL_E_INPUT says what is wrong with which element. */
+/* Is the tensor there (or optional), of the right type and shape, and are all its numbers what
+ * its role allows? Reads the whole tensor. FL_E_INPUT says what is wrong with which element. */
 fl_status fl__tensor_check(const fl_tensors *set, const fl_tensor_spec *spec, fl_err *err);
 /* The same for all tensors of the model; stops at the first problem. */
 fl_status fl__model_check_tensors(const fl_model *model, fl_err *err);

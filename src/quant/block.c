@@ -1,8 +1,9 @@
 /* block.c - rounding a block site by site.
  *
- * The quantised block starts as a view of the folded float block. Each site that is rounded replaces its linears there, so
- * that the next site's Hessian sees inputs that come from already quantised predecessors (methods, section 1.6), on the
- * same integer kernels that will run the model.
+ * The quantised block starts as a view of the folded float block. Each site that is rounded
+ * replaces its linears there, so that the next site's Hessian sees inputs that come from
+ * already quantised predecessors (methods, section 1.6), on the same integer kernels that will
+ * run the model.
  * SPDX-License-Identifier: MIT */
 #include "quant/block.h"
 
@@ -36,11 +37,13 @@ size_t fl__block_linear_bytes(const fl_model *model, int linear, int w_bits, fl_
     const size_t codes = N * K + scales * sizeof(float);
     if (act == FL_ACT_FLOAT) return codes + (w_bits == 4 ? N * ((K + 1) / 2) : 0);
     const size_t N_pad = (N + 15) / 16 * 16, K_all = K + (size_t)(extra * (double)K);
-    return codes + N_pad * ((K_all + 63) / 64 * 64) * (size_t)w_bits / 8 + N_pad * sizeof(int32_t);
+    return codes + N_pad * ((K_all + 63) / 64 * 64) * (size_t)w_bits / 8 +
+           N_pad * sizeof(int32_t);
 }
 
-fl_status fl__block_job_init(fl_block_job *j, const fl_model *model, const fl_exec *ex, int layer,
-                             const fl_site_plan *plan, const fl_block_options *o, fl_err *err)
+fl_status fl__block_job_init(fl_block_job *j, const fl_model *model, const fl_exec *ex,
+                             int layer, const fl_site_plan *plan, const fl_block_options *o,
+                             fl_err *err)
 {
     *j = (fl_block_job){.model = model, .ex = ex, .plan = plan, .o = o, .layer = layer};
     const fl_status st = fl__block_fold(&j->folded, model, layer, plan, err);
@@ -92,13 +95,15 @@ static fl_status prepare_site(fl_block_job *j, int which, fl_err *err)
     return fl__site_prepare(site, err);
 }
 
-/* Puts codes of one linear into the quantised block: packed for the integer kernels, or row-major for weight-only. */
-static fl_status install(fl_block_job *j, fl_linear *lin, const fl_site *site, int which, int bits,
-                         fl_err *err)
+/* Puts codes of one linear into the quantised block: packed for the integer kernels, or
+ * row-major for weight-only. */
+static fl_status install(fl_block_job *j, fl_linear *lin, const fl_site *site, int which,
+                         int bits, fl_err *err)
 {
     lin->own_w = NULL;
     lin->w = NULL;
-    if (site->act != FL_ACT_FLOAT) return fl__linear_pack(lin, site, j->codes[which], bits, err);
+    if (site->act != FL_ACT_FLOAT)
+        return fl__linear_pack(lin, site, j->codes[which], bits, err);
     lin->w_bits = bits;
     lin->w = j->codes[which];
     if (bits == 8) return FL_OK;
@@ -123,7 +128,8 @@ static fl_status add_to_bias(fl_linear *lin, const float *old, const float *shif
 }
 
 /* Rounds linear number i of the site. gptq NULL: to nearest. */
-static fl_status round_linear(fl_block_job *j, int which, int i, const fl_gptq *gptq, fl_err *err)
+static fl_status round_linear(fl_block_job *j, int which, int i, const fl_gptq *gptq,
+                              fl_err *err)
 {
     fl_site *site = &j->quant.site[which];
     fl_linear *lin = site->linears[i];
@@ -148,8 +154,8 @@ static fl_status round_linear(fl_block_job *j, int which, int i, const fl_gptq *
     } else {
         fl__weight_scale_find(j->ex, lin->w_scale, from->own_w, lin->n_out, lin->n_in, bits,
                               j->o->w_per_tensor, j->o->search_scale, NULL);
-        (void)fl__weight_round(j->ex, j->codes[id], from->own_w, lin->w_scale, lin->w_scale_stride,
-                               lin->n_out, lin->n_in, bits, NULL);
+        (void)fl__weight_round(j->ex, j->codes[id], from->own_w, lin->w_scale,
+                               lin->w_scale_stride, lin->n_out, lin->n_in, bits, NULL);
     }
     if (!st) st = install(j, lin, site, id, bits, err);
 out:

@@ -1,4 +1,5 @@
-/* block.h - one block from float to integers: fold the smoothing in, round site after site, write the shard.
+/* block.h - one block from float to integers: fold the smoothing in, round site after site,
+ * write the shard.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_QUANT_BLOCK_H
 #define FL_QUANT_BLOCK_H
@@ -14,8 +15,9 @@ typedef struct fl_block_options {
     bool search_scale; /* weight scales by least squared error, else max|w| */
 } fl_block_options;
 
-/* Float32 copy of a block with the plan's smoothing folded in (methods: norms, v_proj and up_proj rows), computed in
- * double. plan: FL_N_SITES entries or NULL: a plain float32 copy. Post-norm sites keep their factors as premul. */
+/* Float32 copy of a block with the plan's smoothing folded in (methods: norms, v_proj and
+ * up_proj rows), computed in double. plan: FL_N_SITES entries or NULL: a plain float32 copy.
+ * Post-norm sites keep their factors as premul. */
 fl_status fl__block_fold(fl_block *folded, const fl_model *model, int layer,
                          const fl_site_plan *plan, fl_err *err);
 
@@ -25,7 +27,8 @@ typedef struct fl_site_outcome {
     double damping;                         /* used; NaN for nearest */
 } fl_site_outcome;
 
-/* A block being quantised: the folded float block, and the quantised one that grows site by site. */
+/* A block being quantised: the folded float block, and the quantised one that grows site by
+ * site. */
 typedef struct fl_block_job {
     const fl_model *model;
     const fl_exec *ex;
@@ -39,14 +42,15 @@ typedef struct fl_block_job {
     fl_site_outcome outcome[FL_N_SITES];
 } fl_block_job;
 
-fl_status fl__block_job_init(fl_block_job *j, const fl_model *model, const fl_exec *ex, int layer,
-                             const fl_site_plan *plan, const fl_block_options *o, fl_err *err);
+fl_status fl__block_job_init(fl_block_job *j, const fl_model *model, const fl_exec *ex,
+                             int layer, const fl_site_plan *plan, const fl_block_options *o,
+                             fl_err *err);
 void fl__block_job_fini(fl_block_job *j);
-/* Rounds one site; sites must come in order. stream is needed for GPTQ (its lanes hold the block's inputs), else NULL.
- * FL_E_INTERRUPTED when the stream was told to stop. */
+/* Rounds one site; sites must come in order. stream is needed for GPTQ (its lanes hold the
+ * block's inputs), else NULL. FL_E_INTERRUPTED when the stream was told to stop. */
 fl_status fl__block_job_site(fl_block_job *j, fl_stream *stream, int site, fl_err *err);
-/* Writes the finished block as a safetensors shard; *n_bytes of tensor data. names, if not NULL, is an array that
- * receives the tensors' names as JSON strings. */
+/* Writes the finished block as a safetensors shard; *n_bytes of tensor data. names, if not
+ * NULL, is an array that receives the tensors' names as JSON strings. */
 fl_status fl__block_job_write(const fl_block_job *j, const char *path, json_t *names,
                               int64_t *n_bytes, fl_err *err);
 

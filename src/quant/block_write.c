@@ -68,7 +68,8 @@ static fl_status add_linear(shard *s, int which, fl_err *err)
         add(s, name, FL_DTYPE_U8, N, (K + 1) / 2, s->nibbles[which]);
     }
     fl__linear_tensor_name(name, j->model, j->layer, which, ".weight_scale");
-    if (j->codes[which]) add(s, name, FL_DTYPE_F32, lin->w_scale_stride ? N : 1, 0, lin->w_scale);
+    if (j->codes[which])
+        add(s, name, FL_DTYPE_F32, lin->w_scale_stride ? N : 1, 0, lin->w_scale);
     fl__linear_tensor_name(name, j->model, j->layer, which, ".bias");
     if (lin->bias) add(s, name, FL_DTYPE_F32, N, 0, lin->bias);
     return FL_OK;
@@ -119,7 +120,8 @@ fl_status fl__block_job_write(const fl_block_job *j, const char *path, json_t *n
     for (int i = 0; i < FL_N_SITES; i++) add_site(s, i);
     st = fl__safetensors_writer_open(&w, path, s->decl, (size_t)s->n, metadata, 1, err);
     for (int i = 0; i < s->n && !st; i++) {
-        st = fl__safetensors_writer_write(w, s->at[i].name, s->at[i].data, s->at[i].n_bytes, err);
+        st = fl__safetensors_writer_write(w, s->at[i].name, s->at[i].data, s->at[i].n_bytes,
+                                          err);
         *n_bytes += (int64_t)s->at[i].n_bytes;
         if (names && json_array_append_new(names, json_string(s->at[i].name)))
             st = fl__fail_nomem(err, "tensor names", sizeof s->at[i].name);

@@ -34,12 +34,18 @@ fl_status fl__calib_from_ids(fl_calib *c, const int32_t *ids, size_t n_ids, int 
 {
     *c = (fl_calib){0};
     if (n_ids < (size_t)seq_len)
-        return fl__fail(err, FL_E_INPUT, "calibration text: %s: %zu tokens, a window needs %d; give more text or a "
-                                         "smaller --seq-len", where, n_ids, seq_len);
+        return fl__fail(
+            err, FL_E_INPUT,
+            "calibration text: %s: %zu tokens, a window needs %d; give more text or a "
+            "smaller --seq-len",
+            where, n_ids, seq_len);
     for (size_t i = 0; i < n_ids; i++)
         if (ids[i] < 0 || ids[i] >= n_vocab)
-            return fl__fail(err, FL_E_INPUT, "calibration text: %s: token id %d, the model has %d; tokenizer and "
-                                             "model do not belong together", where, ids[i], n_vocab);
+            return fl__fail(
+                err, FL_E_INPUT,
+                "calibration text: %s: token id %d, the model has %d; tokenizer and "
+                "model do not belong together",
+                where, ids[i], n_vocab);
     const fl_status st = calib_init(c, n_windows, seq_len, err);
     if (st) return st;
     for (int w = 0; w < n_windows; w++) {
@@ -50,7 +56,7 @@ fl_status fl__calib_from_ids(fl_calib *c, const int32_t *ids, size_t n_ids, int 
     return FL_OK;
 }
 
-/* ---- sampled by the model ------------------------------------------------------------------------- */
+/* ---- sampled by the model ---------------------------------------------------------------- */
 
 /* One draw from softmax(logits), in double, lowest ids first. */
 static int32_t draw(const float *logits, int n, fl_rng *rng)
@@ -116,7 +122,8 @@ static void write_group(sampler *s)
     }
 }
 
-/* As many windows at once as a cache of 1 GB holds, but 8 at least: more rows use the weights better. */
+/* As many windows at once as a cache of 1 GB holds, but 8 at least: more rows use the weights
+ * better. */
 static int group_size(const fl_model *model, int n_windows, int seq_len)
 {
     const fl_kv_options o = fl__model_kv_options(model, 1, seq_len);
@@ -124,7 +131,8 @@ static int group_size(const fl_model *model, int n_windows, int seq_len)
     return FL_MIN(n_windows, (int)FL_MIN(FL_MAX(fit, 8), 1024));
 }
 
-size_t fl__calib_sample_bytes(const fl_model *model, const fl_exec *ex, int n_windows, int seq_len)
+size_t fl__calib_sample_bytes(const fl_model *model, const fl_exec *ex, int n_windows,
+                              int seq_len)
 {
     const int group = group_size(model, n_windows, seq_len);
     const fl_kv_options o = fl__model_kv_options(model, group, seq_len);
@@ -147,7 +155,8 @@ fl_status fl__calib_from_model(fl_calib *c, const fl_model *model, const fl_exec
     s.spans = fl__alloc((size_t)group, sizeof *s.spans);
     s.last = fl__alloc((size_t)group, sizeof *s.last);
     if (!s.logits || !s.rngs || !s.spans || !s.last)
-        st = fl__fail_nomem(err, "sampling of calibration windows", n_logits * sizeof *s.logits);
+        st =
+            fl__fail_nomem(err, "sampling of calibration windows", n_logits * sizeof *s.logits);
     if (!st) st = fl__workspace_new(&s.ws, model, ex, group, err);
     if (!st) st = fl__kv_new(&s.kv, &kv_options, err);
     for (s.first = 0; !st && s.first < n_windows; s.first += group) {

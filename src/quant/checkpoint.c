@@ -20,7 +20,8 @@ void fl__checkpoint_block_name(char name[FL_BLOCK_NAME_BYTES], int block)
     (void)snprintf(name, FL_BLOCK_NAME_BYTES, "block-%05d.json", block);
 }
 
-fl_status fl__checkpoint_load(json_t **out, const fl_checkpoint *c, const char *name, fl_err *err)
+fl_status fl__checkpoint_load(json_t **out, const fl_checkpoint *c, const char *name,
+                              fl_err *err)
 {
     char *path = fl__checkpoint_path(c, name);
     fl_status st = FL_OK;
@@ -31,7 +32,8 @@ fl_status fl__checkpoint_load(json_t **out, const fl_checkpoint *c, const char *
     return st;
 }
 
-fl_status fl__checkpoint_save(const fl_checkpoint *c, const char *name, const json_t *v, fl_err *err)
+fl_status fl__checkpoint_save(const fl_checkpoint *c, const char *name, const json_t *v,
+                              fl_err *err)
 {
     char *path = fl__checkpoint_path(c, name), *text = v ? fl__json_dump(v, 1) : NULL;
     const fl_status st = path && text ? fl__file_write(path, text, strlen(text), err)
@@ -47,7 +49,8 @@ static fl_status forget(const fl_checkpoint *c, const char *name, fl_err *err)
     fl_status st = FL_OK;
     if (!path) return fl__fail_nomem(err, name, strlen(name));
     if (fl__file_exists(path) && unlink(path))
-        st = fl__fail(err, FL_E_IO, "checkpoint: %s: cannot be removed; check its permissions", path);
+        st = fl__fail(err, FL_E_IO, "checkpoint: %s: cannot be removed; check its permissions",
+                      path);
     fl__free(&path);
     return st;
 }
@@ -75,16 +78,18 @@ static const char *difference(const json_t *a, const json_t *b)
     return json_object_size(a) == json_object_size(b) ? NULL : "program";
 }
 
-static fl_status check_fingerprint(const fl_checkpoint *c, const json_t *fingerprint, fl_err *err)
+static fl_status check_fingerprint(const fl_checkpoint *c, const json_t *fingerprint,
+                                   fl_err *err)
 {
     json_t *state = NULL;
     fl_status st = fl__checkpoint_load(&state, c, "state.json", err);
     if (st) return st;
     const char *key = difference(fingerprint, state);
     if (!state || key)
-        st = fl__fail(err, FL_E_USAGE, "resume: %s: was made with another %s; use the same command line, or "
-                                       "remove the directory and start again", c->dir,
-                      state ? key : "program (no state.json)");
+        st = fl__fail(err, FL_E_USAGE,
+                      "resume: %s: was made with another %s; use the same command line, or "
+                      "remove the directory and start again",
+                      c->dir, state ? key : "program (no state.json)");
     json_decref(state);
     return st;
 }
@@ -102,14 +107,18 @@ fl_status fl__checkpoint_open(fl_checkpoint *c, const char *out_dir, const json_
     }
     (void)snprintf(c->dir, n, "%s.partial", out_dir);
     if (access(out_dir, F_OK) == 0) {
-        st = fl__fail(err, FL_E_USAGE, "output: %s: exists already; choose another name or remove it", out_dir);
+        st = fl__fail(err, FL_E_USAGE,
+                      "output: %s: exists already; choose another name or remove it", out_dir);
         goto out;
     }
     if (access(c->dir, F_OK) == 0) {
         c->resumed = true;
-        st = resume ? check_fingerprint(c, fingerprint, err)
-                    : fl__fail(err, FL_E_USAGE, "output: %s: holds an unfinished run; continue it with --resume or "
-                                                "remove it", c->dir);
+        st = resume
+                 ? check_fingerprint(c, fingerprint, err)
+                 : fl__fail(err, FL_E_USAGE,
+                            "output: %s: holds an unfinished run; continue it with --resume or "
+                            "remove it",
+                            c->dir);
         goto out;
     }
     if ((st = fl__dir_make(c->dir, err))) goto out;

@@ -1,9 +1,11 @@
-/* checkpoint.h - the partial output directory: what is finished in it, and whether it may be continued.
+/* checkpoint.h - the partial output directory: what is finished in it, and whether it may be
+ * continued.
  *
- * OUT.partial holds at any moment: state.json (fingerprint), plan.json once the plan is made, and for each finished block
- * its shard and then block-NNNNN.json (its report and tensor names; its presence says that the block is done). Every
- * file appears by rename after fsync, so a kill at any point leaves a directory to continue from. Activations are
- * not stored: they are computed again by running the finished blocks, which gives the same bytes.
+ * OUT.partial holds at any moment: state.json (fingerprint), plan.json once the plan is made,
+ * and for each finished block its shard and then block-NNNNN.json (its report and tensor names;
+ * its presence says that the block is done). Every file appears by rename after fsync, so a
+ * kill at any point leaves a directory to continue from. Activations are not stored: they are
+ * computed again by running the finished blocks, which gives the same bytes.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_QUANT_CHECKPOINT_H
 #define FL_QUANT_CHECKPOINT_H
@@ -16,18 +18,22 @@ typedef struct fl_checkpoint {
     bool resumed;
 } fl_checkpoint;
 
-/* fingerprint: object of strings (model, data, options, isa, version). Creates OUT.partial, or with resume accepts one whose
- * fingerprint is equal. FL_E_USAGE: OUT or OUT.partial exists, or the fingerprint differs (names what). */
+/* fingerprint: object of strings (model, data, options, isa, version). Creates OUT.partial, or
+ * with resume accepts one whose fingerprint is equal. FL_E_USAGE: OUT or OUT.partial exists, or
+ * the fingerprint differs (names what). */
 fl_status fl__checkpoint_open(fl_checkpoint *c, const char *out_dir, const json_t *fingerprint,
                               bool resume, fl_err *err);
-/* remove_if_empty: delete OUT.partial when it holds no finished block and was made by this run. */
+/* remove_if_empty: delete OUT.partial when it holds no finished block and was made by this
+ * run. */
 void fl__checkpoint_close(fl_checkpoint *c, bool remove_if_empty);
 
 /* name in OUT.partial; owned, NULL: memory. */
 char *fl__checkpoint_path(const fl_checkpoint *c, const char *name);
 /* FL_OK with *out NULL when there is no such file. */
-fl_status fl__checkpoint_load(json_t **out, const fl_checkpoint *c, const char *name, fl_err *err);
-fl_status fl__checkpoint_save(const fl_checkpoint *c, const char *name, const json_t *v, fl_err *err);
+fl_status fl__checkpoint_load(json_t **out, const fl_checkpoint *c, const char *name,
+                              fl_err *err);
+fl_status fl__checkpoint_save(const fl_checkpoint *c, const char *name, const json_t *v,
+                              fl_err *err);
 /* Forgets the finished blocks from first on. */
 fl_status fl__checkpoint_redo(const fl_checkpoint *c, int first, int n_blocks, fl_err *err);
 

@@ -1,7 +1,7 @@
 /* gptq.c - factorisation in double with LAPACK, the sweep in float32 over chunks of rows.
  *
- * Rows of W are independent of each other, so threads take chunks of 32 rows through all columns; inside a chunk the
- * lazy update of the columns behind a block is one small GEMM.
+ * Rows of W are independent of each other, so threads take chunks of 32 rows through all
+ * columns; inside a chunk the lazy update of the columns behind a block is one small GEMM.
  * SPDX-License-Identifier: MIT */
 #include "quant/gptq.h"
 
@@ -20,8 +20,10 @@ enum { CHUNK = 32 };
 size_t fl__gptq_held_bytes(int K, const fl_gptq_options *o)
 {
     const size_t n = (size_t)K * (size_t)K;
-    const size_t vectors = (size_t)K * (3 * sizeof(float) + sizeof(int)); /* diag, means, perm */
-    return n * sizeof(float) + (o->compensate ? n * (sizeof(double) + sizeof(float)) : 0) + vectors;
+    const size_t vectors = (size_t)K * (3 * sizeof(float) + sizeof(int)); /* diag, means,
+                                                                             perm */
+    return n * sizeof(float) + (o->compensate ? n * (sizeof(double) + sizeof(float)) : 0) +
+           vectors;
 }
 
 size_t fl__gptq_init_bytes(int K, const fl_gptq_options *o)
@@ -48,7 +50,7 @@ void fl__gptq_fini(fl_gptq *q)
     fl__free(&q->mean_f);
 }
 
-/* ---- moments ------------------------------------------------------------------------------------ */
+/* ---- moments ----------------------------------------------------------------------------- */
 
 static void fill_means(fl_gptq *q, const fl_gram *g)
 {
@@ -103,7 +105,7 @@ static bool is_finite(const fl_gram *g)
     return sum == 0;
 }
 
-/* ---- order ---------------------------------------------------------------------------------------- */
+/* ---- order ------------------------------------------------------------------------------- */
 
 typedef struct ranked {
     float diag;
@@ -130,10 +132,11 @@ static fl_status fill_order(fl_gptq *q, fl_err *err)
     return FL_OK;
 }
 
-/* ---- factorisation -------------------------------------------------------------------------------- */
+/* ---- factorisation ----------------------------------------------------------------------- */
 
-/* work <- A (natural moments a + lambda I) in the order of perm, then its inverse's factor U with A^-1 = U^T U,
- * upper, row-major. LAPACK is column-major: its lower triangle is our upper one. 0 on success. */
+/* work <- A (natural moments a + lambda I) in the order of perm, then its inverse's factor U
+ * with A^-1 = U^T U, upper, row-major. LAPACK is column-major: its lower triangle is our upper
+ * one. 0 on success. */
 static int inverse_factor(double *work, const double *a, const int *perm, int K, double lambda)
 {
     const size_t n = (size_t)K;
@@ -154,15 +157,18 @@ static fl_status factorise(fl_gptq *q, double *a, double *work, double mean_diag
         const double lambda = q->damping_used * unit;
         if (inverse_factor(work, a, q->perm, q->K, lambda)) continue;
         for (size_t i = 0; i < K; i++) {
-            for (size_t j = 0; j < K; j++) q->u[i * K + j] = j < i ? 0.0f : (float)work[i * K + j];
+            for (size_t j = 0; j < K; j++)
+                q->u[i * K + j] = j < i ? 0.0f : (float)work[i * K + j];
             a[i * K + i] += lambda;
             q->diag[i] = (float)a[i * K + i];
         }
         return FL_OK;
     }
-    return fl__fail(err, FL_E_FAIL,
-                    "GPTQ: Hessian of %d channels: not positive definite even with damping %g; start "
-                    "from a larger --damping", q->K, q->damping_used / 10);
+    return fl__fail(
+        err, FL_E_FAIL,
+        "GPTQ: Hessian of %d channels: not positive definite even with damping %g; start "
+        "from a larger --damping",
+        q->K, q->damping_used / 10);
 }
 
 fl_status fl__gptq_init(fl_gptq *q, const fl_gram *g, const fl_gptq_options *o,
@@ -210,7 +216,7 @@ out:
     return st;
 }
 
-/* ---- rounding ----------------------------------------------------------------------------------------- */
+/* ---- rounding ---------------------------------------------------------------------------- */
 
 typedef struct sweep {
     const fl_gptq *q;
@@ -223,28 +229,31 @@ typedef struct sweep {
     int N, scale_stride, bits;
 } sweep;
 
-/* w[n] <- A^-1 R^T... rows of W~ = W R^T A^-1: with R[i, j] = E x^_i x_j, the normal equations of min |x W^T - x^ W~^T|^2
- * read A W~^T = R W^T. */
+/* w[n] <- A^-1 R^T... rows of W~ = W R^T A^-1: with R[i, j] = E x^_i x_j, the normal equations
+ * of min |x W^T - x^ W~^T|^2 read A W~^T = R W^T. */
 static void compensate_chunk(void *arg, int64_t item, int thread)
 {
     const sweep *s = arg;
     const int K = s->q->K, n0 = (int)item * CHUNK, n = FL_MIN(CHUNK, s->N - n0);
     float *w = s->w + (size_t)n0 * (size_t)K, *t = s->rows + (size_t)thread * CHUNK * (size_t)K;
     double *b = s->wide + (size_t)thread * CHUNK * (size_t)K;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, K, K, 1.0f, w, K, s->q->r, K, 0.0f, t, K);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, K, K, 1.0f, w, K, s->q->r, K, 0.0f,
+                t, K);
     for (size_t i = 0; i < (size_t)n * (size_t)K; i++) b[i] = t[i];
     /* column-major [K, n] right-hand sides are our rows */
     (void)LAPACKE_dpotrs_work(LAPACK_COL_MAJOR, 'L', K, n, s->q->a, K, b, K);
     for (size_t i = 0; i < (size_t)n * (size_t)K; i++) w[i] = (float)b[i];
 }
 
-/* One chunk of rows through all columns. x: the rows in perm order, being consumed; e: errors of a block. */
+/* One chunk of rows through all columns. x: the rows in perm order, being consumed; e: errors
+ * of a block. */
 static void sweep_chunk(void *arg, int64_t item, int thread)
 {
     const sweep *s = arg;
     const int K = s->q->K, block = s->q->o.block;
     const int n0 = (int)item * CHUNK, n = FL_MIN(CHUNK, s->N - n0);
-    float *x = s->rows + (size_t)thread * CHUNK * (size_t)(K + block), *e = x + (size_t)CHUNK * (size_t)K;
+    float *x = s->rows + (size_t)thread * CHUNK * (size_t)(K + block),
+          *e = x + (size_t)CHUNK * (size_t)K;
     const float lo = (float)fl__weight_qmin(s->bits), hi = (float)fl__weight_qmax(s->bits);
 
     for (int r = 0; r < n; r++) {
@@ -274,7 +283,8 @@ static void sweep_chunk(void *arg, int64_t item, int thread)
     }
 }
 
-/* bias_shift = W mean_f - (scale codes) mean_q, with W the original weight: what the means of input and output ask. */
+/* bias_shift = W mean_f - (scale codes) mean_q, with W the original weight: what the means of
+ * input and output ask. */
 static void shift_from_codes(const sweep *s, float *bias_shift, const float *target)
 {
     const size_t K = (size_t)s->q->K;

@@ -25,7 +25,8 @@ fl_status fl__gram_init(fl_gram *g, int K, bool with_cross, fl_err *err)
     g->pivot_f = fl__calloc(n, sizeof(float));
     g->sum_q = fl__calloc(n, sizeof(double));
     g->sum_f = fl__calloc(n, sizeof(double));
-    if (!g->h || (with_cross && !g->c) || !g->pivot_q || !g->pivot_f || !g->sum_q || !g->sum_f) {
+    if (!g->h || (with_cross && !g->c) || !g->pivot_q || !g->pivot_f || !g->sum_q ||
+        !g->sum_f) {
         fl__gram_fini(g);
         return fl__fail_nomem(err, "Hessian", fl__gram_bytes(K, with_cross));
     }
@@ -51,11 +52,13 @@ typedef struct job {
 static void add_tile(const job *j, float *to, const float *b, int ti, int tj)
 {
     const int K = j->g->K, i0 = ti * TILE, j0 = tj * TILE;
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, FL_MIN(TILE, K - i0), FL_MIN(TILE, K - j0),
-                j->n_rows, 1.0f, j->xq + i0, K, b + j0, K, 1.0f, to + (size_t)i0 * (size_t)K + j0, K);
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, FL_MIN(TILE, K - i0),
+                FL_MIN(TILE, K - j0), j->n_rows, 1.0f, j->xq + i0, K, b + j0, K, 1.0f,
+                to + (size_t)i0 * (size_t)K + j0, K);
 }
 
-/* Columns [i0, i1): the pivot is chosen at the first batch, taken off, and what is left is summed. */
+/* Columns [i0, i1): the pivot is chosen at the first batch, taken off, and what is left is
+ * summed. */
 static void shift_columns(float *x, float *pivot, double *sum, bool first, int n_rows, int K,
                           int i0, int i1)
 {

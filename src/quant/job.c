@@ -1,4 +1,5 @@
-/* job.c - the second pass: every block rounded, written, and passed on to the next. SPDX-License-Identifier: MIT */
+/* job.c - the second pass: every block rounded, written, and passed on to the next.
+ * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
 #include "base/file.h"
@@ -23,12 +24,16 @@ void fl__quant_progress(const fl_quant_job *job, const char *stage, int block, d
 {
     const double elapsed = fl__quant_now_s() - job->started_s;
     const fl_quantize_progress p = {
-        .stage = stage, .block = block, .n_blocks = job->model->cfg.n_layers, .elapsed_s = elapsed,
-        .eta_s = done_share > 0 ? elapsed * (1 - done_share) / done_share : NAN, .loss = loss};
+        .stage = stage,
+        .block = block,
+        .n_blocks = job->model->cfg.n_layers,
+        .elapsed_s = elapsed,
+        .eta_s = done_share > 0 ? elapsed * (1 - done_share) / done_share : NAN,
+        .loss = loss};
     if (job->o->on_progress) job->o->on_progress(job->o->user, &p);
 }
 
-/* ---- one block ---------------------------------------------------------------------------------------- */
+/* ---- one block --------------------------------------------------------------------------- */
 
 static json_t *number(double x)
 {
@@ -45,19 +50,23 @@ static json_t *block_report(const fl_block_job *b, double loss)
         const int n = fl__site_linears(linears, &b->model->cfg, s);
         for (int i = 0; i < n; i++) {
             (void)json_array_append_new(errors, number(b->outcome[s].gptq_error[i]));
-            (void)json_array_append_new(names, json_string(fl__family(&b->model->cfg)->linear[linears[i]]));
+            (void)json_array_append_new(
+                names, json_string(fl__family(&b->model->cfg)->linear[linears[i]]));
         }
         (void)json_object_set_new(o, "linears", names);
         (void)json_object_set_new(o, "gptq_error", errors);
         (void)json_object_set_new(o, "damping", number(b->outcome[s].damping));
+        if (s == FL_SITE_DOWN) (void)json_object_set_new(o, "block_error", number(loss));
         (void)json_array_append_new(sites, o);
     }
-    return json_pack("{s:i,s:o,s:o}", "layer", b->layer, "block_error", number(loss), "sites", sites);
+    return json_pack("{s:i,s:o,s:o}", "layer", b->layer, "block_error", number(loss), "sites",
+                     sites);
 }
 
 static fl_status interrupted(fl_err *err)
 {
-    return fl__fail(err, FL_E_INTERRUPTED, "quantize: interrupted: the checkpoint is valid; go on with --resume");
+    return fl__fail(err, FL_E_INTERRUPTED,
+                    "quantize: interrupted: the checkpoint is valid; go on with --resume");
 }
 
 /* Both lanes through a finished half of a block: their outputs become their inputs. */
@@ -72,13 +81,17 @@ static fl_status advance_lanes(fl_quant_job *job, const fl_block *folded, const 
 }
 
 /* Appends the shard's entry to shards. Ownership of names moves. */
-static fl_status add_shard(json_t *shards, const char *file, json_t *names, int64_t n_bytes, fl_err *err)
+static fl_status add_shard(json_t *shards, const char *file, json_t *names, int64_t n_bytes,
+                           fl_err *err)
 {
-    json_t *o = json_pack("{s:s,s:o,s:I}", "file", file, "names", names, "bytes", (json_int_t)n_bytes);
-    return o && !json_array_append_new(shards, o) ? FL_OK : fl__fail_nomem(err, "shard list", 64);
+    json_t *o =
+        json_pack("{s:s,s:o,s:I}", "file", file, "names", names, "bytes", (json_int_t)n_bytes);
+    return o && !json_array_append_new(shards, o) ? FL_OK
+                                                  : fl__fail_nomem(err, "shard list", 64);
 }
 
-static fl_status save_block(fl_quant_job *job, const fl_block_job *b, double loss, json_t *shards, fl_err *err)
+static fl_status save_block(fl_quant_job *job, const fl_block_job *b, double loss,
+                            json_t *shards, fl_err *err)
 {
     char shard[FL_SHARD_NAME_BYTES], name[FL_BLOCK_NAME_BYTES];
     int64_t n_bytes = 0;
@@ -110,26 +123,33 @@ static fl_status quantize_block(fl_quant_job *job, int layer, json_t *shards, fl
     if (st) return st;
     for (int s = 0; s < FL_N_SITES && !st; s++) {
         st = fl__block_job_site(&b, job->stream, s, err);
-        if (!st && s == FL_SITE_O) st = advance_lanes(job, &b.folded, &b.quant, FL_HALF_ATTENTION, err);
-        if (!st && s == FL_SITE_DOWN) st = advance_lanes(job, &b.folded, &b.quant, FL_HALF_MLP, err);
+        if (!st && s == FL_SITE_O)
+            st = advance_lanes(job, &b.folded, &b.quant, FL_HALF_ATTENTION, err);
+        if (!st && s == FL_SITE_DOWN)
+            st = advance_lanes(job, &b.folded, &b.quant, FL_HALF_MLP, err);
     }
     for (int s = 0; s < FL_N_SITES && !st; s++)
         if (b.outcome[s].damping > job->c.block.gptq.damping)
-            fl__log(&job->o->log, FL_LOG_WARN, "layer %d, site %s: Hessian needed damping %g instead of %g", layer,
+            fl__log(&job->o->log, FL_LOG_WARN,
+                    "layer %d, site %s: Hessian needed damping %g instead of %g", layer,
                     fl__site_names[s], b.outcome[s].damping, job->c.block.gptq.damping);
     if (!st && fl__quant_needs_lanes(&job->c)) loss = fl__stream_distance(job->stream);
     if (!st) st = save_block(job, &b, loss, shards, err);
     fl__block_job_fini(&b);
-    if (!st) fl__quant_progress(job, "quantize", layer, loss,
-                                (fl__quant_needs_plan_pass(&job->c) ? 0.3 : 0) +
-                                    (fl__quant_needs_plan_pass(&job->c) ? 0.7 : 1) * (layer + 1) / job->model->cfg.n_layers);
+    if (!st)
+        fl__quant_progress(job, "quantize", layer, loss,
+                           (fl__quant_needs_plan_pass(&job->c) ? 0.3 : 0) +
+                               (fl__quant_needs_plan_pass(&job->c) ? 0.7 : 1) * (layer + 1) /
+                                   job->model->cfg.n_layers);
     return st;
 }
 
-/* ---- resume: run a block that an earlier run finished ---------------------------------------------------- */
+/* ---- resume: run a block that an earlier run finished ------------------------------------ */
 
-/* The shard as a model of its own, sharing everything but the tensors and what the sites are. */
-static fl_status load_finished(fl_block *block, fl_tensors **shard, fl_quant_job *job, int layer, fl_err *err)
+/* The shard as a model of its own, sharing everything but the tensors and what the sites
+ * are. */
+static fl_status load_finished(fl_block *block, fl_tensors **shard, fl_quant_job *job,
+                               int layer, fl_err *err)
 {
     char name[FL_SHARD_NAME_BYTES];
     fl_model view = *job->model;
@@ -137,8 +157,9 @@ static fl_status load_finished(fl_block *block, fl_tensors **shard, fl_quant_job
     fl__quant_shard_name(name, job->model, 1 + layer);
     char *path = fl__checkpoint_path(&job->checkpoint, name);
     view.sites = fl__alloc(n, sizeof *view.sites);
-    fl_status st = path && view.sites ? fl__tensors_open_file(shard, path, err)
-                                      : fl__fail_nomem(err, "finished block", n * sizeof *view.sites);
+    fl_status st = path && view.sites
+                       ? fl__tensors_open_file(shard, path, err)
+                       : fl__fail_nomem(err, "finished block", n * sizeof *view.sites);
     for (size_t i = 0; i < n && !st; i++) {
         const fl_site_plan *p = &job->plan->sites[i];
         view.sites[i] = (fl_site_info){p->act, p->w_bits, p->a_bits, p->is_unsigned};
@@ -150,14 +171,16 @@ static fl_status load_finished(fl_block *block, fl_tensors **shard, fl_quant_job
     return st;
 }
 
-static fl_status replay_block(fl_quant_job *job, int layer, const json_t *report, json_t *shards, fl_err *err)
+static fl_status replay_block(fl_quant_job *job, int layer, const json_t *report,
+                              json_t *shards, fl_err *err)
 {
     fl_tensors *shard = NULL;
     fl_block folded = {0}, quant = {0};
     char file[FL_SHARD_NAME_BYTES];
     fl_status st = FL_OK;
     if (fl__quant_needs_lanes(&job->c)) {
-        st = fl__block_fold(&folded, job->model, layer, &job->plan->sites[layer * FL_N_SITES], err);
+        st = fl__block_fold(&folded, job->model, layer, &job->plan->sites[layer * FL_N_SITES],
+                            err);
         if (!st) st = load_finished(&quant, &shard, job, layer, err);
         if (!st) st = advance_lanes(job, &folded, &quant, FL_HALF_BOTH, err);
         fl__block_fini(&folded);
@@ -189,7 +212,7 @@ static fl_status run_blocks(fl_quant_job *job, json_t *shards, fl_err *err)
     return st;
 }
 
-/* ---- the whole ----------------------------------------------------------------------------------------------- */
+/* ---- the whole --------------------------------------------------------------------------- */
 
 /* What a checkpoint must agree on with the run that continues it. */
 static fl_status make_fingerprint(json_t **out, const fl_quant_job *job, fl_err *err)
@@ -200,14 +223,17 @@ static fl_status make_fingerprint(json_t **out, const fl_quant_job *job, fl_err 
         const fl_tensor_view *t = fl__tensors_at(job->model->tensors, i);
         const unsigned char *bytes = t->data;
         for (const char *c = t->name; *c; c++) h = (h ^ (unsigned char)*c) * 0x100000001b3u;
-        /* every 97th byte: a changed checkpoint is noticed without reading all of a large one */
+        /* every 97th byte: a changed checkpoint is noticed without reading all of a large
+         * one */
         for (size_t k = 0; k < t->n_bytes; k += 97) h = (h ^ bytes[k]) * 0x100000001b3u;
     }
     (void)snprintf(model, sizeof model, "%016llx", (unsigned long long)h);
-    if (job->calib) (void)snprintf(data, sizeof data, "%016llx", (unsigned long long)fl__calib_hash(job->calib));
-    *out = json_pack("{s:s,s:s,s:o,s:s,s:s}", "model", model, "calibration data", data, "option set",
-                     fl__quant_config_json(&job->c), "instruction set", fl__isa_name(job->ex->isa),
-                     "flatiron version", FL_VERSION);
+    if (job->calib)
+        (void)snprintf(data, sizeof data, "%016llx",
+                       (unsigned long long)fl__calib_hash(job->calib));
+    *out = json_pack("{s:s,s:s,s:o,s:s,s:s}", "model", model, "calibration data", data,
+                     "option set", fl__quant_config_json(&job->c), "instruction set",
+                     fl__isa_name(job->ex->isa), "flatiron version", FL_VERSION);
     return *out ? FL_OK : fl__fail_nomem(err, "fingerprint", 256);
 }
 
@@ -234,9 +260,11 @@ static fl_status prepare(fl_quant_job *job, fl_err *err)
                                       job->o->resume || job->o->redo_from >= 0, err);
     json_decref(fingerprint);
     if (!st && job->o->redo_from >= 0)
-        st = fl__checkpoint_redo(&job->checkpoint, job->o->redo_from, job->model->cfg.n_layers, err);
+        st = fl__checkpoint_redo(&job->checkpoint, job->o->redo_from, job->model->cfg.n_layers,
+                                 err);
     if (!st && fl__quant_needs_plan_pass(&job->c)) {
-        st = fl__stream_new(&job->stream, job->model, job->ex, job->calib, fl__quant_needs_lanes(&job->c), err);
+        st = fl__stream_new(&job->stream, job->model, job->ex, job->calib,
+                            fl__quant_needs_lanes(&job->c), err);
         if (!st) {
             job->stream->should_stop = job->o->should_stop;
             job->stream->stop_user = job->o->user;
@@ -249,8 +277,14 @@ fl_status fl__quant_job_run(json_t **report, const fl_quantize_options *o,
                             const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
                             const fl_calib *calib, const char *calib_name, fl_err *err)
 {
-    fl_quant_job job = {.o = o, .c = *c, .model = model, .ex = ex, .calib = calib,
-                        .calib_name = calib_name, .started_s = fl__quant_now_s(), .sites = json_array()};
+    fl_quant_job job = {.o = o,
+                        .c = *c,
+                        .model = model,
+                        .ex = ex,
+                        .calib = calib,
+                        .calib_name = calib_name,
+                        .started_s = fl__quant_now_s(),
+                        .sites = json_array()};
     json_t *shards = json_array();
     fl_status st = FL_OK;
 
@@ -265,7 +299,8 @@ fl_status fl__quant_job_run(json_t **report, const fl_quantize_options *o,
     if ((st = run_blocks(&job, shards, err))) goto out;
     fl__stream_free(&job.stream);
     *report = json_object();
-    st = *report ? fl__quant_finish(&job, shards, *report, err) : fl__fail_nomem(err, "report", 64);
+    st = *report ? fl__quant_finish(&job, shards, *report, err)
+                 : fl__fail_nomem(err, "report", 64);
 out:
     fl__checkpoint_close(&job.checkpoint, st != FL_OK && st != FL_E_INTERRUPTED);
     fl__stream_free(&job.stream);

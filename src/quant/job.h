@@ -36,7 +36,8 @@ typedef struct fl_quant_config {
 /* FL_E_USAGE names the option. */
 fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
                                    const fl_model_config *model, fl_err *err);
-/* The configuration as JSON, for fingerprint, config.json and report. New reference, NULL: memory. */
+/* The configuration as JSON, for fingerprint, config.json and report. New reference, NULL:
+ * memory. */
 json_t *fl__quant_config_json(const fl_quant_config *c);
 /* Does the method look at activations at all? Does it follow the quantised lane? */
 bool fl__quant_needs_plan_pass(const fl_quant_config *c);
@@ -66,8 +67,10 @@ fl_status fl__quant_job_run(json_t **report, const fl_quantize_options *o,
 enum { FL_QUANT_SAMPLE_ROWS = 1024 }; /* kept of every site's input while planning */
 /* Makes job->plan. */
 fl_status fl__quant_plan_make(fl_quant_job *job, fl_err *err);
-/* Writes the rest of the model and finishes the checkpoint. shards: array of {file, names, bytes}. */
-fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *report, fl_err *err);
+/* Writes the rest of the model and finishes the checkpoint. shards: array of {file, names,
+ * bytes}. */
+fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *report,
+                           fl_err *err);
 /* Name of the file of shard i (0: outside the blocks; 1 + layer: a block). */
 #define FL_SHARD_NAME_BYTES 48
 void fl__quant_shard_name(char name[FL_SHARD_NAME_BYTES], const fl_model *model, int i);
@@ -75,8 +78,9 @@ void fl__quant_shard_name(char name[FL_SHARD_NAME_BYTES], const fl_model *model,
 /* Bytes that go into the output as they are: tensors outside the blocks, side files. */
 int64_t fl__quant_copied_bytes(const fl_model *model);
 
-/* {"items":{name:bytes},"peak_bytes":N,"disk_bytes":N,"seconds":S or null}. The items are not all in
- * memory together. text_bytes: of the calibration text; < 0: the model samples it. New reference. */
+/* {"items":{name:bytes},"peak_bytes":N,"disk_bytes":N,"seconds":S or null}. The items are not
+ * all in memory together. text_bytes: of the calibration text; < 0: the model samples it. New
+ * reference. */
 json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
                            int64_t text_bytes, bool with_time);
 /* Rough time of the run, from quick measurements on ex; NaN when out of memory. */

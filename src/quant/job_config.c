@@ -1,7 +1,7 @@
 /* job_config.c - from options with automatic values to a definite configuration.
  *
- * Defaults of a method are here and nowhere else; those that were chosen by measurement say so, with the table in
- * docs/flattenquant.md.
+ * Defaults of a method are here and nowhere else; those that were chosen by measurement say so,
+ * with the table in docs/flattenquant.md.
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
@@ -26,64 +26,94 @@ static fl_status usage(fl_err *err, const char *option, const char *why, const c
 static fl_status check_bits(const fl_quantize_options *o, bool flattenquant, fl_err *err)
 {
     const int w = o->w_bits, a = o->a_bits;
-    if (w && w != 4 && w != 8 && w != 16) return usage(err, "--w-bits", "not 4, 8 or 16", "give one of them");
-    if (a && a != 4 && a != 8 && a != 16) return usage(err, "--a-bits", "not 4, 8 or 16", "give one of them");
+    if (w && w != 4 && w != 8 && w != 16)
+        return usage(err, "--w-bits", "not 4, 8 or 16", "give one of them");
+    if (a && a != 4 && a != 8 && a != 16)
+        return usage(err, "--a-bits", "not 4, 8 or 16", "give one of them");
     if (flattenquant && !w != !a)
-        return usage(err, w ? "--w-bits" : "--a-bits", "only one of weight and activation bits is given",
+        return usage(err, w ? "--w-bits" : "--a-bits",
+                     "only one of weight and activation bits is given",
                      "give both, or neither for the mix of 4 and 8 bits");
     if (w == 16 && a && a != 16)
-        return usage(err, "--w-bits", "float weights with integer activations cannot be multiplied",
+        return usage(err, "--w-bits",
+                     "float weights with integer activations cannot be multiplied",
                      "give --w-bits 8 or 4");
-    if (w == 16 && a == 16) return usage(err, "--w-bits", "16-bit weights and activations leave nothing to do",
-                                         "give fewer bits");
-    if (o->kv_bits != 16) return fl__fail(err, FL_E_UNSUPPORTED, "option: --kv-bits: %d is not in this version; use 16", o->kv_bits);
-    if (o->head_bits != 16) return fl__fail(err, FL_E_UNSUPPORTED, "option: --head-bits: %d is not in this version; use 16", o->head_bits);
+    if (w == 16 && a == 16)
+        return usage(err, "--w-bits", "16-bit weights and activations leave nothing to do",
+                     "give fewer bits");
+    if (o->kv_bits != 16)
+        return fl__fail(err, FL_E_UNSUPPORTED,
+                        "option: --kv-bits: %d is not in this version; use 16", o->kv_bits);
+    if (o->head_bits != 16)
+        return fl__fail(err, FL_E_UNSUPPORTED,
+                        "option: --head-bits: %d is not in this version; use 16", o->head_bits);
     return FL_OK;
 }
 
-static fl_status check_ranges(const fl_quantize_options *o, const fl_model_config *model, fl_err *err)
+static fl_status check_ranges(const fl_quantize_options *o, const fl_model_config *model,
+                              fl_err *err)
 {
-    if (o->n_samples < 1 || o->n_samples > 1 << 20) return usage(err, "--samples", "not in 1..1048576", "128 is usual");
+    if (o->n_samples < 1 || o->n_samples > 1 << 20)
+        return usage(err, "--samples", "not in 1..1048576", "128 is usual");
     if (o->seq_len && (o->seq_len < 8 || o->seq_len > model->n_positions))
-        return fl__fail(err, FL_E_USAGE, "option: --seq-len: %d is not in 8..%d, the model's context; give a value in it", o->seq_len, model->n_positions);
-    if (!(o->int4_ratio >= 0 && o->int4_ratio <= 1)) return usage(err, "--int4-ratio", "not in 0..1", "0.4829 is the paper's");
-    if (!(o->flatten_max_ratio >= 0 && o->flatten_max_ratio <= 16)) return usage(err, "--flatten-max-ratio", "not in 0..16", "0.30 is the paper's");
-    if (!(o->damping > 0 && o->damping <= 1)) return usage(err, "--damping", "not in (0, 1]", "0.01 is usual");
-    if (o->gptq_block < 1 || o->gptq_block > 65536) return usage(err, "--gptq-block", "not in 1..65536", "128 is usual");
+        return fl__fail(
+            err, FL_E_USAGE,
+            "option: --seq-len: %d is not in 8..%d, the model's context; give a value in it",
+            o->seq_len, model->n_positions);
+    if (!(o->int4_ratio >= 0 && o->int4_ratio <= 1))
+        return usage(err, "--int4-ratio", "not in 0..1", "0.4829 is the paper's");
+    if (!(o->flatten_max_ratio >= 0 && o->flatten_max_ratio <= 16))
+        return usage(err, "--flatten-max-ratio", "not in 0..16", "0.30 is the paper's");
+    if (!(o->damping > 0 && o->damping <= 1))
+        return usage(err, "--damping", "not in (0, 1]", "0.01 is usual");
+    if (o->gptq_block < 1 || o->gptq_block > 65536)
+        return usage(err, "--gptq-block", "not in 1..65536", "128 is usual");
     if (o->redo_from >= model->n_layers)
         return fl__fail(err, FL_E_USAGE,
                         "option: --redo-from: the model has no block %d; give one of 0 to %d",
                         o->redo_from, model->n_layers - 1);
     if (o->alpha > 1) return usage(err, "--alpha", "above 1", "0.5 is usual, auto searches");
-    if (isnan(o->alpha) || isnan(o->beta) || isnan(o->gamma)) return usage(err, "--alpha", "not a number", "give a number");
-    if (o->beta == 0) return usage(err, "--beta", "0 makes the threshold 0", "1.3 is usual, auto searches");
+    if (isnan(o->alpha) || isnan(o->beta) || isnan(o->gamma))
+        return usage(err, "--alpha", "not a number", "give a number");
+    if (o->beta == 0)
+        return usage(err, "--beta", "0 makes the threshold 0", "1.3 is usual, auto searches");
     return FL_OK;
 }
 
 static fl_status check_choices(const fl_quantize_options *o, fl_err *err)
 {
-    if (!is(o->method, "flattenquant") && !is(o->method, "smoothquant") && !is(o->method, "rtn"))
-        return fl__fail(err, o->method ? FL_E_UNSUPPORTED : FL_E_USAGE, "option: --method: %s; flattenquant, smoothquant and rtn are there",
+    if (!is(o->method, "flattenquant") && !is(o->method, "smoothquant") &&
+        !is(o->method, "rtn"))
+        return fl__fail(err, o->method ? FL_E_UNSUPPORTED : FL_E_USAGE,
+                        "option: --method: %s; flattenquant, smoothquant and rtn are there",
                         o->method ? o->method : "missing");
-    if (o->preset && !is(o->preset, "paper")) return usage(err, "--preset", "unknown preset", "paper is there");
+    if (o->preset && !is(o->preset, "paper"))
+        return usage(err, "--preset", "unknown preset", "paper is there");
     if (!is(o->w_granularity, "channel") && !is(o->w_granularity, "tensor"))
         return usage(err, "--w-granularity", "unknown", "channel or tensor");
     if (o->a_granularity && !is(o->a_granularity, "tensor") && !is(o->a_granularity, "token"))
         return usage(err, "--a-granularity", "unknown", "tensor or token");
     if (o->weights && !is(o->weights, "gptq") && !is(o->weights, "rtn"))
         return usage(err, "--weights", "unknown", "gptq or rtn");
-    if (!is(o->threshold, "mean") && !is(o->threshold, "iqr")) return usage(err, "--threshold", "unknown", "mean or iqr");
-    if (o->select && !is(o->select, "kl") && !is(o->select, "output") && !is(o->select, "random"))
+    if (!is(o->threshold, "mean") && !is(o->threshold, "iqr"))
+        return usage(err, "--threshold", "unknown", "mean or iqr");
+    if (o->select && !is(o->select, "kl") && !is(o->select, "output") &&
+        !is(o->select, "random"))
         return usage(err, "--select", "unknown", "kl, output or random");
     if (o->flatten_weights == FL_ON)
-        return fl__fail(err, FL_E_UNSUPPORTED, "option: --flatten-weights: not in this version; a weight scale per channel "
-                                               "(the default) covers most of it");
+        return fl__fail(
+            err, FL_E_UNSUPPORTED,
+            "option: --flatten-weights: not in this version; a weight scale per channel "
+            "(the default) covers most of it");
     return FL_OK;
 }
 
 static fl_select select_of(const char *name, fl_select automatic)
 {
-    return is(name, "kl") ? FL_SELECT_KL : is(name, "output") ? FL_SELECT_OUTPUT : is(name, "random") ? FL_SELECT_RANDOM : automatic;
+    return is(name, "kl")       ? FL_SELECT_KL
+           : is(name, "output") ? FL_SELECT_OUTPUT
+           : is(name, "random") ? FL_SELECT_RANDOM
+                                : automatic;
 }
 
 fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
@@ -95,7 +125,9 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
     if ((st = check_choices(o, err)) || (st = check_bits(o, flattenquant, err)) ||
         (st = check_ranges(o, model, err)))
         return st;
-    const char *granularity = o->a_granularity ? o->a_granularity : flattenquant ? "tensor" : "token";
+    const char *granularity = o->a_granularity ? o->a_granularity
+                              : flattenquant   ? "tensor"
+                                               : "token";
     const bool gptq = o->weights ? is(o->weights, "gptq") : flattenquant;
     *c = (fl_quant_config){
         .method = o->method,
@@ -126,19 +158,23 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
         .n_samples = o->n_samples,
         .seq_len = o->seq_len ? o->seq_len : FL_MIN(2048, model->n_positions),
     };
-    c->act = c->a_bits == 16 ? FL_ACT_FLOAT : is(granularity, "tensor") ? FL_ACT_STATIC : FL_ACT_TOKEN;
+    c->act = c->a_bits == 16             ? FL_ACT_FLOAT
+             : is(granularity, "tensor") ? FL_ACT_STATIC
+                                         : FL_ACT_TOKEN;
     if (paper || !flattenquant) {
         if (c->flatten.alpha < 0) c->flatten.alpha = 0.5;
         if (c->flatten.beta < 0) c->flatten.beta = 1.3;
     }
-    if (c->act == FL_ACT_FLOAT) c->flatten.smooth = false; /* nothing to take from the activations */
+    if (c->act == FL_ACT_FLOAT) c->flatten.smooth = false; /* nothing to take from the
+                                                              activations */
     if (c->act != FL_ACT_STATIC) {
         c->flatten.flatten = c->flatten.suppress = c->unsigned_codes = false;
         if (c->flatten.alpha < 0) c->flatten.alpha = 0.5;
         c->flatten.beta = 1.3; /* unused */
     }
     if (c->mixed && c->act != FL_ACT_STATIC && !o->a_granularity)
-        return usage(err, "--a-granularity", "the mix of 4 and 8 bits needs integer activations", "use tensor");
+        return usage(err, "--a-granularity",
+                     "the mix of 4 and 8 bits needs integer activations", "use tensor");
     return FL_OK;
 }
 
@@ -146,19 +182,23 @@ json_t *fl__quant_config_json(const fl_quant_config *c)
 {
     static const char *const selects[] = {"kl", "output", "random"};
     return json_pack(
-        "{s:s,s:s,s:b,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,s:f,s:i,s:b,s:b,s:b,s:s,s:b,s:I,s:i,s:i}",
-        "method", c->method, "activation", c->act == FL_ACT_FLOAT ? "float" : c->act == FL_ACT_STATIC ? "static" : "token",
-        "mixed", c->mixed, "w_bits", c->mixed ? 0 : c->w_bits, "a_bits", c->mixed ? 0 : c->a_bits,
-        "smooth", c->flatten.smooth, "smooth_all", c->smooth_all, "suppress", c->flatten.suppress,
-        "flatten", c->flatten.flatten, "unsigned_codes", c->unsigned_codes,
-        "alpha", c->flatten.alpha, "beta", c->flatten.beta, "threshold", c->flatten.iqr_rule ? "iqr" : "mean",
-        "flatten_max_ratio", c->flatten.max_ratio, "int4_ratio", c->int4_ratio, "gamma", c->gamma,
-        "select", selects[c->select], "weights", c->block.use_gptq ? "gptq" : "rtn",
-        "damping", c->block.gptq.damping, "gptq_block", c->block.gptq.block,
-        "act_order", c->block.gptq.act_order, "bias_correction", c->block.gptq.centred,
-        "compensate", c->block.gptq.compensate, "w_granularity", c->block.w_per_tensor ? "tensor" : "channel",
-        "search_scale", c->block.search_scale, "seed", (json_int_t)c->seed, "samples", c->n_samples,
-        "seq_len", c->seq_len);
+        "{s:s,s:s,s:b,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,s:f,s:i,s:b,"
+        "s:b,s:b,s:s,s:b,s:I,s:i,s:i}",
+        "method", c->method, "activation",
+        c->act == FL_ACT_FLOAT    ? "float"
+        : c->act == FL_ACT_STATIC ? "static"
+                                  : "token",
+        "mixed", c->mixed, "w_bits", c->mixed ? 0 : c->w_bits, "a_bits",
+        c->mixed ? 0 : c->a_bits, "smooth", c->flatten.smooth, "smooth_all", c->smooth_all,
+        "suppress", c->flatten.suppress, "flatten", c->flatten.flatten, "unsigned_codes",
+        c->unsigned_codes, "alpha", c->flatten.alpha, "beta", c->flatten.beta, "threshold",
+        c->flatten.iqr_rule ? "iqr" : "mean", "flatten_max_ratio", c->flatten.max_ratio,
+        "int4_ratio", c->int4_ratio, "gamma", c->gamma, "select", selects[c->select], "weights",
+        c->block.use_gptq ? "gptq" : "rtn", "damping", c->block.gptq.damping, "gptq_block",
+        c->block.gptq.block, "act_order", c->block.gptq.act_order, "bias_correction",
+        c->block.gptq.centred, "compensate", c->block.gptq.compensate, "w_granularity",
+        c->block.w_per_tensor ? "tensor" : "channel", "search_scale", c->block.search_scale,
+        "seed", (json_int_t)c->seed, "samples", c->n_samples, "seq_len", c->seq_len);
 }
 
 bool fl__quant_needs_plan_pass(const fl_quant_config *c)

@@ -1,4 +1,5 @@
-/* job_finish.c - what makes a directory of shards a model: the tensors outside the blocks, index, config.json with
+/* job_finish.c - what makes a directory of shards a model: the tensors outside the blocks,
+ * index, config.json with
  * quantization_config, the side files verbatim, and the report. SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
@@ -18,14 +19,16 @@ void fl__quant_shard_name(char name[FL_SHARD_NAME_BYTES], const fl_model *model,
                    model->cfg.n_layers + 1);
 }
 
-/* ---- tensors outside the blocks ---------------------------------------------------------------------------- */
+/* ---- tensors outside the blocks ---------------------------------------------------------- */
 
-/* Tensors that the forward pass reads outside the blocks: all but the layers' own and a head that is tied anyway. */
+/* Tensors that the forward pass reads outside the blocks: all but the layers' own and a head
+ * that is tied anyway. */
 static bool is_outside(const fl_model *model, const fl_tensor_view *t)
 {
     const fl_family_def *family = fl__family(&model->cfg);
     const size_t n = strlen(model->prefix), m = strlen(family->layers);
-    if (strncmp(t->name, model->prefix, n) == 0 && strncmp(t->name + n, family->layers, m) == 0) return false;
+    if (strncmp(t->name, model->prefix, n) == 0 && strncmp(t->name + n, family->layers, m) == 0)
+        return false;
     return !(model->cfg.tied_head && strcmp(t->name, family->head) == 0);
 }
 
@@ -43,7 +46,9 @@ static fl_status write_outside(const fl_quant_job *job, json_t *shards, fl_err *
     const fl_tensor_view **views = fl__alloc(count, sizeof *views);
     fl__quant_shard_name(file, job->model, 0);
     char *path = fl__checkpoint_path(&job->checkpoint, file);
-    fl_status st = names && decls && views && path ? FL_OK : fl__fail_nomem(err, "shard", count * sizeof *decls);
+    fl_status st = names && decls && views && path
+                       ? FL_OK
+                       : fl__fail_nomem(err, "shard", count * sizeof *decls);
 
     for (size_t i = 0; i < count && !st; i++) {
         const fl_tensor_view *t = fl__tensors_at(set, i);
@@ -56,11 +61,14 @@ static fl_status write_outside(const fl_quant_job *job, json_t *shards, fl_err *
     }
     if (!st) st = fl__safetensors_writer_open(&w, path, decls, n, metadata, 1, err);
     for (size_t i = 0; i < n && !st; i++)
-        st = fl__safetensors_writer_write(w, views[i]->name, views[i]->data, views[i]->n_bytes, err);
+        st = fl__safetensors_writer_write(w, views[i]->name, views[i]->data, views[i]->n_bytes,
+                                          err);
     if (!st) st = fl__safetensors_writer_commit(&w, err);
     if (!st) {
-        json_t *o = json_pack("{s:s,s:O,s:I}", "file", file, "names", names, "bytes", (json_int_t)n_bytes);
-        if (!o || json_array_insert_new(shards, 0, o)) st = fl__fail_nomem(err, "shard list", 64);
+        json_t *o = json_pack("{s:s,s:O,s:I}", "file", file, "names", names, "bytes",
+                              (json_int_t)n_bytes);
+        if (!o || json_array_insert_new(shards, 0, o))
+            st = fl__fail_nomem(err, "shard list", 64);
     }
     fl__safetensors_writer_discard(&w);
     json_decref(names);
@@ -90,7 +98,7 @@ static fl_status write_index(const fl_quant_job *job, const json_t *shards, fl_e
     return st;
 }
 
-/* ---- side files ------------------------------------------------------------------------------------------------ */
+/* ---- side files -------------------------------------------------------------------------- */
 
 static bool ends_with(const char *s, const char *end)
 {
@@ -98,10 +106,12 @@ static bool ends_with(const char *s, const char *end)
     return n >= m && strcmp(s + n - m, end) == 0;
 }
 
-/* Weights in any format and what is written anew are not copied; neither is the report of an earlier run. */
+/* Weights in any format and what is written anew are not copied; neither is the report of an
+ * earlier run. */
 static bool is_side_file(const char *name)
 {
-    static const char *const weights[] = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".tmp"};
+    static const char *const weights[] = {".safetensors", ".bin",  ".pt",   ".pth", ".h5",
+                                          ".msgpack",     ".gguf", ".onnx", ".tmp"};
     for (size_t i = 0; i < FL_COUNT(weights); i++)
         if (ends_with(name, weights[i])) return false;
     return strcmp(name, "config.json") != 0 && !ends_with(name, ".safetensors.index.json") &&
@@ -115,8 +125,10 @@ static fl_status copy_side_files(const fl_quant_job *job, fl_err *err)
     fl_status st = fl__dir_list(&names, &n, job->model->dir, err);
     for (size_t i = 0; i < n && !st; i++) {
         if (!is_side_file(names[i])) continue;
-        char *from = fl__path_join(job->model->dir, names[i]), *to = fl__checkpoint_path(&job->checkpoint, names[i]);
-        st = from && to ? fl__file_copy(from, to, err) : fl__fail_nomem(err, names[i], strlen(names[i]));
+        char *from = fl__path_join(job->model->dir, names[i]),
+             *to = fl__checkpoint_path(&job->checkpoint, names[i]);
+        st = from && to ? fl__file_copy(from, to, err)
+                        : fl__fail_nomem(err, names[i], strlen(names[i]));
         fl__free(&from);
         fl__free(&to);
     }
@@ -144,12 +156,13 @@ int64_t fl__quant_copied_bytes(const fl_model *model)
     return bytes;
 }
 
-/* ---- config.json and the report ------------------------------------------------------------------------------------ */
+/* ---- config.json and the report ---------------------------------------------------------- */
 
 /* Shares of the linears of the blocks that run at 4 bits. */
 static json_t *int4_shares(const fl_quant_job *job)
 {
-    double n = 0, n4 = 0, params = 0, params4 = 0, ratio = 0, ratio4 = 0, bits = 0, width = 0, n_sites4 = 0;
+    double n = 0, n4 = 0, params = 0, params4 = 0, ratio = 0, ratio4 = 0, bits = 0, width = 0,
+           n_sites4 = 0;
     const fl_model_config *cfg = &job->model->cfg;
     for (int i = 0; i < cfg->n_layers * FL_N_SITES; i++) {
         const fl_site_plan *p = &job->plan->sites[i];
@@ -172,9 +185,11 @@ static json_t *int4_shares(const fl_quant_job *job)
             n_sites4 += 1;
         }
     }
-    /* one multiply-accumulate per weight and token: by parameters and by MACs is the same share */
-    return json_pack("{s:f,s:f,s:f,s:f,s:f,s:o}", "int4_share_linears", n4 / n, "int4_share_parameters",
-                     params4 / params, "int4_share_macs", params4 / params, "flatten_ratio", ratio / width,
+    /* one multiply-accumulate per weight and token: by parameters and by MACs is the same
+     * share */
+    return json_pack("{s:f,s:f,s:f,s:f,s:f,s:o}", "int4_share_linears", n4 / n,
+                     "int4_share_parameters", params4 / params, "int4_share_macs",
+                     params4 / params, "flatten_ratio", ratio / width,
                      "effective_activation_bits", bits / width, "max_flatten_ratio_int4",
                      n_sites4 > 0 ? json_real(ratio4) : json_null());
 }
@@ -182,15 +197,20 @@ static json_t *int4_shares(const fl_quant_job *job)
 static json_t *quantization_config(const fl_quant_job *job)
 {
     char calib[32] = "";
-    if (job->calib) (void)snprintf(calib, sizeof calib, "%016llx", (unsigned long long)fl__calib_hash(job->calib));
-    return json_pack("{s:s,s:i,s:s,s:s,s:i,s:i,s:o,s:{s:o,s:s,s:s},s:o,s:O}", "quant_method", "flatiron",
-                     "version", FL_QUANT_VERSION, "flatiron_version", FL_VERSION, "method", job->c.method,
-                     "kv_bits", 16, "head_bits", 16, "options", fl__quant_config_json(&job->c), "calibration",
-                     "source", fl__json_text(job->calib_name ? job->calib_name : "none"), "hash", calib, "isa",
-                     fl__isa_name(job->ex->isa), "summary", int4_shares(job), "sites", job->sites);
+    if (job->calib)
+        (void)snprintf(calib, sizeof calib, "%016llx",
+                       (unsigned long long)fl__calib_hash(job->calib));
+    return json_pack("{s:s,s:i,s:s,s:s,s:i,s:i,s:o,s:{s:o,s:s,s:s},s:o,s:O}", "quant_method",
+                     "flatiron", "version", FL_QUANT_VERSION, "flatiron_version", FL_VERSION,
+                     "method", job->c.method, "kv_bits", 16, "head_bits", 16, "options",
+                     fl__quant_config_json(&job->c), "calibration", "source",
+                     fl__json_text(job->calib_name ? job->calib_name : "none"), "hash", calib,
+                     "isa", fl__isa_name(job->ex->isa), "summary", int4_shares(job), "sites",
+                     job->sites);
 }
 
-static fl_status write_json(const fl_quant_job *job, const char *name, const json_t *v, fl_err *err)
+static fl_status write_json(const fl_quant_job *job, const char *name, const json_t *v,
+                            fl_err *err)
 {
     return fl__checkpoint_save(&job->checkpoint, name, v, err);
 }
@@ -199,9 +219,11 @@ static fl_status write_config(const fl_quant_job *job, fl_err *err)
 {
     json_t *root = NULL;
     char *path = fl__path_join(job->model->dir, "config.json");
-    fl_status st = path ? fl__json_load(&root, path, 1 << 26, err) : fl__fail_nomem(err, "config.json", 16);
+    fl_status st = path ? fl__json_load(&root, path, 1 << 26, err)
+                        : fl__fail_nomem(err, "config.json", 16);
     json_t *q = st ? NULL : quantization_config(job);
-    if (!st && (!q || json_object_set_new(root, "quantization_config", q))) st = fl__fail_nomem(err, "config.json", 4096);
+    if (!st && (!q || json_object_set_new(root, "quantization_config", q)))
+        st = fl__fail_nomem(err, "config.json", 4096);
     if (!st) st = write_json(job, "config.json", root, err);
     json_decref(root);
     fl__free(&path);
@@ -210,7 +232,8 @@ static fl_status write_config(const fl_quant_job *job, fl_err *err)
 
 fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *report, fl_err *err)
 {
-    json_t *list = json_copy((json_t *)(uintptr_t)shards); /* shallow; jansson's copy takes no const */
+    json_t *list = json_copy((json_t *)(uintptr_t)shards); /* shallow; jansson's copy takes no
+                                                              const */
     fl_status st = list ? write_outside(job, list, err) : fl__fail_nomem(err, "shard list", 64);
     if (!st) st = write_index(job, list, err);
     json_decref(list);
@@ -224,7 +247,8 @@ fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *repo
     (void)json_object_set_new(report, "isa", json_string(fl__isa_name(job->ex->isa)));
     (void)json_object_set_new(report, "summary", int4_shares(job));
     (void)json_object_set_new(report, "sites", json_incref(job->sites));
-    /* The report in the model is part of its bytes: what differs from run to run stays out of it. */
+    /* The report in the model is part of its bytes: what differs from run to run stays out of
+     * it. */
     st = write_json(job, "flatiron_report.json", report, err);
     (void)json_object_set_new(report, "output", fl__json_text(job->o->out_dir));
     (void)json_object_set_new(report, "seconds", json_real(fl__quant_now_s() - job->started_s));

@@ -1,16 +1,18 @@
 /* job_memory.c - memory and disk of a run before it starts; time is in job_time.c.
  *
- * Each item is computed by the module that will allocate it, so that the estimate and the run cannot
- * drift apart. Sampling, planning and rounding are not in memory together: the peak is the largest.
+ * Each item is computed by the module that will allocate it, so that the estimate and the run
+ * cannot drift apart. Sampling, planning and rounding are not in memory together: the peak is
+ * the largest.
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
 
 #include <math.h>
 
-/* ---- while planning ------------------------------------------------------------------------ */
+/* ---- while planning ---------------------------------------------------------------------- */
 
-static int site_shape(int linears[FL_SITE_MAX_LINEARS], int *n_in, const fl_model *model, int site)
+static int site_shape(int linears[FL_SITE_MAX_LINEARS], int *n_in, const fl_model *model,
+                      int site)
 {
     int n_out;
     const int n = fl__site_linears(linears, &model->cfg, site);
@@ -31,7 +33,8 @@ static size_t plan_bytes(const fl_quant_config *c, const fl_model *model)
 }
 
 /* Observers of a block's sites, and the search of one of them. */
-static size_t statistics_bytes(const fl_quant_config *c, const fl_model *model, const fl_exec *ex)
+static size_t statistics_bytes(const fl_quant_config *c, const fl_model *model,
+                               const fl_exec *ex)
 {
     const int64_t tokens = (int64_t)c->n_samples * c->seq_len;
     const int sample = (int)FL_MIN(tokens, (int64_t)FL_QUANT_SAMPLE_ROWS);
@@ -46,7 +49,8 @@ static size_t statistics_bytes(const fl_quant_config *c, const fl_model *model, 
     return n + search;
 }
 
-/* A site at 4 bits beside the float block: its packed weights, and one of them while it is rounded. */
+/* A site at 4 bits beside the float block: its packed weights, and one of them while it is
+ * rounded. */
 static size_t probe_bytes(const fl_quant_config *c, const fl_model *model)
 {
     size_t most = 0;
@@ -58,15 +62,17 @@ static size_t probe_bytes(const fl_quant_config *c, const fl_model *model)
             int n_out, K;
             fl__linear_shape(&n_out, &K, &model->cfg, linears[i]);
             const size_t elements = (size_t)n_out * (size_t)K;
-            packed += fl__block_linear_bytes(model, linears[i], 4, FL_ACT_STATIC, 0, false) - elements;
+            packed += fl__block_linear_bytes(model, linears[i], 4, FL_ACT_STATIC, 0, false) -
+                      elements;
             rounding = FL_MAX(rounding, elements * (sizeof(float) + 1));
         }
-        most = FL_MAX(most, packed + rounding + (size_t)n_in * 14); /* copies, multiplier, limits */
+        most = FL_MAX(most, packed + rounding + (size_t)n_in * 14); /* copies, multiplier,
+                                                                       limits */
     }
     return most;
 }
 
-/* ---- while rounding ------------------------------------------------------------------------ */
+/* ---- while rounding ---------------------------------------------------------------------- */
 
 /* Bits of weights; of the mix, what they come to on average. */
 static double weight_bits(const fl_quant_config *c)
@@ -82,12 +88,13 @@ static size_t rounded_bytes(const fl_quant_config *c, const fl_model *model, int
     const bool per_tensor = c->block.w_per_tensor;
     const double share4 = c->mixed ? c->int4_ratio : c->w_bits == 4;
     const double at4 = (double)fl__block_linear_bytes(model, linear, 4, c->act, 0, per_tensor);
-    const double at8 = (double)fl__block_linear_bytes(model, linear, 8, c->act, extra, per_tensor);
+    const double at8 =
+        (double)fl__block_linear_bytes(model, linear, 8, c->act, extra, per_tensor);
     return c->w_bits == 16 && !c->mixed ? 0 : (size_t)(share4 * at4 + (1 - share4) * at8);
 }
 
-/* The most that rounding a site takes beside what stays: the Hessian being factorised, or one linear
- * being rounded with it. */
+/* The most that rounding a site takes beside what stays: the Hessian being factorised, or one
+ * linear being rounded with it. */
 static size_t hessian_bytes(const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
                             int site)
 {
@@ -99,7 +106,8 @@ static size_t hessian_bytes(const fl_quant_config *c, const fl_model *model, con
     for (int i = 0; i < n; i++) {
         int n_out, K;
         fl__linear_shape(&n_out, &K, &model->cfg, linears[i]);
-        const size_t copy = (size_t)n_out * (size_t)K * (sizeof(float) + 1); /* of w, and codes */
+        const size_t copy = (size_t)n_out * (size_t)K * (sizeof(float) + 1); /* of w, and
+                                                                                codes */
         most = FL_MAX(most, fl__gptq_held_bytes(n_in, o) + done + copy +
                                 fl__gptq_round_bytes(n_in, n_out, ex->n_threads, o));
         done += rounded_bytes(c, model, linears[i]);
@@ -124,15 +132,17 @@ static rounding_memory rounding_bytes(const fl_quant_config *c, const fl_model *
         for (int i = 0; i < n; i++) m.rounded += rounded_bytes(c, model, linears[i]);
     }
     const double share4 = c->mixed ? c->int4_ratio : 1;
-    const size_t writing = (size_t)(share4 * (double)fl__block_write_bytes(model, c->mixed ? 4 : c->w_bits));
+    const size_t writing =
+        (size_t)(share4 * (double)fl__block_write_bytes(model, c->mixed ? 4 : c->w_bits));
     m.rounded += writing;
     m.most = FL_MAX(m.most, m.rounded) + fl__block_float_bytes(model);
     return m;
 }
 
-/* ---- disk ---------------------------------------------------------------------------------- */
+/* ---- disk -------------------------------------------------------------------------------- */
 
-/* Files of the model; texts (headers, index, config, report) by what a tensor and a site take there. */
+/* Files of the model; texts (headers, index, config, report) by what a tensor and a site take
+ * there. */
 static double disk_bytes(const fl_quant_config *c, const fl_model *model)
 {
     enum { TENSOR_TEXT_BYTES = 180, SITE_TEXT_BYTES = 1430 };
@@ -144,8 +154,8 @@ static double disk_bytes(const fl_quant_config *c, const fl_model *model)
         fl__linear_shape(&n_out, &n_in, cfg, i);
         if (!n_out) continue;
         const bool bias = fl__family(cfg)->has_bias(cfg, i) || corrected;
-        block += (double)n_out * n_in * weight_bits(c) / 8 + (c->block.w_per_tensor ? 4 : 4.0 * n_out) +
-                 (bias ? 4.0 * n_out : 0);
+        block += (double)n_out * n_in * weight_bits(c) / 8 +
+                 (c->block.w_per_tensor ? 4 : 4.0 * n_out) + (bias ? 4.0 * n_out : 0);
         n_tensors += 2 + bias;
     }
     for (int s = 0; s < FL_N_SITES; s++) {
@@ -160,15 +170,16 @@ static double disk_bytes(const fl_quant_config *c, const fl_model *model)
     block += 4.0 * (vectors + multipliers) * cfg->hidden_size;
     n_tensors += vectors + multipliers;
     return (double)fl__quant_copied_bytes(model) +
-           cfg->n_layers * (block + n_tensors * TENSOR_TEXT_BYTES + FL_N_SITES * SITE_TEXT_BYTES);
+           cfg->n_layers *
+               (block + n_tensors * TENSOR_TEXT_BYTES + FL_N_SITES * SITE_TEXT_BYTES);
 }
 
-/* ---- all ----------------------------------------------------------------------------------- */
+/* ---- all --------------------------------------------------------------------------------- */
 
-/* Bytes that making the calibration windows takes beside them. Of a text: itself, its ids while their
- * array grows, and the tokenizer's tables. */
-static size_t calibration_bytes(const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
-                                int64_t text_bytes)
+/* Bytes that making the calibration windows takes beside them. Of a text: itself, its ids while
+ * their array grows, and the tokenizer's tables. */
+static size_t calibration_bytes(const fl_quant_config *c, const fl_model *model,
+                                const fl_exec *ex, int64_t text_bytes)
 {
     enum { PER_TEXT_BYTE = 4, PER_TOKEN = 256 };
     if (text_bytes < 0) return fl__calib_sample_bytes(model, ex, c->n_samples, c->seq_len);
@@ -183,7 +194,8 @@ json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, cons
     const fl_stream_bytes stream =
         pass ? fl__stream_bytes(model, ex, c->n_samples, c->seq_len, fl__quant_needs_lanes(c))
              : (fl_stream_bytes){0, 0};
-    const size_t windows = pass ? (size_t)c->n_samples * (size_t)c->seq_len * sizeof(int32_t) : 0;
+    const size_t windows =
+        pass ? (size_t)c->n_samples * (size_t)c->seq_len * sizeof(int32_t) : 0;
     const size_t tables = fl__model_table_bytes(model) + windows;
     const size_t floats = fl__block_float_bytes(model);
     const size_t plan = observed ? plan_bytes(c, model) : 0;

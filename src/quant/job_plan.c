@@ -1,8 +1,9 @@
 /* job_plan.c - the plan: one pass of the float model over the calibration tokens.
  *
- * For each block: statistics of its four sites, FlattenQuant's choice for each at the widths that may be used, and, for the
- * mix of 4 and 8 bits, what each site costs at 4 bits: the block's output error on one batch when only that site is
- * quantised (weights to nearest), over the energy of the output. The bits are chosen when all blocks are known.
+ * For each block: statistics of its four sites, FlattenQuant's choice for each at the widths
+ * that may be used, and, for the mix of 4 and 8 bits, what each site costs at 4 bits: the
+ * block's output error on one batch when only that site is quantised (weights to nearest), over
+ * the energy of the output. The bits are chosen when all blocks are known.
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
@@ -22,7 +23,8 @@ typedef struct site_choices {
 typedef struct planner {
     fl_quant_job *job;
     site_choices *all; /* [n_layers, FL_N_SITES] */
-    int *o_groups;     /* [n_heads * head_dim] smoothing group of o's channels, NULL: each its own */
+    int *o_groups;     /* [n_heads * head_dim] smoothing group of o's channels, NULL: each its
+                          own */
 } planner;
 
 /* After ReLU: the op that writes the site's input is FL_OP_RELU. */
@@ -47,14 +49,15 @@ static fl_status make_groups(planner *p, fl_err *err)
     const int D = cfg->head_dim, group = cfg->n_heads / cfg->n_kv_heads;
     if (group == 1) return FL_OK;
     p->o_groups = fl__alloc((size_t)cfg->n_heads * (size_t)D, sizeof(int));
-    if (!p->o_groups) return fl__fail_nomem(err, "head groups", (size_t)cfg->n_heads * (size_t)D * 4);
+    if (!p->o_groups)
+        return fl__fail_nomem(err, "head groups", (size_t)cfg->n_heads * (size_t)D * 4);
     for (int h = 0; h < cfg->n_heads; h++)
         for (int d = 0; d < D; d++) p->o_groups[h * D + d] = h / group * D + d;
     return FL_OK;
 }
 
-/* At 8 bits rounding is harmless and clipping is what hurts: the published rule, which clips nothing, beats
- * the search there (docs/flattenquant.md has the figures). */
+/* At 8 bits rounding is harmless and clipping is what hurts: the published rule, which clips
+ * nothing, beats the search there (docs/flattenquant.md has the figures). */
 static fl_flatten_options rule_where_automatic(fl_flatten_options o)
 {
     if (o.alpha < 0) o.alpha = 0.5;
@@ -67,7 +70,8 @@ static fl_status choose_site(planner *p, site_choices *to, const fl_block *block
 {
     const fl_quant_config *c = &p->job->c;
     const fl_model_config *cfg = &p->job->model->cfg;
-    const bool is_unsigned = c->unsigned_codes && site_is_nonnegative(&p->job->model->program, site);
+    const bool is_unsigned =
+        c->unsigned_codes && site_is_nonnegative(&p->job->model->program, site);
     fl_flatten_options o = c->flatten;
     fl_flatten_weight weights[FL_SITE_MAX_LINEARS];
     fl_flatten_groups groups = {NULL, stats->K};
@@ -81,12 +85,12 @@ static fl_status choose_site(planner *p, site_choices *to, const fl_block *block
                                          block->site[site].linears[i]->n_out};
     const int n = block->site[site].n_linears;
     if (c->mixed || c->a_bits == 4)
-        st = fl__flatten_choose(&to->at4, p->job->ex, stats, weights, n, groups, 4, c->mixed ? 4 : c->w_bits,
-                                is_unsigned, &o, err);
+        st = fl__flatten_choose(&to->at4, p->job->ex, stats, weights, n, groups, 4,
+                                c->mixed ? 4 : c->w_bits, is_unsigned, &o, err);
     o = rule_where_automatic(o);
     if (!st && (c->mixed || c->a_bits == 8))
-        st = fl__flatten_choose(&to->at8, p->job->ex, stats, weights, n, groups, 8, c->mixed ? 8 : c->w_bits,
-                                is_unsigned, &o, err);
+        st = fl__flatten_choose(&to->at8, p->job->ex, stats, weights, n, groups, 8,
+                                c->mixed ? 8 : c->w_bits, is_unsigned, &o, err);
     if (st) return st;
     const float *smooth = to->at4.smooth ? to->at4.smooth : to->at8.smooth;
     to->d4 = fl__flatten_divergence(stats, smooth, 4, is_unsigned);
@@ -94,7 +98,7 @@ static fl_status choose_site(planner *p, site_choices *to, const fl_block *block
     return FL_OK;
 }
 
-/* ---- cost of a site at 4 bits ------------------------------------------------------------------------- */
+/* ---- cost of a site at 4 bits ------------------------------------------------------------ */
 
 /* A linear of `from` at 4 bits behind a site smoothed by s: codes of s W to nearest. */
 static fl_status probe_linear(fl_linear *lin, const fl_linear *from, const fl_site *site,
@@ -114,8 +118,10 @@ static fl_status probe_linear(fl_linear *lin, const fl_linear *from, const fl_si
     }
     if (from->bias) memcpy(lin->bias, from->bias, (size_t)from->n_out * sizeof(float));
     for (size_t i = 0; i < n; i++) w[i] = from->own_w[i] * s[i % K];
-    fl__weight_scale_find(job->ex, lin->w_scale, w, from->n_out, from->n_in, 4, false, true, NULL);
-    (void)fl__weight_round(job->ex, codes, w, lin->w_scale, 1, from->n_out, from->n_in, 4, NULL);
+    fl__weight_scale_find(job->ex, lin->w_scale, w, from->n_out, from->n_in, 4, false, true,
+                          NULL);
+    (void)fl__weight_round(job->ex, codes, w, lin->w_scale, 1, from->n_out, from->n_in, 4,
+                           NULL);
     st = fl__linear_pack(lin, site, codes, 4, err);
 out:
     fl__free(&w);
@@ -124,7 +130,8 @@ out:
     return st;
 }
 
-/* The block with one site at 4 bits. Smoothing is applied by the site itself (premul), so that nothing else changes. */
+/* The block with one site at 4 bits. Smoothing is applied by the site itself (premul), so that
+ * nothing else changes. */
 static fl_status probe_init(fl_block *probe, const fl_block *block, int which,
                             const fl_flatten_choice *c, const fl_quant_job *job, fl_err *err)
 {
@@ -147,7 +154,8 @@ static fl_status probe_init(fl_block *probe, const fl_block *block, int which,
     for (int i = 0; i < site->n_linears; i++) {
         fl_linear *lin = &probe->linear[block->site[which].linears[i] - block->linear];
         *lin = (fl_linear){0};
-        if (!st) st = probe_linear(lin, block->site[which].linears[i], site, c->smooth, job, err);
+        if (!st)
+            st = probe_linear(lin, block->site[which].linears[i], site, c->smooth, job, err);
         site->linears[i] = lin;
     }
     return st;
@@ -155,7 +163,8 @@ static fl_status probe_init(fl_block *probe, const fl_block *block, int which,
 
 static void probe_fini(fl_block *probe, int which)
 {
-    for (int i = 0; i < probe->site[which].n_linears; i++) fl__linear_fini(probe->site[which].linears[i]);
+    for (int i = 0; i < probe->site[which].n_linears; i++)
+        fl__linear_fini(probe->site[which].linears[i]);
     fl__site_fini(&probe->site[which]);
 }
 
@@ -183,7 +192,7 @@ static fl_status measure_costs(planner *p, int layer, const fl_block *block, fl_
     return FL_OK;
 }
 
-/* ---- a block, all blocks --------------------------------------------------------------------------------- */
+/* ---- a block, all blocks ----------------------------------------------------------------- */
 
 static fl_status plan_block(planner *p, int layer, fl_err *err)
 {
@@ -201,13 +210,15 @@ static fl_status plan_block(planner *p, int layer, fl_err *err)
     return st;
 }
 
-/* Ratio: greedy by D_4 as published, or the cheapest subset by measured cost; gamma: every site for itself. */
+/* Ratio: greedy by D_4 as published, or the cheapest subset by measured cost; gamma: every site
+ * for itself. */
 static fl_status select_bits(planner *p, uint8_t *chosen, fl_err *err)
 {
     const fl_quant_job *job = p->job;
     const int n = job->model->cfg.n_layers * FL_N_SITES;
     double *cost = fl__alloc((size_t)n, sizeof *cost);
-    int *linears = fl__alloc((size_t)n, sizeof *linears), total = 0, unused[FL_SITE_MAX_LINEARS];
+    int *linears = fl__alloc((size_t)n, sizeof *linears), total = 0,
+        unused[FL_SITE_MAX_LINEARS];
     fl_rng rng = fl__rng_init(job->c.seed, 0, "random-selection");
     fl_status st = FL_OK;
     if (!cost || !linears) {
@@ -223,7 +234,8 @@ static fl_status select_bits(planner *p, uint8_t *chosen, fl_err *err)
         chosen[i] = job->c.gamma >= 0 && p->all[i].d4 - p->all[i].d8 <= job->c.gamma;
     }
     if (job->c.gamma < 0)
-        st = fl__flatten_select(chosen, cost, linears, n, (int)ceil(job->c.int4_ratio * total - 1e-9),
+        st = fl__flatten_select(chosen, cost, linears, n,
+                                (int)ceil(job->c.int4_ratio * total - 1e-9),
                                 job->c.select != FL_SELECT_OUTPUT, err);
 out:
     fl__free(&cost);
@@ -237,7 +249,8 @@ static void settle(planner *p, int i, int a_bits)
     site_choices *from = &p->all[i];
     fl_flatten_choice *c = a_bits == 4 ? &from->at4 : &from->at8;
     const fl_quant_config *cfg = &p->job->c;
-    const bool fixed = cfg->act == FL_ACT_STATIC, smoothed = site_is_smoothed(cfg, i % FL_N_SITES);
+    const bool fixed = cfg->act == FL_ACT_STATIC,
+               smoothed = site_is_smoothed(cfg, i % FL_N_SITES);
     to->act = cfg->act;
     to->a_bits = a_bits;
     to->w_bits = cfg->mixed ? a_bits : cfg->w_bits;
@@ -265,9 +278,18 @@ static void settle_plain(fl_quant_job *job)
     for (int i = 0; i < job->plan->n_layers * FL_N_SITES; i++) {
         fl_site_plan *to = &job->plan->sites[i];
         const bool is_float = job->c.act == FL_ACT_FLOAT;
-        *to = (fl_site_plan){.act = job->c.act, .w_bits = job->c.w_bits, .a_bits = is_float ? 16 : job->c.a_bits,
-                             .n_in = to->n_in, .alpha = NAN, .threshold = NAN, .effective_bits = is_float ? 16 : job->c.a_bits,
-                             .error = NAN, .clipped = NAN, .d4 = NAN, .d8 = NAN, .cost4 = NAN};
+        *to = (fl_site_plan){.act = job->c.act,
+                             .w_bits = job->c.w_bits,
+                             .a_bits = is_float ? 16 : job->c.a_bits,
+                             .n_in = to->n_in,
+                             .alpha = NAN,
+                             .threshold = NAN,
+                             .effective_bits = is_float ? 16 : job->c.a_bits,
+                             .error = NAN,
+                             .clipped = NAN,
+                             .d4 = NAN,
+                             .d8 = NAN,
+                             .cost4 = NAN};
     }
 }
 

@@ -1,9 +1,10 @@
 /* job_time.c - how long a run will take, roughly.
  *
- * The work is counted in four currencies, each with a rate measured on the spot in some hundredths of a
- * second: multiply-adds of GEMMs on all threads, the same on one (LAPACK), numbers rounded in searches,
- * and bytes to disk, whose rate is assumed. What the counts leave out (attention's softmax, norms) is a
- * few per cent in models of more than a few hundred channels; small ones take longer than said.
+ * The work is counted in four currencies, each with a rate measured on the spot in some
+ * hundredths of a second: multiply-adds of GEMMs on all threads, the same on one (LAPACK),
+ * numbers rounded in searches, and bytes to disk, whose rate is assumed. What the counts leave
+ * out (attention's softmax, norms) is a few per cent in models of more than a few hundred
+ * channels; small ones take longer than said.
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
@@ -24,7 +25,7 @@ typedef struct work {
     double bytes, files;
 } work;
 
-/* ---- rates --------------------------------------------------------------------------------- */
+/* ---- rates ------------------------------------------------------------------------------- */
 
 enum { GEMM_N = 256, SEARCH_ROWS = 64, SEARCH_K = 512 };
 
@@ -66,7 +67,7 @@ static double search_rate(rate_job *r, const fl_exec *ex)
     return best;
 }
 
-/* ---- counts -------------------------------------------------------------------------------- */
+/* ---- counts ------------------------------------------------------------------------------ */
 
 static double tokens_of(const fl_quant_config *c)
 {
@@ -77,7 +78,8 @@ static double tokens_of(const fl_quant_config *c)
 static double flops_to(const fl_quant_config *c, const fl_model *model, int site)
 {
     const fl_model_config *cfg = &model->cfg;
-    const double attention = 2.0 * c->seq_len * cfg->n_heads * cfg->head_dim; /* causal: half of 4 */
+    const double attention = 2.0 * c->seq_len * cfg->n_heads * cfg->head_dim; /* causal: half of
+                                                                                 4 */
     double n = 0;
     for (int s = 0; s <= site; s++) {
         int linears[FL_SITE_MAX_LINEARS];
@@ -119,11 +121,13 @@ static void count_planning(work *w, const fl_quant_config *c, const fl_model *mo
         w->serial_numbers += 2 * tokens * K; /* observers */
         w->numbers += fl__flatten_choose_work(K, N, sample, &c->flatten) + 10.0 * K * sample;
         if (c->mixed)
-            w->numbers += fl__flatten_choose_work(K, N, sample, &at8) + (double)SEARCHED_SCALES * K * N;
+            w->numbers +=
+                fl__flatten_choose_work(K, N, sample, &at8) + (double)SEARCHED_SCALES * K * N;
     }
 }
 
-/* Both lanes: to the input of every site from the start of its half, and once through both halves. */
+/* Both lanes: to the input of every site from the start of its half, and once through both
+ * halves. */
 static double lanes_flops(const fl_quant_config *c, const fl_model *model)
 {
     const double qkv = flops_to(c, model, FL_SITE_QKV), o = flops_to(c, model, FL_SITE_O);
@@ -149,12 +153,14 @@ static void count_rounding(work *w, const fl_quant_config *c, const fl_model *mo
 }
 
 /* The model writing its own windows, or reading all of itself once for the check. */
-static void count_start(work *w, const fl_quant_config *c, const fl_model *model, int64_t text_bytes)
+static void count_start(work *w, const fl_quant_config *c, const fl_model *model,
+                        int64_t text_bytes)
 {
     const double params = (double)model->n_params;
     w->serial_numbers += params;
     if (fl__quant_needs_plan_pass(c) && text_bytes < 0) w->flops += 6.0 * tokens_of(c) * params;
-    if (fl__quant_needs_plan_pass(c) && text_bytes > 0) w->serial_numbers += 20.0 * (double)text_bytes;
+    if (fl__quant_needs_plan_pass(c) && text_bytes > 0)
+        w->serial_numbers += 20.0 * (double)text_bytes;
 }
 
 double fl__quant_seconds(const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
@@ -171,7 +177,8 @@ double fl__quant_seconds(const fl_quant_config *c, const fl_model *model, const 
         if (fl__quant_needs_statistics(c)) count_planning(&block, c, model);
         count_rounding(&block, c, model);
         const double threads = ex->n_threads, layers = model->cfg.n_layers;
-        const double total_flops = start.flops + layers * (block.flops + threads * block.serial_flops);
+        const double total_flops =
+            start.flops + layers * (block.flops + threads * block.serial_flops);
         const double total_numbers =
             layers * block.numbers +
             threads * (start.serial_numbers + layers * block.serial_numbers);

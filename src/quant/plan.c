@@ -18,7 +18,8 @@ fl_status fl__plan_new(fl_plan **out, int n_layers, fl_err *err)
     }
     if (!plan || !plan->sites) {
         fl__plan_free(&plan);
-        return fl__fail_nomem(err, "plan", (size_t)n_layers * FL_N_SITES * sizeof(fl_site_plan));
+        return fl__fail_nomem(err, "plan",
+                              (size_t)n_layers * FL_N_SITES * sizeof(fl_site_plan));
     }
     *out = plan;
     return FL_OK;
@@ -39,7 +40,7 @@ void fl__plan_free(fl_plan **plan)
     fl__free(plan);
 }
 
-/* ---- to JSON ------------------------------------------------------------------------------------------ */
+/* ---- to JSON ----------------------------------------------------------------------------- */
 
 /* JSON has no NaN: not computed is null. */
 static json_t *number(double x)
@@ -49,15 +50,15 @@ static json_t *number(double x)
 
 json_t *fl__site_plan_report(const fl_site_plan *p, int layer, int site)
 {
-    return json_pack("{s:i,s:s,s:s,s:i,s:i,s:b,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:I}", "layer",
-                     layer, "site", fl__site_names[site], "activation", fl__act_names[p->act], "w_bits",
-                     p->w_bits, "a_bits", p->a_bits, "unsigned", p->is_unsigned, "alpha",
-                     number(p->alpha), "threshold", number(p->threshold), "scale",
-                     number(p->act == FL_ACT_STATIC ? p->scale : NAN), "flatten_ratio",
-                     number(p->ratio), "effective_bits", number(p->effective_bits), "error_estimate",
-                     number(p->error), "clipped", number(p->clipped), "d4", number(p->d4), "d8",
-                     number(p->d8), "cost4", number(p->cost4), "outlier_channels",
-                     (json_int_t)p->n_outliers);
+    return json_pack(
+        "{s:i,s:s,s:s,s:i,s:i,s:b,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:I}", "layer", layer,
+        "site", fl__site_names[site], "activation", fl__act_names[p->act], "w_bits", p->w_bits,
+        "a_bits", p->a_bits, "unsigned", p->is_unsigned, "alpha", number(p->alpha), "threshold",
+        number(p->threshold), "scale", number(p->act == FL_ACT_STATIC ? p->scale : NAN),
+        "flatten_ratio", number(p->ratio), "effective_bits", number(p->effective_bits),
+        "error_estimate", number(p->error), "clipped", number(p->clipped), "d4", number(p->d4),
+        "d8", number(p->d8), "cost4", number(p->cost4), "outlier_channels",
+        (json_int_t)p->n_outliers);
 }
 
 static int add_vectors(json_t *o, const fl_site_plan *p)
@@ -86,7 +87,7 @@ json_t *fl__plan_to_json(const fl_plan *plan)
     return NULL;
 }
 
-/* ---- from JSON ---------------------------------------------------------------------------------------- */
+/* ---- from JSON --------------------------------------------------------------------------- */
 
 static double real_or_nan(const json_t *o, const char *key)
 {
@@ -96,8 +97,8 @@ static double real_or_nan(const json_t *o, const char *key)
 
 static fl_status damaged(const char *where, const char *what, double value, fl_err *err)
 {
-    return fl__fail(err, FL_E_INPUT, "checkpoint: %s: %s of %g; start again without --resume", where,
-                    what, value);
+    return fl__fail(err, FL_E_INPUT, "checkpoint: %s: %s of %g; start again without --resume",
+                    where, what, value);
 }
 
 static fl_status parse_vectors(fl_site_plan *p, const json_t *o, const char *where, fl_err *err)
@@ -106,8 +107,10 @@ static fl_status parse_vectors(fl_site_plan *p, const json_t *o, const char *whe
     const size_t n = (size_t)p->n_in;
     const size_t n_smooth = json_array_size(smooth), n_copies = json_array_size(copies);
     if ((n_smooth && n_smooth != n) || (n_copies && n_copies != n))
-        return fl__fail(err, FL_E_INPUT, "checkpoint: %s: vectors of the wrong length; start again without "
-                                         "--resume", where);
+        return fl__fail(err, FL_E_INPUT,
+                        "checkpoint: %s: vectors of the wrong length; start again without "
+                        "--resume",
+                        where);
     p->smooth = n_smooth ? fl__alloc(n, sizeof *p->smooth) : NULL;
     p->copies = n_copies ? fl__alloc(n, sizeof *p->copies) : NULL;
     if ((n_smooth && !p->smooth) || (n_copies && !p->copies))
@@ -120,7 +123,8 @@ static fl_status parse_vectors(fl_site_plan *p, const json_t *o, const char *whe
     }
     for (size_t c = 0; c < n_copies; c++) {
         const json_int_t k = json_integer_value(json_array_get(copies, c));
-        if (k < 1 || k > FL_MAX_COPIES) return damaged(where, "copies of a channel", (double)k, err);
+        if (k < 1 || k > FL_MAX_COPIES)
+            return damaged(where, "copies of a channel", (double)k, err);
         p->copies[c] = (uint16_t)k;
     }
     return FL_OK;
@@ -142,7 +146,8 @@ static fl_status check_place(const json_t *o, int i, const char *where, fl_err *
     if ((st = fl__json_get_int(o, "layer", true, 0, INT_MAX, &layer, where, err)) ||
         (st = fl__json_get_string(o, "site", true, &site, where, err)))
         return st;
-    if (layer == i / FL_N_SITES && strcmp(site, fl__site_names[i % FL_N_SITES]) == 0) return FL_OK;
+    if (layer == i / FL_N_SITES && strcmp(site, fl__site_names[i % FL_N_SITES]) == 0)
+        return FL_OK;
     return damaged(where, "another site in the place of number", i, err);
 }
 
@@ -156,7 +161,8 @@ static fl_status check_bits(const fl_site_plan *p, const char *where, fl_err *er
     return FL_OK;
 }
 
-static fl_status parse_site(fl_site_plan *p, const json_t *o, int i, const char *where, fl_err *err)
+static fl_status parse_site(fl_site_plan *p, const json_t *o, int i, const char *where,
+                            fl_err *err)
 {
     int64_t w_bits, a_bits;
     const char *act;
@@ -165,11 +171,13 @@ static fl_status parse_site(fl_site_plan *p, const json_t *o, int i, const char 
         (st = fl__json_get_int(o, "w_bits", true, 4, 16, &w_bits, where, err)) ||
         (st = fl__json_get_int(o, "a_bits", true, 4, 16, &a_bits, where, err)) ||
         (st = fl__json_get_bool(o, "unsigned", true, &p->is_unsigned, where, err)) ||
-        (st = fl__json_get_int(o, "outlier_channels", true, 0, INT64_MAX, &p->n_outliers, where, err)) ||
+        (st = fl__json_get_int(o, "outlier_channels", true, 0, INT64_MAX, &p->n_outliers, where,
+                               err)) ||
         (st = fl__json_get_string(o, "activation", true, &act, where, err)))
         return st;
     if (act_of(act) < 0)
-        return fl__fail(err, FL_E_INPUT, "checkpoint: %s: activation \"%s\"; start again without --resume",
+        return fl__fail(err, FL_E_INPUT,
+                        "checkpoint: %s: activation \"%s\"; start again without --resume",
                         where, act);
     p->act = (fl_act_kind)act_of(act);
     p->w_bits = (int)w_bits;
@@ -196,8 +204,10 @@ fl_status fl__plan_from_json(fl_plan **out, const json_t *root, const fl_model_c
     fl_plan *plan;
     *out = NULL;
     if (json_array_size(sites) != n)
-        return fl__fail(err, FL_E_INPUT, "checkpoint: %s: %zu sites, the model has %zu; start again without "
-                                         "--resume", where, json_array_size(sites), n);
+        return fl__fail(err, FL_E_INPUT,
+                        "checkpoint: %s: %zu sites, the model has %zu; start again without "
+                        "--resume",
+                        where, json_array_size(sites), n);
     fl_status st = fl__plan_new(&plan, cfg->n_layers, err);
     for (size_t i = 0; i < n && !st; i++) {
         int linears[FL_SITE_MAX_LINEARS], n_out;

@@ -1,7 +1,7 @@
 /* plan.h - what is decided for every site before any weight is rounded.
  *
- * The plan is made in one pass of the float model over the calibration tokens, kept as plan.json in the partial output,
- * and read back on resume.
+ * The plan is made in one pass of the float model over the calibration tokens, kept as
+ * plan.json in the partial output, and read back on resume.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_QUANT_PLAN_H
 #define FL_QUANT_PLAN_H

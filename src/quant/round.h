@@ -1,8 +1,9 @@
 /* round.h - rounding to nearest even, as an expression that compilers vectorise.
  *
- * Adding and taking away 1.5 * 2^23 leaves a float whose lowest bit is worth 1: exact for |x| < 2^22, far above any code
- * times copies that this library uses. (rintf is a library call on baseline x86-64.) Sums of squares are kept in
- * eight lanes that are added in a fixed order, so that they too vectorise and stay the same bits.
+ * Adding and taking away 1.5 * 2^23 leaves a float whose lowest bit is worth 1: exact for |x| <
+ * 2^22, far above any code times copies that this library uses. (rintf is a library call on
+ * baseline x86-64.) Sums of squares are kept in eight lanes that are added in a fixed order, so
+ * that they too vectorise and stay the same bits.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_QUANT_ROUND_H
 #define FL_QUANT_ROUND_H

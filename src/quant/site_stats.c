@@ -24,7 +24,8 @@ fl_status fl__site_stats_init(fl_site_stats *s, int K, int64_t n_total, int max_
     s->sample = fl__alloc((size_t)s->max_sample * n, sizeof(float));
     if (!s->absmax || !s->mean_square || !s->sum_square || !s->sample) {
         fl__site_stats_fini(s);
-        return fl__fail_nomem(err, "activation statistics", fl__site_stats_bytes(K, max_sample));
+        return fl__fail_nomem(err, "activation statistics",
+                              fl__site_stats_bytes(K, max_sample));
     }
     return FL_OK;
 }
@@ -48,12 +49,14 @@ void fl__site_stats_add(fl_site_stats *s, const float *x, int n_rows)
             s->lowest = row[k] < s->lowest ? row[k] : s->lowest;
             s->sum_square[k] += (double)row[k] * row[k];
         }
-        if (s->n_sample < s->max_sample && s->n_rows >= s->n_sample * s->n_total / s->max_sample)
+        if (s->n_sample < s->max_sample &&
+            s->n_rows >= s->n_sample * s->n_total / s->max_sample)
             memcpy(s->sample + (size_t)s->n_sample++ * K, row, K * sizeof *row);
     }
 }
 
 void fl__site_stats_finish(fl_site_stats *s)
 {
-    for (int k = 0; k < s->K; k++) s->mean_square[k] = (float)(s->sum_square[k] / (double)s->n_rows);
+    for (int k = 0; k < s->K; k++)
+        s->mean_square[k] = (float)(s->sum_square[k] / (double)s->n_rows);
 }

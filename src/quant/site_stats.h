@@ -1,7 +1,8 @@
-/* site_stats.h - what calibration sees at a site's input: extremes of every channel and a sample of rows.
+/* site_stats.h - what calibration sees at a site's input: extremes of every channel and a
+ * sample of rows.
  *
- * The extremes are over all tokens. The sample (rows spread evenly over them) is what searches evaluate candidates
- * on, and what the histogram of the bit selection is made of.
+ * The extremes are over all tokens. The sample (rows spread evenly over them) is what searches
+ * evaluate candidates on, and what the histogram of the bit selection is made of.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_QUANT_SITE_STATS_H
 #define FL_QUANT_SITE_STATS_H

@@ -21,7 +21,8 @@ static int widest_site(const fl_model *model)
     return widest;
 }
 
-static fl_kv_options kv_options(const fl_model *model, int n_windows, int seq_len, fl_kv_format f)
+static fl_kv_options kv_options(const fl_model *model, int n_windows, int seq_len,
+                                fl_kv_format f)
 {
     fl_kv_options o = fl__model_kv_options(model, n_windows, seq_len);
     o.n_layers = 1;
@@ -37,7 +38,8 @@ fl_stream_bytes fl__stream_bytes(const fl_model *model, const fl_exec *ex, int n
     const fl_kv_options q = kv_options(model, batch, seq_len, FL_KV_BF16);
     const size_t tokens = (size_t)n_windows * (size_t)seq_len;
     fl_stream_bytes b;
-    b.activations = tokens * (size_t)model->cfg.hidden_size * sizeof(float) * (follow_quant ? 2 : 1);
+    b.activations =
+        tokens * (size_t)model->cfg.hidden_size * sizeof(float) * (follow_quant ? 2 : 1);
     b.workspace = fl__workspace_bytes(model, ex, rows) + fl__kv_bytes(&f) +
                   2 * (size_t)rows * (size_t)widest_site(model) * sizeof(float) +
                   (size_t)rows * (size_t)model->cfg.hidden_size * sizeof(float);
@@ -65,9 +67,11 @@ fl_status fl__stream_new(fl_stream **out, const fl_model *model, const fl_exec *
     s->x_quant = follow_quant ? fl__alloc(n, sizeof(float)) : NULL;
     s->site_float = fl__alloc(site, sizeof(float));
     s->site_quant = fl__alloc(site, sizeof(float));
-    s->first_batch = fl__alloc((size_t)batch * (size_t)L * (size_t)model->cfg.hidden_size, sizeof(float));
+    s->first_batch =
+        fl__alloc((size_t)batch * (size_t)L * (size_t)model->cfg.hidden_size, sizeof(float));
     s->spans = fl__alloc((size_t)batch, sizeof *s->spans);
-    if (!s->x_float || (follow_quant && !s->x_quant) || !s->site_float || !s->site_quant || !s->first_batch || !s->spans)
+    if (!s->x_float || (follow_quant && !s->x_quant) || !s->site_float || !s->site_quant ||
+        !s->first_batch || !s->spans)
         st = fl__fail_nomem(err, "calibration activations", n * sizeof(float) * 2);
     if (!st) st = fl__workspace_new(&s->ws, model, ex, batch * L, err);
     if (!st) st = fl__kv_new(&s->kv_float, &f, err);
@@ -94,7 +98,7 @@ void fl__stream_free(fl_stream **s)
     fl__free(s);
 }
 
-/* ---- batches -------------------------------------------------------------------------------------------- */
+/* ---- batches ----------------------------------------------------------------------------- */
 
 typedef struct batch {
     int n_windows, n_rows;
@@ -133,7 +137,8 @@ void fl__stream_embed(fl_stream *s)
     for (int i = 0; i < n_batches(s); i++) {
         const batch b = batch_of(s, i);
         prepare_spans(s, &b, NULL);
-        fl__model_embed(s->model, s->ex, s->ws, s->calib->ids + b.first_row, s->spans, b.n_windows);
+        fl__model_embed(s->model, s->ex, s->ws, s->calib->ids + b.first_row, s->spans,
+                        b.n_windows);
         memcpy(s->x_float + b.at, s->ws->buf[FL_BUF_X], b.n * sizeof(float));
         if (s->x_quant) memcpy(s->x_quant + b.at, s->ws->buf[FL_BUF_X], b.n * sizeof(float));
     }
@@ -145,7 +150,8 @@ static void walk_batch(fl_stream *s, fl_lane lane, const fl_block *block, fl_hal
     fl_kv_cache *kv = lane == FL_LANE_FLOAT ? s->kv_float : s->kv_quant;
     prepare_spans(s, b, kv);
     memcpy(s->ws->buf[FL_BUF_X], x, b->n * sizeof(float));
-    fl__block_run(s->model, block, 0, half, s->ex, s->ws, kv, s->spans, b->n_windows, hook, user);
+    fl__block_run(s->model, block, 0, half, s->ex, s->ws, kv, s->spans, b->n_windows, hook,
+                  user);
 }
 
 static float *lane_of(const fl_stream *s, fl_lane lane)
@@ -158,8 +164,8 @@ static bool must_stop(const fl_stream *s)
     return s->should_stop && s->should_stop(s->stop_user);
 }
 
-bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, fl_half half, bool store,
-                     fl_site_hook *hook, void *user)
+bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, fl_half half,
+                     bool store, fl_site_hook *hook, void *user)
 {
     for (int i = 0; i < n_batches(s); i++) {
         const batch b = batch_of(s, i);
@@ -179,7 +185,7 @@ size_t fl__stream_first_batch(fl_stream *s, const fl_block *block, float *to)
     return b.n;
 }
 
-/* ---- statistics --------------------------------------------------------------------------------------------- */
+/* ---- statistics -------------------------------------------------------------------------- */
 
 static bool collect_stats(void *user, int site, const float *x, int n_rows)
 {
@@ -197,8 +203,10 @@ fl_status fl__stream_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s, const 
     memcpy(s->first_batch, s->x_float, batch_of(s, 0).n * sizeof(float));
     for (int i = 0; i < FL_N_SITES && !st; i++)
         st = fl__site_stats_init(&stats[i], block->site[i].n_in, n, n_sample, err);
-    if (!st && !fl__stream_walk(s, FL_LANE_FLOAT, block, FL_HALF_BOTH, true, collect_stats, stats))
-        st = fl__fail(err, FL_E_INTERRUPTED, "quantize: interrupted: the checkpoint is valid; go on with --resume");
+    if (!st &&
+        !fl__stream_walk(s, FL_LANE_FLOAT, block, FL_HALF_BOTH, true, collect_stats, stats))
+        st = fl__fail(err, FL_E_INTERRUPTED,
+                      "quantize: interrupted: the checkpoint is valid; go on with --resume");
     for (int i = 0; i < FL_N_SITES; i++) {
         if (st)
             fl__site_stats_fini(&stats[i]);
@@ -208,7 +216,7 @@ fl_status fl__stream_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s, const 
     return st;
 }
 
-/* ---- second moments --------------------------------------------------------------------------------------------- */
+/* ---- second moments ---------------------------------------------------------------------- */
 
 typedef struct capture {
     int site;
@@ -238,8 +246,8 @@ void fl__site_dequantized(const fl_exec *ex, const fl_site *site, const float *x
     if (site->act == FL_ACT_STATIC)
         fl__quantize_static_run(ex, codes, sums, x, site->n_in, n_rows, &site->spec);
     else
-        fl__quantize_token_run(ex, codes, sums, scales, x, site->n_in, n_rows, site->premul, site->n_in,
-                               site->code_ld, (1 << (site->a_bits - 1)) - 1);
+        fl__quantize_token_run(ex, codes, sums, scales, x, site->n_in, n_rows, site->premul,
+                               site->n_in, site->code_ld, (1 << (site->a_bits - 1)) - 1);
     for (int r = 0; r < n_rows; r++) {
         const int8_t *q = codes + (size_t)r * ld;
         const float scale = site->act == FL_ACT_STATIC ? site->scale : scales[r];
@@ -266,10 +274,13 @@ bool fl__stream_gram(fl_gram *gram, fl_stream *s, const fl_block *float_block,
     for (int i = 0; i < n_batches(s); i++) {
         const batch b = batch_of(s, i);
         if (must_stop(s)) return false;
-        walk_batch(s, FL_LANE_FLOAT, float_block, half, &b, s->x_float + b.at, capture_site, &f);
-        walk_batch(s, FL_LANE_QUANT, quant_block, half, &b, s->x_quant + b.at, capture_site, &q);
+        walk_batch(s, FL_LANE_FLOAT, float_block, half, &b, s->x_float + b.at, capture_site,
+                   &f);
+        walk_batch(s, FL_LANE_QUANT, quant_block, half, &b, s->x_quant + b.at, capture_site,
+                   &q);
         premultiply(s->site_float, probe, b.n_rows);
-        fl__site_dequantized(s->ex, probe, s->site_quant, b.n_rows, s->site_quant, s->ws->scratch);
+        fl__site_dequantized(s->ex, probe, s->site_quant, b.n_rows, s->site_quant,
+                             s->ws->scratch);
         fl__gram_add(gram, s->ex, s->site_quant, s->site_float, b.n_rows);
     }
     fl__gram_finish(gram);

@@ -1,8 +1,9 @@
 /* stream.h - calibration tokens on their way through the model, one block in memory at a time.
  *
- * Two activation buffers hold the input of the current block for all calibration tokens: what the float model has
- * there, and what the quantised blocks before it make of it. A walk runs batches of windows through a block: up to a
- * site (to look at its input) or to the end (the block's output then overwrites its input in place).
+ * Two activation buffers hold the input of the current block for all calibration tokens: what
+ * the float model has there, and what the quantised blocks before it make of it. A walk runs
+ * batches of windows through a block: up to a site (to look at its input) or to the end (the
+ * block's output then overwrites its input in place).
  * SPDX-License-Identifier: MIT */
 #ifndef FL_QUANT_STREAM_H
 #define FL_QUANT_STREAM_H
@@ -17,7 +18,8 @@ typedef struct fl_stream {
     const fl_exec *ex;
     const fl_calib *calib;
     int batch_windows, batch_rows; /* per batch; the last may be shorter */
-    float *x_float, *x_quant;      /* [n_windows * seq_len, hidden]; x_quant NULL: not followed */
+    float *x_float, *x_quant;      /* [n_windows * seq_len, hidden]; x_quant NULL: not
+                                      followed */
     float *site_float, *site_quant; /* [batch_rows, widest site input] */
     float *first_batch;             /* [batch_rows, hidden] */
     fl_workspace *ws;
@@ -43,26 +45,29 @@ void fl__stream_free(fl_stream **s);
 void fl__stream_embed(fl_stream *s);
 
 typedef enum fl_lane { FL_LANE_FLOAT, FL_LANE_QUANT } fl_lane;
-/* Walks a lane through a block or half of it. hook sees every site's input. store: outputs replace
- * the lane's inputs. false when should_stop said so. */
-bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, fl_half half, bool store,
-                     fl_site_hook *hook, void *user);
+/* Walks a lane through a block or half of it. hook sees every site's input. store: outputs
+ * replace the lane's inputs. false when should_stop said so. */
+bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, fl_half half,
+                     bool store, fl_site_hook *hook, void *user);
 
-/* The first batch of the float lane, as fl__stream_stats found it, through a block once more (the lane
- * is left alone): its output goes to `to`; returns how many floats. */
+/* The first batch of the float lane, as fl__stream_stats found it, through a block once more
+ * (the lane is left alone): its output goes to `to`; returns how many floats. */
 size_t fl__stream_first_batch(fl_stream *s, const fl_block *block, float *to);
 
-/* Statistics of all sites of the float lane's block; stats[i] initialised by this call, n_sample rows each.
- * The block's outputs replace the lane's inputs; those of the first batch are kept. */
+/* Statistics of all sites of the float lane's block; stats[i] initialised by this call,
+ * n_sample rows each. The block's outputs replace the lane's inputs; those of the first batch
+ * are kept. */
 fl_status fl__stream_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s, const fl_block *block,
                            int n_sample, fl_err *err);
 
-/* Second moments at one site: the lanes hold the input of the site's half of the block; the quantised lane (sites before it quantised, `probe` saying how this one quantises its
- * input) against the float lane. gram must be initialised. false when should_stop said so. */
+/* Second moments at one site: the lanes hold the input of the site's half of the block; the
+ * quantised lane (sites before it quantised, `probe` saying how this one quantises its input)
+ * against the float lane. gram must be initialised. false when should_stop said so. */
 bool fl__stream_gram(fl_gram *gram, fl_stream *s, const fl_block *float_block,
                      const fl_block *quant_block, int site, const fl_site *probe);
 
-/* sum (q - f)^2 / sum f^2 over all tokens, f and q what the two lanes hold now; NaN without a quantised lane. */
+/* sum (q - f)^2 / sum f^2 over all tokens, f and q what the two lanes hold now; NaN without a
+ * quantised lane. */
 double fl__stream_distance(const fl_stream *s);
 
 /* out = the values that codes of x stand for: x through the site's quantiser and back. */

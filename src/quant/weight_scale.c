@@ -24,7 +24,8 @@ static inline float code_of(float w, float inv, float qmin, float qmax)
 
 static double row_error(const float *w, int K, float scale, int bits, const float *h)
 {
-    const float inv = 1.0f / scale, lo = (float)fl__weight_qmin(bits), hi = (float)fl__weight_qmax(bits);
+    const float inv = 1.0f / scale, lo = (float)fl__weight_qmin(bits),
+                hi = (float)fl__weight_qmax(bits);
     float lane[FL_LANES] = {0}, tail = 0;
     int k = 0;
     for (; k + FL_LANES <= K; k += FL_LANES)
@@ -84,7 +85,8 @@ static float tensor_scale(const float *w, int N, int K, int bits, int n_steps, c
     for (int s = 0; s < n_steps; s++) {
         const float scale = grid_scale(top, s, bits);
         double e = 0;
-        for (int n = 0; n_steps > 1 && n < N; n++) e += row_error(w + (size_t)n * (size_t)K, K, scale, bits, h);
+        for (int n = 0; n_steps > 1 && n < N; n++)
+            e += row_error(w + (size_t)n * (size_t)K, K, scale, bits, h);
         if (e < best) {
             best = e;
             found = scale;
@@ -93,8 +95,8 @@ static float tensor_scale(const float *w, int N, int K, int bits, int n_steps, c
     return found;
 }
 
-void fl__weight_scale_find(const fl_exec *ex, float *scale, const float *w, int N, int K, int bits,
-                           bool per_tensor, bool search, const float *h)
+void fl__weight_scale_find(const fl_exec *ex, float *scale, const float *w, int N, int K,
+                           int bits, bool per_tensor, bool search, const float *h)
 {
     job j = {.scale = scale, .w = w, .h = h, .N = N, .K = K, .bits = bits,
              .n_steps = search ? GRID_STEPS : 1};
@@ -112,7 +114,8 @@ static void round_rows(void *arg, int64_t item, int thread)
     for (int n = (int)item * ROWS; n < j->N && n < ((int)item + 1) * ROWS; n++) {
         const size_t at = (size_t)n * (size_t)j->K;
         const float inv = 1.0f / j->fixed[n * j->scale_stride];
-        for (int k = 0; k < j->K; k++) j->codes[at + (size_t)k] = (int8_t)code_of(j->w[at + (size_t)k], inv, lo, hi);
+        for (int k = 0; k < j->K; k++)
+            j->codes[at + (size_t)k] = (int8_t)code_of(j->w[at + (size_t)k], inv, lo, hi);
     }
 }
 

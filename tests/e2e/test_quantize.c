@@ -1,6 +1,6 @@
-/* test_quantize.c - quantising through the public API: every method ends in a model that opens and
- * speaks; the bytes depend on neither threads nor interruptions; the dry run tells the truth;
- * nothing is left behind where there is nothing to keep.
+/* test_quantize.c - quantising through the public API: every method ends in a model that opens
+ * and speaks; the bytes depend on neither threads nor interruptions; the dry run tells the
+ * truth; nothing is left behind where there is nothing to keep.
  * SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
 #include "support/opt_model.h"
@@ -39,8 +39,8 @@ static double number_at(const json_t *o, const char *key, const char *inner)
     return json_number_value(v);
 }
 
-/* The finished directory passes verify, and its greedy continuation's logits are numbers near those
- * of the float model. Returns the cosine between the two. */
+/* The finished directory passes verify, and its greedy continuation's logits are numbers near
+ * those of the float model. Returns the cosine between the two. */
 static double agreement(const char *float_dir, const char *out_dir)
 {
     const char *dirs[2] = {float_dir, out_dir};
@@ -82,10 +82,11 @@ static const char *short_text(void)
 {
     const char *path = fl_test_path("short.txt");
     fl_test_write_text(
-        path, "The harbour was quiet in the morning, and the boats lay still. Nobody spoke of the "
-              "storm that had come over the hills in the night, but everyone looked at the roof of "
-              "the old school, where the slates were gone and the beams showed. At nine the baker "
-              "opened her door, and the smell of bread went down the street to the water.");
+        path,
+        "The harbour was quiet in the morning, and the boats lay still. Nobody spoke of the "
+        "storm that had come over the hills in the night, but everyone looked at the roof of "
+        "the old school, where the slates were gone and the beams showed. At nine the baker "
+        "opened her door, and the smell of bread went down the street to the water.");
     return path;
 }
 
@@ -97,7 +98,7 @@ static const char *quick_model(void)
     return fl_test_small_model("quick", &m);
 }
 
-/* ---- methods ------------------------------------------------------------------------------- */
+/* ---- methods ----------------------------------------------------------------------------- */
 
 typedef struct method_case {
     const char *method;
@@ -171,8 +172,8 @@ static json_t *run_as_foreseen(fl_quantize_options *o)
     assert_true(number_at(estimate, "seconds", NULL) > 0);
     assert_true(number_at(report, "memory", "process_peak_bytes") > peak);
     if (!(said > 0.9 && said < 1.1) || !(disk > 0.9 && disk < 1.1))
-        fail_msg("%s w%d a%d of %s: estimate over peak memory (%.0f) %f, over disk %f", o->method,
-                 o->w_bits, o->a_bits, o->model_dir, peak, said, disk);
+        fail_msg("%s w%d a%d of %s: estimate over peak memory (%.0f) %f, over disk %f",
+                 o->method, o->w_bits, o->a_bits, o->model_dir, peak, said, disk);
     json_decref(estimate);
     return report;
 }
@@ -184,7 +185,8 @@ static void check_method(const method_case *m, int i)
     fl_quantize_options o = options_of(m, NULL, out);
     o.n_threads = 1 + i % 2;
     json_t *report = run_as_foreseen(&o), *options = json_object_get(report, "options");
-    assert_string_equal(json_string_value(json_object_get(options, "activation")), m->activation);
+    assert_string_equal(json_string_value(json_object_get(options, "activation")),
+                        m->activation);
     assert_int_equal(json_array_size(json_object_get(report, "sites")), 16);
     const double got = agreement(FL_TEST_TINY_LLAMA, o.out_dir);
     if (!(got >= m->least_agreement))
@@ -196,14 +198,16 @@ static void flattenquant_makes_models(void **state)
 {
     (void)state;
     for (int i = 0; i < N_METHODS; i++)
-        if (strcmp(method_cases[i].method, "flattenquant") == 0) check_method(&method_cases[i], i);
+        if (strcmp(method_cases[i].method, "flattenquant") == 0)
+            check_method(&method_cases[i], i);
 }
 
 static void baselines_make_models(void **state)
 {
     (void)state;
     for (int i = 0; i < N_METHODS; i++)
-        if (strcmp(method_cases[i].method, "flattenquant") != 0) check_method(&method_cases[i], i);
+        if (strcmp(method_cases[i].method, "flattenquant") != 0)
+            check_method(&method_cases[i], i);
 }
 
 static void other_families_work_too(void **state)
@@ -237,7 +241,8 @@ static void other_families_work_too(void **state)
         }
 }
 
-/* The cap of flattening holds at every site that counts as INT4, and the share of INT4 is right. */
+/* The cap of flattening holds at every site that counts as INT4, and the share of INT4 is
+ * right. */
 static void mix_keeps_its_promises(void **state)
 {
     (void)state;
@@ -266,7 +271,7 @@ static void mix_keeps_its_promises(void **state)
     }
 }
 
-/* ---- the same bytes ------------------------------------------------------------------------ */
+/* ---- the same bytes ---------------------------------------------------------------------- */
 
 static void threads_do_not_change_a_byte(void **state)
 {
@@ -430,13 +435,14 @@ static void blocks_can_be_done_again(void **state)
     fl_quantize_options again = fl_test_quantize_options(model, "again", "flattenquant");
     start_and_stop(&again);
     /* a shard that went bad is made anew, and so is what comes after it */
-    assert_int_equal(truncate(fl_test_path("again.partial/model-00003-of-00005.safetensors"), 100), 0);
+    assert_int_equal(
+        truncate(fl_test_path("again.partial/model-00003-of-00005.safetensors"), 100), 0);
     again.redo_from = 1;
     (void)fl_test_quantize(&again, NULL);
     fl_test_same_dirs(whole.out_dir, again.out_dir);
 }
 
-/* ---- refusals ------------------------------------------------------------------------------ */
+/* ---- refusals ---------------------------------------------------------------------------- */
 
 static void check_refused(const fl_quantize_options *o, fl_status want, const char *part)
 {
@@ -452,7 +458,8 @@ static void other_runs_are_not_continued(void **state)
 {
     (void)state;
     const fl_small_model small = fl_test_small_model_defaults();
-    fl_quantize_options first = fl_test_quantize_options(quick_model(), "out", "flattenquant"), o;
+    fl_quantize_options first = fl_test_quantize_options(quick_model(), "out", "flattenquant"),
+                        o;
     start_and_stop(&first);
     first.resume = true;
     o = first;
@@ -491,7 +498,8 @@ static void damaged_checkpoints_are_refused(void **state)
     o.resume = true;
     fl_test_write_text(fl_test_path("out.partial/block-00001.json"), "{");
     check_refused(&o, FL_E_INPUT, "block-00001.json");
-    assert_int_equal(truncate(fl_test_path("out.partial/model-00002-of-00005.safetensors"), 100), 0);
+    assert_int_equal(
+        truncate(fl_test_path("out.partial/model-00002-of-00005.safetensors"), 100), 0);
     check_refused(&o, FL_E_INPUT, "model-00002-of-00005.safetensors");
     fl_test_write_text(fl_test_path("out.partial/plan.json"), "{\"sites\": []}");
     check_refused(&o, FL_E_INPUT, "plan.json");

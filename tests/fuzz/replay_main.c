@@ -1,9 +1,9 @@
 /* replay_main.c - runs a fuzz target over its corpus where there is no libFuzzer.
  *
- * Every file named on the command line or lying in a directory named there is fed as it is, then
- * in N_VARIANTS damaged forms (cut short, bytes changed), the same ones on every run. Each input
- * lies in memory of exactly its size, for the address sanitizer to guard. A target reports by
- * crashing, so the file is printed before it runs.
+ * Every file named on the command line or lying in a directory named there is fed as it is,
+ * then in N_VARIANTS damaged forms (cut short, bytes changed), the same ones on every run. Each
+ * input lies in memory of exactly its size, for the address sanitizer to guard. A target
+ * reports by crashing, so the file is printed before it runs.
  * SPDX-License-Identifier: MIT */
 #include "base/file.h"
 #include "base/mem.h"

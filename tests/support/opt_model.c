@@ -37,12 +37,13 @@ static void write_config(const char *dir, const fl_opt_model *m)
 {
     json_t *doc = json_pack(
         "{s:s, s:[s], s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:b, s:s, s:i, s:i}",
-        "model_type", "opt", "architectures", "OPTForCausalLM", "num_hidden_layers", m->n_layers,
-        "hidden_size", m->hidden_size, "num_attention_heads", m->n_heads, "ffn_dim", m->ffn_size,
-        "max_position_embeddings", m->n_positions, "vocab_size", m->vocab_size,
-        "word_embed_proj_dim", m->embed_size, "do_layer_norm_before", m->pre_norm, "enable_bias",
-        !m->no_bias, "tie_word_embeddings", !m->untied, "activation_function", "relu",
-        "bos_token_id", FL_SMALL_BOS, "eos_token_id", FL_SMALL_EOS);
+        "model_type", "opt", "architectures", "OPTForCausalLM", "num_hidden_layers",
+        m->n_layers, "hidden_size", m->hidden_size, "num_attention_heads", m->n_heads,
+        "ffn_dim", m->ffn_size, "max_position_embeddings", m->n_positions, "vocab_size",
+        m->vocab_size, "word_embed_proj_dim", m->embed_size, "do_layer_norm_before",
+        m->pre_norm, "enable_bias", !m->no_bias, "tie_word_embeddings", !m->untied,
+        "activation_function", "relu", "bos_token_id", FL_SMALL_BOS, "eos_token_id",
+        FL_SMALL_EOS);
     char *text = fl__json_dump(doc, 1), *path = fl__path_join(dir, "config.json");
     if (!text || !path) fail_msg("out of memory");
     fl_test_write_text(path, text);
@@ -60,7 +61,8 @@ typedef struct tensor_list {
 static void add(tensor_list *t, const char *name, int rows, int cols)
 {
     if (t->n == MAX_TENSORS) fail_msg("too many layers");
-    if (snprintf(t->names[t->n], NAME_BYTES, "%s", name) >= NAME_BYTES) fail_msg("name: %s", name);
+    if (snprintf(t->names[t->n], NAME_BYTES, "%s", name) >= NAME_BYTES)
+        fail_msg("name: %s", name);
     t->decls[t->n] = (fl_tensor_decl){.name = t->names[t->n], .dtype = FL_DTYPE_F32,
                                       .n_dims = cols > 0 ? 2 : 1, .dims = {rows, cols}};
     t->n++;

@@ -1,4 +1,5 @@
-/* opt_model.h - a random OPT in a directory: pre-norm as most of the family, or post-norm with a
+/* opt_model.h - a random OPT in a directory: pre-norm as most of the family, or post-norm with
+ * a
  * narrow embedding as OPT-350M. SPDX-License-Identifier: MIT */
 #ifndef FL_TEST_OPT_MODEL_H
 #define FL_TEST_OPT_MODEL_H

@@ -47,7 +47,8 @@ static void rows_have_the_promised_fields(void **state)
     (void)state;
     assert_int_equal(fl_bench_kernels_run(&text, &o, &err), FL_OK);
     json_t *report = json_loads(text, 0, NULL);
-    json_t *machine = json_object_get(report, "machine"), *rows = json_object_get(report, "rows");
+    json_t *machine = json_object_get(report, "machine"),
+           *rows = json_object_get(report, "rows");
     assert_true(json_number_value(json_object_get(machine, "peak_tops")) > 0);
     assert_true(json_number_value(json_object_get(machine, "bandwidth_gb_s")) > 0);
     assert_true(json_is_string(json_object_get(machine, "onednn")));

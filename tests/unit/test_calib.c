@@ -77,12 +77,15 @@ static void texts_that_do_not_fit_are_refused(void **state)
     fl_calib c;
     fl_err err = {""};
     fill(ids);
-    assert_int_equal(fl__calib_from_ids(&c, ids, 15, 4, 16, 0, VOCAB, "short.txt", &err), FL_E_INPUT);
+    assert_int_equal(fl__calib_from_ids(&c, ids, 15, 4, 16, 0, VOCAB, "short.txt", &err),
+                     FL_E_INPUT);
     assert_non_null(strstr(err.text, "short.txt: 15 tokens"));
     ids[500] = VOCAB;
-    assert_int_equal(fl__calib_from_ids(&c, ids, N_IDS, 4, 16, 0, VOCAB, "t", &err), FL_E_INPUT);
+    assert_int_equal(fl__calib_from_ids(&c, ids, N_IDS, 4, 16, 0, VOCAB, "t", &err),
+                     FL_E_INPUT);
     ids[500] = -1;
-    assert_int_equal(fl__calib_from_ids(&c, ids, N_IDS, 4, 16, 0, VOCAB, "t", &err), FL_E_INPUT);
+    assert_int_equal(fl__calib_from_ids(&c, ids, N_IDS, 4, 16, 0, VOCAB, "t", &err),
+                     FL_E_INPUT);
     assert_null(c.ids);
 }
 
@@ -91,7 +94,8 @@ static fl_calib sample(const fl_model *model, int n_threads, int n_windows, uint
     const fl_exec ex = {fl__isa_detect(), n_threads};
     fl_calib c;
     fl_err err = {""};
-    if (fl__calib_from_model(&c, model, &ex, n_windows, 24, seed, &err)) fail_msg("%s", err.text);
+    if (fl__calib_from_model(&c, model, &ex, n_windows, 24, seed, &err))
+        fail_msg("%s", err.text);
     return c;
 }
 
@@ -103,7 +107,8 @@ static void models_write_their_own_text(void **state)
     fl_model *model;
     assert_int_equal(
         fl__model_open(&model, fl_test_small_model("model", &m), &ex, false, NULL), FL_OK);
-    fl_calib a = sample(model, 1, 6, 1), b = sample(model, 2, 6, 1), other = sample(model, 1, 6, 2);
+    fl_calib a = sample(model, 1, 6, 1), b = sample(model, 2, 6, 1),
+             other = sample(model, 1, 6, 2);
     const size_t n = 6 * 24;
     int n_kinds = 0;
     bool seen[264] = {false};
@@ -112,7 +117,8 @@ static void models_write_their_own_text(void **state)
         n_kinds += !seen[a.ids[i]];
         seen[a.ids[i]] = true;
     }
-    assert_true(n_kinds > 40);                                 /* temperature 1, random weights */
+    assert_true(n_kinds > 40);                                 /* temperature 1, random
+                                                                  weights */
     assert_memory_equal(a.ids, b.ids, n * sizeof *a.ids);      /* threads do not matter */
     assert_true(memcmp(a.ids, other.ids, n * sizeof *a.ids) != 0);
     fl__calib_fini(&a);

@@ -14,7 +14,8 @@ static json_t *fingerprint(const char *model, int bits)
     return json_pack("{s:s,s:{s:i}}", "model", model, "option set", "w_bits", bits);
 }
 
-static fl_status open_it(fl_checkpoint *c, const char *model, int bits, bool resume, fl_err *err)
+static fl_status open_it(fl_checkpoint *c, const char *model, int bits, bool resume,
+                         fl_err *err)
 {
     json_t *f = fingerprint(model, bits);
     const fl_status st = fl__checkpoint_open(c, fl_test_path("out"), f, resume, err);
@@ -81,14 +82,18 @@ static void other_fingerprints_are_refused_by_name(void **state)
     assert_int_equal(open_it(&c, "abc", 8, true, &err), FL_E_USAGE);
     assert_non_null(strstr(err.text, "another option set"));
     /* a key more in the saved state, a state that is none */
-    json_t *more = json_pack("{s:s,s:{s:i},s:i}", "model", "abc", "option set", "w_bits", 4, "x", 1);
+    json_t *more =
+        json_pack("{s:s,s:{s:i},s:i}", "model", "abc", "option set", "w_bits", 4, "x", 1);
     char *text = fl__json_dump(more, 0);
     assert_int_equal(
-        fl__file_write(fl_test_path("out.partial/state.json"), text, strlen(text), NULL), FL_OK);
+        fl__file_write(fl_test_path("out.partial/state.json"), text, strlen(text), NULL),
+        FL_OK);
     assert_int_equal(open_it(&c, "abc", 4, true, &err), FL_E_USAGE);
-    assert_int_equal(fl__file_write(fl_test_path("out.partial/state.json"), "[]", 2, NULL), FL_OK);
+    assert_int_equal(fl__file_write(fl_test_path("out.partial/state.json"), "[]", 2, NULL),
+                     FL_OK);
     assert_int_equal(open_it(&c, "abc", 4, true, &err), FL_E_USAGE);
-    assert_int_equal(fl__file_write(fl_test_path("out.partial/state.json"), "{", 1, NULL), FL_OK);
+    assert_int_equal(fl__file_write(fl_test_path("out.partial/state.json"), "{", 1, NULL),
+                     FL_OK);
     assert_int_equal(open_it(&c, "abc", 4, true, &err), FL_E_INPUT);
     assert_int_equal(unlink(fl_test_path("out.partial/state.json")), 0);
     assert_int_equal(open_it(&c, "abc", 4, true, &err), FL_E_USAGE);
@@ -160,7 +165,8 @@ static void directories_that_cannot_be_made_are_errors(void **state)
     fl_checkpoint c;
     fl_err err = {""};
     json_t *f = fingerprint("abc", 4);
-    assert_int_equal(fl__checkpoint_open(&c, fl_test_path("no/such/place"), f, false, &err), FL_E_IO);
+    assert_int_equal(fl__checkpoint_open(&c, fl_test_path("no/such/place"), f, false, &err),
+                     FL_E_IO);
     assert_non_null(strstr(err.text, "no/such/place"));
     assert_null(c.dir);
     json_decref(f);

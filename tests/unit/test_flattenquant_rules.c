@@ -15,7 +15,7 @@ static bool near(double a, double b)
     return fabs(a - b) <= 1e-6 * fmax(1, fabs(b));
 }
 
-/* ---- smoothing ----------------------------------------------------------------------------- */
+/* ---- smoothing --------------------------------------------------------------------------- */
 
 static void smoothing_follows_its_formula(void **state)
 {
@@ -42,7 +42,7 @@ static void groups_share_their_factor(void **state)
     assert_true(near(s[1], 1) && s[1] == s[3]); /* maxima 4 and 4 */
 }
 
-/* ---- box plot and threshold ---------------------------------------------------------------- */
+/* ---- box plot and threshold -------------------------------------------------------------- */
 
 static void quartiles_are_interpolated(void **state)
 {
@@ -159,7 +159,8 @@ static void silent_sites_have_a_threshold(void **state)
     float m[8] = {0}, sorted[8];
     uint16_t copies[8];
     int64_t n;
-    const fl_flatten_options o = {.suppress = true, .flatten = true, .beta = 1.3, .max_ratio = 1};
+    const fl_flatten_options o = {
+        .suppress = true, .flatten = true, .beta = 1.3, .max_ratio = 1};
     assert_true(near(fl__flatten_rule(copies, m, 8, &o, &n, sorted), 1));
     for (int c = 0; c < 8; c++) assert_true(copies[c] == 1);
     m[5] = 3; /* one channel speaks: it is above a fence of 0 */
@@ -167,7 +168,7 @@ static void silent_sites_have_a_threshold(void **state)
     assert_true(near(T, 3) && copies[5] == 1 && n == 1);
 }
 
-/* ---- divergence ---------------------------------------------------------------------------- */
+/* ---- divergence -------------------------------------------------------------------------- */
 
 static fl_site_stats stats_of(const float *x, int n_rows, int K)
 {
@@ -244,7 +245,7 @@ static void divergence_is_finite_and_zero_where_nothing_is_lost(void **state)
     fl__site_stats_fini(&s);
 }
 
-/* ---- selection ----------------------------------------------------------------------------- */
+/* ---- selection --------------------------------------------------------------------------- */
 
 static int total_of(const uint8_t *chosen, const int *linears, int n, double *cost_sum,
                     const double *cost)
@@ -286,7 +287,8 @@ static void least_cost_selection_is_optimal(void **state)
             total += linears[i];
         }
         const int target = (int)fl__rng_below(&rng, (uint64_t)total + 1);
-        assert_int_equal(fl__flatten_select(chosen, cost, linears, n, target, false, NULL), FL_OK);
+        assert_int_equal(fl__flatten_select(chosen, cost, linears, n, target, false, NULL),
+                         FL_OK);
         assert_int_equal(total_of(chosen, linears, n, &sum, cost), target);
         for (int set = 0; set < 1 << n; set++) {
             double other = 0;
@@ -301,7 +303,8 @@ static void least_cost_selection_is_optimal(void **state)
     }
 }
 
-/* q,k,v and gate,up go together, so that greedy by cost may end two linears short, never above. */
+/* q,k,v and gate,up go together, so that greedy by cost may end two linears short, never
+ * above. */
 static void greedy_selection_comes_close_to_the_target(void **state)
 {
     (void)state;
@@ -316,7 +319,8 @@ static void greedy_selection_comes_close_to_the_target(void **state)
         linears[i] = of_site[i % 4];
     }
     for (int target = 0; target <= 7 * LAYERS; target++) {
-        assert_int_equal(fl__flatten_select(chosen, cost, linears, n, target, true, NULL), FL_OK);
+        assert_int_equal(fl__flatten_select(chosen, cost, linears, n, target, true, NULL),
+                         FL_OK);
         const int total = total_of(chosen, linears, n, &sum, cost);
         assert_in_range(total, target > 2 ? target - 2 : 0, target);
     }

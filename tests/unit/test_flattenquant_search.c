@@ -1,5 +1,6 @@
-/* test_flattenquant_search.c - a site's choice: by rule it is the rule's, searched it is no worse,
- * the copies are the best ones for their threshold, and the estimate is near the real error.
+/* test_flattenquant_search.c - a site's choice: by rule it is the rule's, searched it is no
+ * worse, the copies are the best ones for their threshold, and the estimate is near the real
+ * error.
  * SPDX-License-Identifier: MIT */
 #include "quant/flattenquant/flattenquant.h"
 
@@ -52,8 +53,8 @@ static fl_flatten_choice choose(const problem *p, int bits, int w_bits, bool is_
 {
     fl_flatten_choice c;
     fl_err err;
-    if (fl__flatten_choose(&c, ex, &p->stats, &p->weight, 1, p->groups, bits, w_bits, is_unsigned,
-                           o, &err))
+    if (fl__flatten_choose(&c, ex, &p->stats, &p->weight, 1, p->groups, bits, w_bits,
+                           is_unsigned, o, &err))
         fail_msg("%s", err.text);
     return c;
 }
@@ -63,7 +64,7 @@ static const fl_flatten_options by_rule = {.smooth = true, .suppress = true, .fl
 static const fl_flatten_options searched = {.smooth = true, .suppress = true, .flatten = true,
                                             .alpha = -1, .beta = -1, .max_ratio = 0.3};
 
-/* ---- the choice against the rule ----------------------------------------------------------- */
+/* ---- the choice against the rule --------------------------------------------------------- */
 
 static void fixed_options_give_the_published_rule(void **state)
 {
@@ -125,7 +126,7 @@ static void unsigned_codes_have_their_own_levels(void **state)
     problem_fini(&p);
 }
 
-/* ---- the search ---------------------------------------------------------------------------- */
+/* ---- the search -------------------------------------------------------------------------- */
 
 static void searching_is_no_worse_than_the_rule(void **state)
 {
@@ -157,8 +158,10 @@ static double real_error(const problem *p, const fl_flatten_choice *c, int w_bit
     const int qmax = fl__flatten_qmax(c->bits, c->is_unsigned);
     double error = 0, energy = 0;
     for (int i = 0; i < N * K; i++) folded[i] = p->w[i] * c->smooth[i % K];
-    fl__weight_scale_find(&one, scale, folded, N, K, w_bits == 16 ? 8 : w_bits, false, true, NULL);
-    (void)fl__weight_round(&one, codes, folded, scale, 1, N, K, w_bits == 16 ? 8 : w_bits, NULL);
+    fl__weight_scale_find(&one, scale, folded, N, K, w_bits == 16 ? 8 : w_bits, false, true,
+                          NULL);
+    (void)fl__weight_round(&one, codes, folded, scale, 1, N, K, w_bits == 16 ? 8 : w_bits,
+                           NULL);
     for (int r = 0; r < ROWS; r++) {
         for (int k = 0; k < K; k++) {
             const float top = (float)(qmax * c->copies[k]);
@@ -190,7 +193,8 @@ static void estimate_is_near_the_real_error(void **state)
             fl_flatten_choice c = choose(&p, widths[i][0], widths[i][1], s, &by_rule, &one);
             const double real = real_error(&p, &c, widths[i][1]);
             if (!(c.error / real > 0.6 && c.error / real < 1.6))
-                fail_msg("a%d w%d: estimated %g, real %g", widths[i][0], widths[i][1], c.error, real);
+                fail_msg("a%d w%d: estimated %g, real %g", widths[i][0], widths[i][1], c.error,
+                         real);
             fl__flatten_choice_fini(&c);
             problem_fini(&p);
         }
@@ -292,8 +296,8 @@ static void running_out_of_memory_leaves_nothing(void **state)
     for (unsigned n = 1;; n++) {
         fl_flatten_choice c;
         fl__mem_fail_after(n);
-        const fl_status st = fl__flatten_choose(&c, &one, &p.stats, &p.weight, 1, p.groups, 4, 4,
-                                                false, &searched, NULL);
+        const fl_status st = fl__flatten_choose(&c, &one, &p.stats, &p.weight, 1, p.groups, 4,
+                                                4, false, &searched, NULL);
         fl__flatten_choice_fini(&c);
         assert_int_equal(fl__mem_get().now_bytes, before);
         if (!st) break;

@@ -1,5 +1,6 @@
 /* test_gptq.c - GPTQ against the plain form of its idea in double: round a column, spread its
- * error over the columns that are left by the inverse of THEIR Hessian, computed anew each time.
+ * error over the columns that are left by the inverse of THEIR Hessian, computed anew each
+ * time.
  * SPDX-License-Identifier: MIT */
 #include "quant/gptq.h"
 
@@ -42,7 +43,8 @@ static void gather(problem *p)
     fl__free(&f);
 }
 
-/* Inputs with unequal channels, correlations, and means; the quantised ones are near the others. */
+/* Inputs with unequal channels, correlations, and means; the quantised ones are near the
+ * others. */
 static problem make_problem(void)
 {
     problem p = {fl_test_normal(ROWS * K, 1, "xq"), fl_test_normal(ROWS * K, 0.2, "xf"),
@@ -72,14 +74,14 @@ static void solve(result *r, const problem *p, const fl_gptq_options *o, const f
     if (fl__gptq_init(&q, &p->gram, o, ex, &err)) fail_msg("%s", err.text);
     memset(r, 0, sizeof *r);
     memcpy(r->w, p->w, sizeof r->w);
-    if (fl__gptq_round(&q, ex, r->codes, r->scale, r->shift, r->w, N, bits, per_tensor, &r->error,
-                       &err))
+    if (fl__gptq_round(&q, ex, r->codes, r->scale, r->shift, r->w, N, bits, per_tensor,
+                       &r->error, &err))
         fail_msg("%s", err.text);
     r->damping = q.damping_used;
     fl__gptq_fini(&q);
 }
 
-/* ---- the reference ------------------------------------------------------------------------- */
+/* ---- the reference ----------------------------------------------------------------------- */
 
 /* A = X^T X / rows (about the mean when centred) + damping * mean diagonal. */
 static void reference_hessian(double a[K][K], const problem *p, const fl_gptq_options *o)
@@ -164,7 +166,7 @@ static double output_error(const result *r, double a[K][K])
     return sum;
 }
 
-/* ---- tests --------------------------------------------------------------------------------- */
+/* ---- tests ------------------------------------------------------------------------------- */
 
 static void codes_are_those_of_the_plain_algorithm(void **state)
 {
@@ -224,7 +226,8 @@ static void rounding_to_nearest_is_worse(void **state)
 
 /* What compensation minimises over W~ (and an intercept when centred), for output channel n:
  * mean |x w - x^ w~ - b|^2 + lambda |w - w~|^2. */
-static double least_squares(const problem *p, int n, const double *w, bool centred, double lambda)
+static double least_squares(const problem *p, int n, const double *w, bool centred,
+                            double lambda)
 {
     double sum = 0, mean = 0, ridge = 0, d[ROWS];
     for (int r = 0; r < ROWS; r++) {
@@ -263,7 +266,8 @@ static void compensation_is_the_least_squares_weight(void **state)
                 const double step = pow(10, -(i % 4));
                 for (int k = 0; k < K; k++)
                     moved[k] = r.w[n * K + k] + step * fl__rng_normal(&rng);
-                assert_true(best <= least_squares(&p, n, moved, centred, 0.01 * trace / K) + 1e-9);
+                assert_true(best <=
+                            least_squares(&p, n, moved, centred, 0.01 * trace / K) + 1e-9);
             }
         }
     }
@@ -277,7 +281,10 @@ static void bias_shift_restores_the_mean(void **state)
     static result r;
     problem p = make_problem();
     for (int compensate = 0; compensate < 2; compensate++) {
-        const fl_gptq_options o = {.damping = 0.01, .block = 16, .act_order = true, .centred = true,
+        const fl_gptq_options o = {.damping = 0.01,
+                                   .block = 16,
+                                   .act_order = true,
+                                   .centred = true,
                                    .compensate = compensate};
         solve(&r, &p, &o, &one, 4, false);
         for (int n = 0; n < N; n++) {
@@ -349,7 +356,8 @@ static void nearly_constant_inputs_need_no_damping(void **state)
 {
     (void)state;
     static result r;
-    const fl_gptq_options o = {.damping = 0.01, .block = 128, .centred = true, .compensate = true};
+    const fl_gptq_options o = {
+        .damping = 0.01, .block = 128, .centred = true, .compensate = true};
     problem p = make_problem();
     for (int i = 0; i < ROWS * K; i++) {
         p.xq[i] = p.xq[i] * 1e-4f + (float)(1 + i % K);

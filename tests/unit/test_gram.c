@@ -78,7 +78,8 @@ static void small_variances_about_large_means_survive(void **state)
     for (int i = 0; i < K; i++) {
         double mean = 0, variance = 0;
         for (int r = 0; r < ROWS; r++) mean += (double)x[r * K + i] / ROWS;
-        for (int r = 0; r < ROWS; r++) variance += (x[r * K + i] - mean) * (x[r * K + i] - mean);
+        for (int r = 0; r < ROWS; r++)
+            variance += (x[r * K + i] - mean) * (x[r * K + i] - mean);
         const double got = g.h[i * K + i] - g.sum_q[i] * g.sum_q[i] / ROWS;
         worst = fmax(worst, fabs(got / variance - 1));
     }

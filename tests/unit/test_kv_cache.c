@@ -30,7 +30,9 @@ static fl_kv_cache *make(fl_kv_format k, fl_kv_format v)
 /* A number that says where it belongs; not exact in bf16. */
 static float value(int what, int layer, int seq, int pos, int head, int d, int generation)
 {
-    return (float)(((((what * LAYERS + layer) * SEQS + seq) * POSITIONS + pos) * HEADS + head) * D + d) +
+    return (float)(((((what * LAYERS + layer) * SEQS + seq) * POSITIONS + pos) * HEADS + head) *
+                       D +
+                   d) +
            (float)generation / 8 + 0.1f;
 }
 

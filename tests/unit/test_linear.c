@@ -142,12 +142,12 @@ static void check_against_double(const problem *p, const variant *v)
                 if (lin->bias) want += lin->bias[n];
                 const double got = p->y[i][r * n_out[i] + n];
                 if (!(fabs(got - want) <= 1e-6 * size + 1e-5))
-                    fail_msg("act %d a%d w%d linear %d row %d channel %d: %g, wanted %g", v->act,
-                             v->a_bits, v->w_bits, i, r, n, got, want);
+                    fail_msg("act %d a%d w%d linear %d row %d channel %d: %g, wanted %g",
+                             v->act, v->a_bits, v->w_bits, i, r, n, got, want);
             }
 }
 
-/* ---- integer activations ------------------------------------------------------------------- */
+/* ---- integer activations ----------------------------------------------------------------- */
 
 static const variant integer_variants[] = {
     {.act = FL_ACT_STATIC, .a_bits = 8, .w_bits = 8},
@@ -227,7 +227,7 @@ static void instruction_sets_do_not_change_a_bit(void **state)
     }
 }
 
-/* ---- flattening ---------------------------------------------------------------------------- */
+/* ---- flattening -------------------------------------------------------------------------- */
 
 static void folded_copies_equal_explicit_ones_bit_for_bit(void **state)
 {
@@ -254,9 +254,11 @@ static void columns_are_counted_by_hand(void **state)
     (void)state;
     uint16_t copies[] = {1, 2, 18, 19, 36, 37, 8, 9};
     fl_site s = {.act = FL_ACT_STATIC, .a_bits = 4, .scale = 1, .n_in = 8, .copies = copies};
-    assert_int_equal(fl__site_n_extra(&s), 0 + 0 + 0 + 1 + 1 + 2 + 0 + 0); /* 18 x 7 in a byte */
+    assert_int_equal(fl__site_n_extra(&s), 0 + 0 + 0 + 1 + 1 + 2 + 0 + 0); /* 18 x 7 in a
+                                                                              byte */
     s.is_unsigned = true;
-    assert_int_equal(fl__site_n_extra(&s), 0 + 0 + 2 + 2 + 4 + 4 + 0 + 1); /* 8 x 15 in a byte */
+    assert_int_equal(fl__site_n_extra(&s), 0 + 0 + 2 + 2 + 4 + 4 + 0 + 1); /* 8 x 15 in a
+                                                                              byte */
     s.explicit_copies = true;
     assert_int_equal(fl__site_n_extra(&s), 0 + 1 + 17 + 18 + 35 + 36 + 7 + 8);
     s.explicit_copies = false;
@@ -266,7 +268,7 @@ static void columns_are_counted_by_hand(void **state)
     assert_int_equal(fl__site_n_extra(&s), 0);
 }
 
-/* ---- float activations --------------------------------------------------------------------- */
+/* ---- float activations ------------------------------------------------------------------- */
 
 /* Weight-only: codes as the model file stores them. */
 static void use_stored_codes(problem *p, int bits, uint8_t *nibbles[2])
@@ -297,7 +299,8 @@ static void weight_only_sites_multiply_the_dequantised_weight(void **state)
                 run(p);
             } else { /* row by row: the way of decoding */
                 for (int r = 0; r < ROWS; r++) {
-                    float *const y[FL_SITE_MAX_LINEARS] = {p->y[0] + r * N0, p->y[1] + r * N1, NULL};
+                    float *const y[FL_SITE_MAX_LINEARS] = {p->y[0] + r * N0, p->y[1] + r * N1,
+                                                           NULL};
                     fl__site_run(&p->ex, &p->site, p->x + r * K, 1, y, p->scratch);
                 }
             }
@@ -360,7 +363,8 @@ static void running_out_of_memory_leaves_nothing(void **state)
     }
     for (unsigned n = 1;; n++) {
         uint16_t copies[] = {1, 2};
-        fl_site s = {.act = FL_ACT_STATIC, .a_bits = 8, .scale = 1, .n_in = 2, .copies = copies};
+        fl_site s = {
+            .act = FL_ACT_STATIC, .a_bits = 8, .scale = 1, .n_in = 2, .copies = copies};
         fl__mem_fail_after(n);
         const fl_status st = fl__site_prepare(&s, NULL);
         s.copies = NULL;

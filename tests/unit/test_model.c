@@ -1,6 +1,6 @@
-/* test_model.c - one forward pass for all uses: a token's bits at every site of a quantised model
- * are the same in a prefill, alone, beside other sequences and on any number of threads; the
- * float path agrees up to the order of its sums.
+/* test_model.c - one forward pass for all uses: a token's bits at every site of a quantised
+ * model are the same in a prefill, alone, beside other sequences and on any number of threads;
+ * the float path agrees up to the order of its sums.
  * SPDX-License-Identifier: MIT */
 #include "model/model.h"
 
@@ -50,7 +50,8 @@ static bool record(void *user, int site, const float *x, int n_rows)
 {
     trace *t = user;
     const size_t n_in = (size_t)t->model->blocks[0].site[site].n_in;
-    const size_t n = (size_t)FL_MIN(n_rows, T) * n_in; /* the first sequence is the traced one */
+    const size_t n = (size_t)FL_MIN(n_rows, T) * n_in; /* the first sequence is the traced
+                                                          one */
     memcpy(t->site[t->layer * FL_N_SITES + site] + (size_t)t->row * n_in, x, n * sizeof *x);
     return true;
 }
@@ -70,8 +71,8 @@ static void pass(trace *t, const fl_exec *ex, fl_workspace *ws, fl_kv_cache *kv,
     t->row = pos;
     fl__model_embed(m, ex, ws, ids, spans, n_seqs);
     for (t->layer = 0; t->layer < m->cfg.n_layers; t->layer++)
-        fl__block_run(m, &m->blocks[t->layer], t->layer, FL_HALF_BOTH, ex, ws, kv, spans, n_seqs,
-                      n_seqs == 1 || n == T ? record : NULL, t);
+        fl__block_run(m, &m->blocks[t->layer], t->layer, FL_HALF_BOTH, ex, ws, kv, spans,
+                      n_seqs, n_seqs == 1 || n == T ? record : NULL, t);
     const float *hidden = fl__model_finish(m, ex, ws, n * n_seqs);
     memcpy(t->hidden + (size_t)(pos * m->cfg.embed_size), hidden,
            sizeof(float) * (size_t)(n * m->cfg.embed_size));
@@ -99,8 +100,10 @@ static void check_same(const trace *a, const trace *b)
     for (int i = 0; i < a->n_sites; i++) {
         const int n_in = a->model->blocks[0].site[i % FL_N_SITES].n_in;
         for (int r = 0; r < T; r++)
-            if (memcmp(a->site[i] + r * n_in, b->site[i] + r * n_in, sizeof(float) * (size_t)n_in))
-                fail_msg("layer %d, site %d: token %d differs", i / FL_N_SITES, i % FL_N_SITES, r);
+            if (memcmp(a->site[i] + r * n_in, b->site[i] + r * n_in,
+                       sizeof(float) * (size_t)n_in))
+                fail_msg("layer %d, site %d: token %d differs", i / FL_N_SITES, i % FL_N_SITES,
+                         r);
     }
 }
 
@@ -113,7 +116,7 @@ static fl_model *open_model(const char *dir)
     return m;
 }
 
-/* ---- the integer path ---------------------------------------------------------------------- */
+/* ---- the integer path -------------------------------------------------------------------- */
 
 static void check_integer_path(const char *dir)
 {
@@ -161,7 +164,7 @@ static void tokens_of_opt_have_one_value(void **state)
     }
 }
 
-/* ---- the float path ------------------------------------------------------------------------ */
+/* ---- the float path ---------------------------------------------------------------------- */
 
 static void check_float_path(const char *dir)
 {
@@ -194,7 +197,7 @@ static void float_tokens_agree(void **state)
     check_float_path(fl_test_opt_model("post", &post));
 }
 
-/* ---- loading ------------------------------------------------------------------------------- */
+/* ---- loading ----------------------------------------------------------------------------- */
 
 static void counts_are_those_of_the_files(void **state)
 {

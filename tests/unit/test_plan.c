@@ -1,4 +1,5 @@
-/* test_plan.c - a plan survives the way through plan.json bit for bit, and broken plans are refused.
+/* test_plan.c - a plan survives the way through plan.json bit for bit, and broken plans are
+ * refused.
  * SPDX-License-Identifier: MIT */
 #include "quant/plan.h"
 
@@ -9,9 +10,16 @@
 #include <math.h>
 #include <string.h>
 
-static const fl_model_config cfg = {.family = FL_FAMILY_LLAMA, .n_layers = 2, .hidden_size = 8,
-                                    .n_heads = 2, .n_kv_heads = 1, .head_dim = 4, .ffn_size = 12,
-                                    .vocab_size = 16, .n_positions = 16, .embed_size = 8};
+static const fl_model_config cfg = {.family = FL_FAMILY_LLAMA,
+                                    .n_layers = 2,
+                                    .hidden_size = 8,
+                                    .n_heads = 2,
+                                    .n_kv_heads = 1,
+                                    .head_dim = 4,
+                                    .ffn_size = 12,
+                                    .vocab_size = 16,
+                                    .n_positions = 16,
+                                    .embed_size = 8};
 enum { N_SITES = 2 * FL_N_SITES };
 static const int widths[FL_N_SITES] = {8, 8, 8, 12};
 
@@ -74,7 +82,8 @@ static void check_same(const fl_site_plan *a, const fl_site_plan *b)
     check_number(a->cost4, b->cost4);
     assert_true(!a->smooth == !b->smooth && !a->copies == !b->copies);
     if (a->smooth) assert_memory_equal(a->smooth, b->smooth, sizeof(float) * (size_t)a->n_in);
-    if (a->copies) assert_memory_equal(a->copies, b->copies, sizeof(uint16_t) * (size_t)a->n_in);
+    if (a->copies)
+        assert_memory_equal(a->copies, b->copies, sizeof(uint16_t) * (size_t)a->n_in);
 }
 
 static void json_keeps_every_bit(void **state)
@@ -108,7 +117,7 @@ static void report_leaves_out_the_vectors(void **state)
     fl__plan_free(&plan);
 }
 
-/* ---- broken plans -------------------------------------------------------------------------- */
+/* ---- broken plans ------------------------------------------------------------------------ */
 
 typedef void damage_fn(json_t *site, json_t *sites);
 
@@ -194,10 +203,19 @@ static void swapped_sites(json_t *site, json_t *sites)
 static void broken_plans_are_refused(void **state)
 {
     (void)state;
-    static damage_fn *const damages[] = {
-        short_vector, no_copies,   too_many_copies, text_for_a_factor,    zero_factor,
-        no_bits,      odd_bits,    odd_activation_bits, unknown_activation, static_without_scale,
-        missing_site, swapped_sites, site_that_is_no_object};
+    static damage_fn *const damages[] = {short_vector,
+                                         no_copies,
+                                         too_many_copies,
+                                         text_for_a_factor,
+                                         zero_factor,
+                                         no_bits,
+                                         odd_bits,
+                                         odd_activation_bits,
+                                         unknown_activation,
+                                         static_without_scale,
+                                         missing_site,
+                                         swapped_sites,
+                                         site_that_is_no_object};
     for (size_t i = 0; i < FL_COUNT(damages); i++) {
         fl_plan *plan = make_plan(), *again;
         fl_err err = {""};

@@ -12,7 +12,8 @@
 #include <math.h>
 #include <string.h>
 
-enum { WINDOWS = 70, LEN = 32, HIDDEN = 64, TOKENS = WINDOWS * LEN }; /* a batch is 64 windows */
+enum { WINDOWS = 70, LEN = 32, HIDDEN = 64, TOKENS = WINDOWS * LEN }; /* a batch is 64
+                                                                         windows */
 
 typedef struct context {
     fl_exec ex;
@@ -30,15 +31,17 @@ static void open_context(context *c)
     *c = (context){.ex = {fl__isa_detect(), 1}};
     for (int i = 0; i < 3000; i++) ids[i] = i * 37 % 251;
     assert_int_equal(
-        fl__model_open(&c->model, fl_test_small_model("model", &small), &c->ex, true, NULL), FL_OK);
-    assert_int_equal(fl__calib_from_ids(&c->calib, ids, 3000, WINDOWS, LEN, 0, 264, "ids", NULL),
-                     FL_OK);
+        fl__model_open(&c->model, fl_test_small_model("model", &small), &c->ex, true, NULL),
+        FL_OK);
+    assert_int_equal(
+        fl__calib_from_ids(&c->calib, ids, 3000, WINDOWS, LEN, 0, 264, "ids", NULL), FL_OK);
     assert_int_equal(fl__block_fold(&c->block, c->model, 0, NULL, NULL), FL_OK);
 }
 
 static void start(context *c, bool follow_quant)
 {
-    assert_int_equal(fl__stream_new(&c->s, c->model, &c->ex, &c->calib, follow_quant, NULL), FL_OK);
+    assert_int_equal(fl__stream_new(&c->s, c->model, &c->ex, &c->calib, follow_quant, NULL),
+                     FL_OK);
     fl__stream_embed(c->s);
 }
 
@@ -50,7 +53,7 @@ static void close_context(context *c)
     fl__model_close(&c->model);
 }
 
-/* ---- walks --------------------------------------------------------------------------------- */
+/* ---- walks ------------------------------------------------------------------------------- */
 
 static bool walk(context *c, fl_lane lane, fl_half half, bool store)
 {
@@ -121,8 +124,8 @@ static void hooks_see_every_token_once(void **state)
     assert_true(isnan(fl__stream_distance(c.s))); /* no second lane */
     assert_true(
         fl__stream_walk(c.s, FL_LANE_FLOAT, &c.block, FL_HALF_BOTH, false, count_rows, both));
-    assert_true(fl__stream_walk(c.s, FL_LANE_FLOAT, &c.block, FL_HALF_ATTENTION, false, count_rows,
-                                attention));
+    assert_true(fl__stream_walk(c.s, FL_LANE_FLOAT, &c.block, FL_HALF_ATTENTION, false,
+                                count_rows, attention));
     for (int i = 0; i < FL_N_SITES; i++) {
         assert_int_equal(both[i], TOKENS);
         assert_int_equal(attention[i], i <= FL_SITE_O ? TOKENS : 0);
@@ -172,13 +175,14 @@ static void announced_bytes_are_taken(void **state)
         const size_t before = fl__mem_get().now_bytes;
         start(&c, follow);
         const fl_stream_bytes b = fl__stream_bytes(c.model, &c.ex, WINDOWS, LEN, follow);
-        const size_t taken = fl__mem_get().now_bytes - before, said = b.activations + b.workspace;
+        const size_t taken = fl__mem_get().now_bytes - before,
+                     said = b.activations + b.workspace;
         assert_true(taken >= said && taken - said < 4096); /* spans and the stream itself */
         close_context(&c);
     }
 }
 
-/* ---- statistics and moments ---------------------------------------------------------------- */
+/* ---- statistics and moments -------------------------------------------------------------- */
 
 typedef struct capture {
     float *x[FL_N_SITES]; /* [TOKENS, n_in] */
@@ -246,7 +250,8 @@ static void statistics_are_those_of_the_inputs(void **state)
         for (int i = 0; i < 100; i++) {
             const int from = at;
             do at++;
-            while (memcmp(cap.x[s] + at * K, stats[s].sample + i * K, sizeof(float) * (size_t)K));
+            while (
+                memcmp(cap.x[s] + at * K, stats[s].sample + i * K, sizeof(float) * (size_t)K));
             assert_in_range(at, from + 1, from + 3 * TOKENS / 100); /* equal rows exist */
         }
         fl__site_stats_fini(&stats[s]);
@@ -297,7 +302,7 @@ static void moments_are_those_of_both_lanes(void **state)
     close_context(&c);
 }
 
-/* ---- codes and back ------------------------------------------------------------------------ */
+/* ---- codes and back ---------------------------------------------------------------------- */
 
 static void check_dequantised(fl_site *site, const float *x, int rows)
 {
@@ -307,7 +312,8 @@ static void check_dequantised(fl_site *site, const float *x, int rows)
     assert_int_equal(fl__site_prepare(site, NULL), FL_OK);
     void *scratch = fl__alloc(fl__site_scratch_bytes(&ex, rows, K, site->code_ld), 1);
     fl__site_dequantized(&ex, site, x, rows, y, scratch);
-    const int qmax = site->is_unsigned ? (1 << site->a_bits) - 1 : (1 << (site->a_bits - 1)) - 1;
+    const int qmax =
+        site->is_unsigned ? (1 << site->a_bits) - 1 : (1 << (site->a_bits - 1)) - 1;
     for (int r = 0; r < rows; r++) {
         float scale = site->scale, top = 0;
         for (int k = 0; k < K; k++) top = fmaxf(top, fabsf(x[r * K + k]));

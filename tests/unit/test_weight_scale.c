@@ -58,7 +58,8 @@ static void searched_scales_are_near_the_best(void **state)
 {
     (void)state;
     enum { N = 40, K = 64 };
-    float *w = fl_test_normal(N * K, 1, "w"), *h = fl_test_normal(K, 1, "h"), scale[N], plain[N];
+    float *w = fl_test_normal(N * K, 1, "w"), *h = fl_test_normal(K, 1, "h"), scale[N],
+          plain[N];
     int8_t codes[N * K];
     for (int k = 0; k < K; k++) h[k] = h[k] * h[k];
     w[3] = 9;

@@ -3,8 +3,9 @@
 
 #include <math.h>
 
-void fl__attention_page_ref(float *o, float *m, float *l, const float *q, int64_t q_stride, int n_q,
-                            int n_keys, const float *k_t, const float *v, int D, float scale);
+void fl__attention_page_ref(float *o, float *m, float *l, const float *q, int64_t q_stride,
+                            int n_q, int n_keys, const float *k_t, const float *v, int D,
+                            float scale);
 
 static void one_row(float *o, float *m, float *l, const float *q, int n, const float *k_t,
                     const float *v, int D, float scale)
@@ -28,11 +29,13 @@ static void one_row(float *o, float *m, float *l, const float *q, int n, const f
     *m = top;
 }
 
-void fl__attention_page_ref(float *o, float *m, float *l, const float *q, int64_t q_stride, int n_q,
-                            int n_keys, const float *k_t, const float *v, int D, float scale)
+void fl__attention_page_ref(float *o, float *m, float *l, const float *q, int64_t q_stride,
+                            int n_q, int n_keys, const float *k_t, const float *v, int D,
+                            float scale)
 {
     for (int r = 0; r < n_q; r++) {
         const int n = n_keys + r < FL_ATTENTION_KEYS ? n_keys + r : FL_ATTENTION_KEYS;
-        if (n > 0) one_row(o + (int64_t)r * D, m + r, l + r, q + r * q_stride, n, k_t, v, D, scale);
+        if (n > 0)
+            one_row(o + (int64_t)r * D, m + r, l + r, q + r * q_stride, n, k_t, v, D, scale);
     }
 }

@@ -1,9 +1,10 @@
 /* attention_page_avx2.c - attention page kernel for AVX2 + FMA.
  *
- * Four query rows at a time: scores in tiles of 4 rows x 16 keys (eight accumulators; K is transposed, so 16 keys are
- * two loads), then softmax row by row, then P V in tiles of 4 rows x 16 columns. Each element is one chain of
- * fused multiply-adds in rising d (scores) or rising t (P V), whatever the number of rows, which is what makes a
- * decoded token equal the same token in a prefill.
+ * Four query rows at a time: scores in tiles of 4 rows x 16 keys (eight accumulators; K is
+ * transposed, so 16 keys are two loads), then softmax row by row, then P V in tiles of 4 rows x
+ * 16 columns. Each element is one chain of fused multiply-adds in rising d (scores) or rising t
+ * (P V), whatever the number of rows, which is what makes a decoded token equal the same token
+ * in a prefill.
  * SPDX-License-Identifier: MIT */
 #include "kernels/attention.h"
 #include "kernels/x86/math_avx2.h"
@@ -38,7 +39,8 @@ static void score_tile(float s[ROWS][KEYS], const float *const q[ROWS], int rows
     }
 }
 
-/* Turns scores s[0..n) into probabilities, zero from n on; updates m and l, returns the factor of o. */
+/* Turns scores s[0..n) into probabilities, zero from n on; updates m and l, returns the factor
+ * of o. */
 static float softmax_row(float s[KEYS], int n, float *m, float *l)
 {
     float top = *m;

@@ -1,7 +1,7 @@
 /* dot_avx2.c - float dot products with four accumulators of eight lanes.
  *
- * One loop for the three weight types: load8 is the only difference, passed as an inlined function. The tail of
- * fewer than eight elements is added one by one at the end.
+ * One loop for the three weight types: load8 is the only difference, passed as an inlined
+ * function. The tail of fewer than eight elements is added one by one at the end.
  * SPDX-License-Identifier: MIT */
 #include "base/float16.h"
 #include "kernels/dot.h"
@@ -55,8 +55,10 @@ static inline __attribute__((always_inline)) float dot(const float *x, const voi
     for (int i = 0; i < 4; i++) acc[i] = _mm256_setzero_ps();
     for (; k + 32 <= n; k += 32)
         for (int i = 0; i < 4; i++)
-            acc[i] = _mm256_fmadd_ps(_mm256_loadu_ps(x + k + 8 * i), load8(w, k + 8 * i), acc[i]);
-    for (; k + 8 <= n; k += 8) acc[0] = _mm256_fmadd_ps(_mm256_loadu_ps(x + k), load8(w, k), acc[0]);
+            acc[i] =
+                _mm256_fmadd_ps(_mm256_loadu_ps(x + k + 8 * i), load8(w, k + 8 * i), acc[i]);
+    for (; k + 8 <= n; k += 8)
+        acc[0] = _mm256_fmadd_ps(_mm256_loadu_ps(x + k), load8(w, k), acc[0]);
     const __m256 sum =
         _mm256_add_ps(_mm256_add_ps(acc[0], acc[1]), _mm256_add_ps(acc[2], acc[3]));
     float lane[8];

@@ -7,9 +7,8 @@
  * A step of 64 input channels is four products of 16 cycles and four tile loads of 1 KB. An
  * item (TILE_M x TILE_N) walks K in blocks of equal size, at most K_BLOCK: x of a block stays
  * in L2 for all panels of the item, a pair of panels (32 channels x K_BLOCK) for all its rows.
- * Where K is one block the sums of 32 rows go from tiles through L1 to y; else the sums of the
- * item wait in scratch between blocks. While a pair of panels is in use, the next one and the
- * lines of y are fetched to L2.
+ * Where K is one block, the sums of a pair become y at once; else those of the whole item wait
+ * in scratch between blocks. While a pair of panels is in use the next one is fetched to L2.
  *
  * x is loaded as it lies, one row every ldx bytes. 8 bits: packed weights are tiles as they lie
  * (TDPBSSD). 4 bits: nibbles are expanded into a scratch pair once per item and block, still
@@ -40,7 +39,7 @@ typedef struct {
     const int8_t *x; /* [n_rows, ldx] */
     int64_t ldx;
     int n_rows, kc;
-    bool first, last; /* K block of the item */
+    bool first; /* K block of the item */
 } x_block;
 
 FL_INLINE void load_sums(const int32_t *sums, bool first)
@@ -117,49 +116,37 @@ static void expand_w4(uint8_t *to, const uint8_t *from, int kc)
     }
 }
 
-static void fetch_y(const fl_gemm *g, int m, int n, int n_rows)
-{
-    const int64_t y_bytes = g->y_bf16 ? 2 : 4;
-    const char *y = (const char *)g->y + (m * g->ldy + n) * y_bytes;
-    for (int i = 0; i < n_rows; i++, y += g->ldy * y_bytes) _mm_prefetch(y, _MM_HINT_T1);
-}
-
-/* Sums of up to 32 rows and two panels -> y. */
-FL_INLINE void store_block(const fl_gemm *g, int m, int n, int n_rows, const panel_consts *c,
-                           const int n_panels, const int32_t *sums, int offset)
-{
-    memory_barrier();
-    for (int i = 0; i < n_rows; i++) {
-        const int32_t *s = sums + i / 16 * 512 + i % 16 * 16;
-        for (int p = 0; p < n_panels; p++) {
-            const __m512i sum = _mm512_load_si512(s + p * 256);
-            put_panel(g, m + i, n + p * 16, c[p].mask, finish(g, &c[p], m + i, sum, offset));
-        }
-    }
-}
-
 /* All rows of x against one pair of panels. sums: [n_rows / 32][SUMS]. */
-FL_INLINE void all_rows(const fl_gemm *g, int m0, int n, int n1, int32_t *sums,
-                        const x_block *x, panel_pair w, const int bits)
+FL_INLINE void all_rows(int32_t *sums, const x_block *x, panel_pair w, const int bits)
 {
-    const int n_steps = x->kc / STEP, n_panels = n + 16 < n1 ? 2 : 1;
-    const panel_consts c[2] = {load_panel(g, n), load_panel(g, n_panels == 2 ? n + 16 : n)};
+    const int n_steps = x->kc / STEP;
     for (int m = 0; m < x->n_rows; m += 32, sums += SUMS) {
         const int rows = x->n_rows - m < 32 ? x->n_rows - m : 32;
         const int8_t *x0 = x->x + m * x->ldx, *x1 = rows > 16 ? x0 + 16 * x->ldx : x0;
         if (rows < 32) configure_tiles(rows);
-        if (x->last) fetch_y(g, m0 + m, n, rows);
         if (bits == 4)
             block_w4(sums, x->first, x0, x1, x->ldx, &w, n_steps);
         else
             block_w8(sums, x->first, x0, x1, x->ldx, &w, n_steps);
-        if (x->last && n_panels == 2)
-            store_block(g, m0 + m, n, rows, c, 2, sums, bits == 4 ? 8 : 0);
-        else if (x->last)
-            store_block(g, m0 + m, n, rows, c, 1, sums, bits == 4 ? 8 : 0);
         w.next += n_steps * (bits == 4 ? 2 : 4) * 64;
     }
     if (x->n_rows > 32 && x->n_rows % 32) configure_tiles(32);
+}
+
+/* The finished sums of a pair -> y. */
+static void store_pair(const fl_gemm *g, int m0, int m1, int n, int n1, const int32_t *sums,
+                       int offset)
+{
+    const bool two = n + 16 < n1;
+    const panel_consts c0 = load_panel(g, n), c1 = load_panel(g, two ? n + 16 : n);
+    memory_barrier();
+    for (int m = m0; m < m1; m++) {
+        const int row = (m - m0) % 32;
+        const int32_t *s = sums + (m - m0) / 32 * SUMS + row / 16 * 512 + row % 16 * 16;
+        put_panel(g, m, n, c0.mask, finish(g, &c0, m, _mm512_load_si512(s), offset));
+        if (!two) continue;
+        put_panel(g, m, n + 16, c1.mask, finish(g, &c1, m, _mm512_load_si512(s + 256), offset));
+    }
 }
 
 /* Where the item's work goes on after channels n.. of block k: the next pair, the next block,
@@ -190,8 +177,7 @@ FL_INLINE void run(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scrat
     configure_tiles(m1 - m0 < 32 ? m1 - m0 : 32);
     for (int k = 0; k < K_pad; k += k_block) {
         const int kc = K_pad - k < k_block ? K_pad - k : k_block;
-        const x_block x = {g->x + m0 * g->ldx + k, g->ldx, m1 - m0, kc, k == 0,
-                           k + kc == K_pad};
+        const x_block x = {g->x + m0 * g->ldx + k, g->ldx, m1 - m0, kc, k == 0};
         int32_t *sums = all_sums;
         for (int n = n0; n < n1; n += 32, sums += pair_sums) {
             const uint8_t *p0 =
@@ -205,7 +191,8 @@ FL_INLINE void run(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scrat
                 w.panel[1] = p1 != p0 ? expanded + K_BLOCK * 16 : expanded;
             }
             memory_barrier();
-            all_rows(g, m0, n, n1, sums, &x, w, bits);
+            all_rows(sums, &x, w, bits);
+            if (k + kc == K_pad) store_pair(g, m0, m1, n, n1, sums, bits == 4 ? 8 : 0);
         }
     }
     _tile_release();

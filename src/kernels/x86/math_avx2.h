@@ -1,7 +1,8 @@
 /* math_avx2.h - exp of eight floats, shared by the AVX2 float kernels.
  *
- * exp(x) = 2^n * e^r with n = round(x / ln 2), |r| <= ln 2 / 2, e^r by a polynomial of degree 6 (Taylor terms; the
- * remainder is under 2e-8 relative). Inputs under -87 give 0 to within 2^-125, above 88 saturate.
+ * exp(x) = 2^n * e^r with n = round(x / ln 2), |r| <= ln 2 / 2, e^r by a polynomial of degree 6
+ * (Taylor terms; the remainder is under 2e-8 relative). Inputs under -87 give 0 to within
+ * 2^-125, above 88 saturate.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_KERNELS_X86_MATH_AVX2_H
 #define FL_KERNELS_X86_MATH_AVX2_H

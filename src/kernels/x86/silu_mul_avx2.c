@@ -1,5 +1,7 @@
-/* silu_mul_avx2.c - SiLU times up, eight at a time. The tail goes through the same code on a padded copy,
- * so that an element's bits do not depend on where in a row it stands. SPDX-License-Identifier: MIT */
+/* silu_mul_avx2.c - SiLU times up, eight at a time. The tail goes through the same code on a
+ * padded copy,
+ * so that an element's bits do not depend on where in a row it stands.
+ * SPDX-License-Identifier: MIT */
 #include "kernels/rowops.h"
 #include "kernels/x86/math_avx2.h"
 

@@ -1,4 +1,5 @@
-/* flattenquant_rules.c - the published rules: smoothing, box plot, threshold, divergence, selection.
+/* flattenquant_rules.c - the published rules: smoothing, box plot, threshold, divergence,
+ * selection.
  *
  * Nothing is searched here; flattenquant_search.c builds on it.
  * SPDX-License-Identifier: MIT */
@@ -60,7 +61,8 @@ static int64_t sum_copies(const float *m, int K, double T)
     return sum;
 }
 
-/* Least T >= from with sum of copies <= limit, by bisection between from and the largest m (all copies 1). */
+/* Least T >= from with sum of copies <= limit, by bisection between from and the largest m (all
+ * copies 1). */
 static double raise_threshold(const float *m, int K, double from, double top, int64_t limit)
 {
     if (sum_copies(m, K, from) <= limit) return from;
@@ -101,7 +103,7 @@ float fl__flatten_rule(uint16_t *copies, const float *m, int K, const fl_flatten
     return t;
 }
 
-/* ---- bit selection ---------------------------------------------------------------------------------- */
+/* ---- bit selection ----------------------------------------------------------------------- */
 
 enum { BINS = 2048 };
 
@@ -114,7 +116,9 @@ double fl__flatten_divergence(const fl_site_stats *stats, const float *smooth, i
     if (!(top > 0)) return 0;
     for (int r = 0; r < stats->n_sample; r++)
         for (int c = 0; c < stats->K; c++) {
-            const double x = fabs((double)stats->sample[(size_t)r * (size_t)stats->K + (size_t)c]) / smooth[c];
+            const double x =
+                fabs((double)stats->sample[(size_t)r * (size_t)stats->K + (size_t)c]) /
+                smooth[c];
             int bin = (int)(x / top * BINS);
             p[bin < BINS ? bin : BINS - 1] += 1;
             total += 1;
@@ -170,14 +174,16 @@ static fl_status select_least(uint8_t *chosen, const double *cost, const int *n_
 {
     const size_t width = (size_t)target + 1;
     double *best = fl__alloc((size_t)(n + 1) * width, sizeof *best);
-    if (!best) return fl__fail_nomem(err, "layer selection", (size_t)(n + 1) * width * sizeof *best);
+    if (!best)
+        return fl__fail_nomem(err, "layer selection", (size_t)(n + 1) * width * sizeof *best);
     for (size_t t = 0; t < width; t++) best[t] = t ? INFINITY : 0;
     for (int i = 0; i < n; i++)
         for (size_t t = 0; t < width; t++) {
             const double without = best[(size_t)i * width + t];
-            const double with = t >= (size_t)n_linears[i]
-                                    ? best[(size_t)i * width + t - (size_t)n_linears[i]] + cost[i]
-                                    : INFINITY;
+            const double with =
+                t >= (size_t)n_linears[i]
+                    ? best[(size_t)i * width + t - (size_t)n_linears[i]] + cost[i]
+                    : INFINITY;
             best[(size_t)(i + 1) * width + t] = fmin(with, without);
         }
     size_t t = (size_t)target;

@@ -1,13 +1,16 @@
-/* flattenquant_search.c - one site's choice: by the published rules, or searched by estimated output error.
+/* flattenquant_search.c - one site's choice: by the published rules, or searched by estimated
+ * output error.
  *
- * Estimate, on the sample of rows, with rounding errors of different channels taken as uncorrelated:
+ * Estimate, on the sample of rows, with rounding errors of different channels taken as
+ * uncorrelated:
  *   activation part  sum_c |s W_c|^2 * E (x'_c - Q(x'_c))^2       x' = x / s
  *   weight part      sum_n,c (s W - Q(s W))_nc^2 * E x'_c^2       on 64 rows spread over W
  * both over the output energy sum_c |W_c|^2 E x_c^2.
  *
- * Copies for a given T: a channel's clipping error is convex in its copies, so handing out the extra copies one by one,
- * always where the error falls most, is optimal under the cap. What the cap leaves over goes to channels whose
- * maximum over all tokens (not only the sample) is still clipped.
+ * Copies for a given T: a channel's clipping error is convex in its copies, so handing out the
+ * extra copies one by one, always where the error falls most, is optimal under the cap. What
+ * the cap leaves over goes to channels whose maximum over all tokens (not only the sample) is
+ * still clipped.
  * SPDX-License-Identifier: MIT */
 #include "quant/flattenquant/flattenquant.h"
 
@@ -41,7 +44,8 @@ typedef struct search {
     const float *w_max, *w_energy; /* [K] over all weights of the site */
     double output_energy;
     candidate *candidates;
-    float *columns;      /* [K, n_rows] |sample| by channel, rows padded with zeros to whole lanes */
+    float *columns;      /* [K, n_rows] |sample| by channel, rows padded with zeros to whole
+                            lanes */
     int n_rows;
     int weight_step;     /* every how many-th row of W is looked at */
     float *w_scratch;    /* [threads, K] */
@@ -62,7 +66,8 @@ static int by_falling_gain(const void *a, const void *b)
     return x->channel - y->channel;
 }
 
-/* Mean of max(x * unit - limit, 0)^2: what clipping at `limit` codes loses, in squared codes. */
+/* Mean of max(x * unit - limit, 0)^2: what clipping at `limit` codes loses, in squared
+ * codes. */
 static double clip_error(const float *x, int n, float unit, float limit)
 {
     float lane[FL_LANES] = {0};
@@ -113,7 +118,8 @@ static void allocate_copies(const search *s, candidate *c, float T, gain *gains)
         }
     }
     qsort(gains, (size_t)n, sizeof *gains, by_falling_gain);
-    for (int i = 0; i < n && budget > 0 && gains[i].gain > 0; i++, budget--) c->copies[gains[i].channel]++;
+    for (int i = 0; i < n && budget > 0 && gains[i].gain > 0; i++, budget--)
+        c->copies[gains[i].channel]++;
     for (int ch = 0; ch < K && budget > 0; ch++) {
         const int64_t want = (int64_t)fmin(ceil((double)c->m[ch] / T), 4096) - c->copies[ch];
         const int64_t take = FL_MIN(FL_MAX(want, 0), budget);
@@ -129,8 +135,8 @@ static double activation_error(const search *s, const candidate *c, float T)
     const double scale = (double)T / qmax;
     double error = 0;
     for (int ch = 0; ch < s->stats->K; ch++)
-        error += code_error(s->columns + (size_t)ch * (size_t)s->n_rows, s->n_rows, codes_per_unit(s, c, ch, T),
-                            (float)(c->copies[ch] * qmax)) *
+        error += code_error(s->columns + (size_t)ch * (size_t)s->n_rows, s->n_rows,
+                            codes_per_unit(s, c, ch, T), (float)(c->copies[ch] * qmax)) *
                  c->energy[ch];
     return error * scale * scale;
 }
@@ -143,7 +149,8 @@ static double clipped_share(const search *s, const candidate *c)
     for (int ch = 0; ch < s->stats->K; ch++) {
         const float *x = s->columns + (size_t)ch * (size_t)s->n_rows;
         const float unit = codes_per_unit(s, c, ch, c->threshold);
-        for (int r = 0; r < s->n_rows; r++) n += fl__round(x[r] * unit) > (float)(c->copies[ch] * qmax);
+        for (int r = 0; r < s->n_rows; r++)
+            n += fl__round(x[r] * unit) > (float)(c->copies[ch] * qmax);
     }
     return (double)n / ((double)s->n_rows * s->stats->K);
 }
@@ -159,8 +166,10 @@ static double weight_error(const search *s, const candidate *c, float *row, int8
             const float *w = s->weights[i].w + (size_t)n * (size_t)K;
             float scale;
             for (int k = 0; k < K; k++) row[k] = w[k] * c->smooth[k];
-            fl__weight_scale_find(&inline_exec, &scale, row, 1, K, s->w_bits, false, true, c->square);
-            sum += fl__weight_round(&inline_exec, codes, row, &scale, 0, 1, K, s->w_bits, c->square);
+            fl__weight_scale_find(&inline_exec, &scale, row, 1, K, s->w_bits, false, true,
+                                  c->square);
+            sum += fl__weight_round(&inline_exec, codes, row, &scale, 0, 1, K, s->w_bits,
+                                    c->square);
         }
     return sum * s->weight_step;
 }
@@ -178,7 +187,9 @@ static void search_threshold(const search *s, candidate *c, gain *gains, double 
     const double lowest = fmin(0.25 * mean, top);
     *best = INFINITY;
     for (int i = 0; i <= N_THRESHOLDS; i++) {
-        const float T = i < N_THRESHOLDS ? (float)(lowest * pow(top / lowest, i / (N_THRESHOLDS - 1.0))) : best_T;
+        const float T = i < N_THRESHOLDS
+                            ? (float)(lowest * pow(top / lowest, i / (N_THRESHOLDS - 1.0)))
+                            : best_T;
         allocate_copies(s, c, T, gains);
         if (i == N_THRESHOLDS) {
             c->threshold = T; /* the winner again, to leave its copies */
@@ -219,7 +230,7 @@ static void evaluate(void *arg, int64_t item, int thread)
     c->error = (act + weight) / s->output_energy;
 }
 
-/* ---- set-up ------------------------------------------------------------------------------------------ */
+/* ---- set-up ------------------------------------------------------------------------------ */
 
 static void weight_columns(float *w_max, float *energy, const fl_flatten_weight *weights, int n,
                            int K)
@@ -259,8 +270,10 @@ static bool candidate_init(candidate *c, int K)
 {
     const size_t n = (size_t)K;
     return (c->smooth = fl__alloc(n, sizeof(float))) && (c->m = fl__alloc(n, sizeof(float))) &&
-           (c->energy = fl__alloc(n, sizeof(float))) && (c->square = fl__alloc(n, sizeof(float))) &&
-           (c->sorted = fl__alloc(n, sizeof(float))) && (c->copies = fl__alloc(n, sizeof(uint16_t)));
+           (c->energy = fl__alloc(n, sizeof(float))) &&
+           (c->square = fl__alloc(n, sizeof(float))) &&
+           (c->sorted = fl__alloc(n, sizeof(float))) &&
+           (c->copies = fl__alloc(n, sizeof(uint16_t)));
 }
 
 static void candidate_fini(candidate *c)
@@ -277,7 +290,8 @@ static double effective_bits(const candidate *c, int K, int bits, bool is_unsign
 {
     const int qmax = fl__flatten_qmax(bits, is_unsigned);
     double sum = 0;
-    for (int ch = 0; ch < K; ch++) sum += log2((is_unsigned ? 1.0 : 2.0) * qmax * c->copies[ch] + 1);
+    for (int ch = 0; ch < K; ch++)
+        sum += log2((is_unsigned ? 1.0 : 2.0) * qmax * c->copies[ch] + 1);
     return sum / K;
 }
 
@@ -320,14 +334,16 @@ size_t fl__flatten_choose_bytes(int K, int n_sample, int n_threads, const fl_fla
     const size_t per_candidate = 5 * sizeof(float) + sizeof(uint16_t);
     const size_t per_thread = sizeof(float) + 1 + GAINS_PER_CHANNEL * sizeof(gain);
     const size_t rows = ((size_t)n_sample + FL_LANES - 1) / FL_LANES * FL_LANES;
-    return (size_t)K * (2 * sizeof(float) + rows * sizeof(float) +
-                        per_candidate * (size_t)n_candidates(o) + per_thread * (size_t)n_threads);
+    return (size_t)K *
+           (2 * sizeof(float) + rows * sizeof(float) + per_candidate * (size_t)n_candidates(o) +
+            per_thread * (size_t)n_threads);
 }
 
 double fl__flatten_choose_work(int K, int N, int n_sample, const fl_flatten_options *o)
 {
     const double thresholds = o->beta < 0 ? N_THRESHOLDS + 1 : 1;
-    const double weight_rows = FL_MIN(N, WEIGHT_ROWS), scales = 33; /* grid of weight_scale.c, rounding */
+    const double weight_rows = FL_MIN(N, WEIGHT_ROWS), scales = 33; /* grid of weight_scale.c,
+                                                                       rounding */
     return (double)K * n_candidates(o) * (1.5 * thresholds * n_sample + weight_rows * scales);
 }
 
@@ -340,9 +356,18 @@ fl_status fl__flatten_choose(fl_flatten_choice *choice, const fl_exec *ex,
     const int n = n_candidates(o);
     candidate candidates[N_ALPHAS] = {0};
     float *w_max = fl__alloc(K, sizeof *w_max), *w_energy = fl__alloc(K, sizeof *w_energy);
-    search s = {.stats = stats, .weights = weights, .n_weights = n_weights, .bits = bits, .w_bits = w_bits,
-                .is_unsigned = is_unsigned, .o = o, .groups = groups, .w_max = w_max,
-                .w_energy = w_energy, .candidates = candidates, .n_gains = GAINS_PER_CHANNEL * stats->K};
+    search s = {.stats = stats,
+                .weights = weights,
+                .n_weights = n_weights,
+                .bits = bits,
+                .w_bits = w_bits,
+                .is_unsigned = is_unsigned,
+                .o = o,
+                .groups = groups,
+                .w_max = w_max,
+                .w_energy = w_energy,
+                .candidates = candidates,
+                .n_gains = GAINS_PER_CHANNEL * stats->K};
     fl_status st = FL_OK;
 
     *choice = (fl_flatten_choice){0};
@@ -360,7 +385,8 @@ fl_status fl__flatten_choose(fl_flatten_choice *choice, const fl_exec *ex,
         goto out;
     }
     weight_columns(w_max, w_energy, weights, n_weights, stats->K);
-    for (size_t c = 0; c < K; c++) s.output_energy += (double)w_energy[c] * stats->mean_square[c];
+    for (size_t c = 0; c < K; c++)
+        s.output_energy += (double)w_energy[c] * stats->mean_square[c];
     if (!(s.output_energy > 0)) s.output_energy = 1;
     fl__parallel_for(ex, n, evaluate, &s);
     int best = 0;

@@ -1,7 +1,8 @@
-/* quantize.c - fl_quantize_run: from options to a finished directory.
+/* quantize_run.c - fl_quantize_run: from options to a finished directory.
  *
- * Order of work: cheap checks first (options, model, output name, text), so that nothing is begun that cannot end;
- * then the job; then the gate, which compares the finished model with the float one and may reject it.
+ * Order of work: cheap checks first (options, model, output name, text), so that nothing is
+ * begun that cannot end; then the job; then the gate, which compares the finished model with
+ * the float one and may reject it.
  * SPDX-License-Identifier: MIT */
 #include "api/exec_options.h"
 #include "base/file.h"
@@ -19,7 +20,7 @@
 
 enum { MAX_TEXT_BYTES = 1 << 30 };
 
-/* ---- calibration text ---------------------------------------------------------------------------------- */
+/* ---- calibration text -------------------------------------------------------------------- */
 
 static bool samples_itself(const fl_quantize_options *o)
 {
@@ -32,7 +33,8 @@ static bool ends_with(const char *s, const char *end)
     return n >= m && strcmp(s + n - m, end) == 0;
 }
 
-/* {"text": ...} per line to the texts one after another, a blank line between them, in place. */
+/* {"text": ...} per line to the texts one after another, a blank line between them, in
+ * place. */
 static fl_status flatten_jsonl(char *text, size_t *n_bytes, const char *path, fl_err *err)
 {
     size_t out = 0, at = 0;
@@ -50,7 +52,8 @@ static fl_status flatten_jsonl(char *text, size_t *n_bytes, const char *path, fl
                 json_decref(o);
                 return st;
             }
-            /* the value is shorter than the line it came from: quotes, key and braces are gone */
+            /* the value is shorter than the line it came from: quotes, key and braces are
+             * gone */
             const size_t m = strlen(value);
             memmove(text + out, value, m);
             out += m;
@@ -66,7 +69,8 @@ static fl_status flatten_jsonl(char *text, size_t *n_bytes, const char *path, fl
     return FL_OK;
 }
 
-static fl_status read_ids(int32_t **ids, size_t *n_ids, const char *model_dir, const char *path, fl_err *err)
+static fl_status read_ids(int32_t **ids, size_t *n_ids, const char *model_dir, const char *path,
+                          fl_err *err)
 {
     fl_tokenizer *tokenizer = NULL;
     char *text = NULL;
@@ -86,14 +90,17 @@ static fl_status sample_from_model(fl_calib *calib, const fl_quantize_options *o
 {
     fl_model *model = NULL;
     fl_status st = fl__model_open(&model, o->model_dir, ex, false, err);
-    fl__log(&o->log, FL_LOG_INFO, "calibration: the model writes %d windows of %d tokens", c->n_samples, c->seq_len);
-    if (!st) st = fl__calib_from_model(calib, model, ex, c->n_samples, c->seq_len, c->seed, err);
+    fl__log(&o->log, FL_LOG_INFO, "calibration: the model writes %d windows of %d tokens",
+            c->n_samples, c->seq_len);
+    if (!st)
+        st = fl__calib_from_model(calib, model, ex, c->n_samples, c->seq_len, c->seed, err);
     fl__model_close(&model);
     return st;
 }
 
 static fl_status load_calibration(fl_calib *calib, const fl_quantize_options *o,
-                                  const fl_quant_config *c, const fl_model *model, const fl_exec *ex, fl_err *err)
+                                  const fl_quant_config *c, const fl_model *model,
+                                  const fl_exec *ex, fl_err *err)
 {
     int32_t *ids = NULL;
     size_t n_ids = 0;
@@ -105,9 +112,10 @@ static fl_status load_calibration(fl_calib *calib, const fl_quantize_options *o,
     return st;
 }
 
-/* ---- quality gate ------------------------------------------------------------------------------------------ */
+/* ---- quality gate ------------------------------------------------------------------------ */
 
-static fl_status check_gate(const fl_quantize_options *o, const fl_quant_config *c, json_t *report, fl_err *err)
+static fl_status check_gate(const fl_quantize_options *o, const fl_quant_config *c,
+                            json_t *report, fl_err *err)
 {
     fl_eval_options eval;
     fl_eval_result r;
@@ -124,19 +132,25 @@ static fl_status check_gate(const fl_quantize_options *o, const fl_quant_config 
     if (st) return st;
     const double increase = r.ppl / r.baseline_ppl - 1;
     (void)json_object_set_new(report, "gate",
-                              json_pack("{s:f,s:f,s:f,s:f,s:i}", "ppl", r.ppl, "baseline_ppl", r.baseline_ppl,
-                                        "ppl_increase", increase, "kld_mean", r.kld_mean, "windows", r.windows));
+                              json_pack("{s:f,s:f,s:f,s:f,s:i}", "ppl", r.ppl, "baseline_ppl",
+                                        r.baseline_ppl, "ppl_increase", increase, "kld_mean",
+                                        r.kld_mean, "windows", r.windows));
     if (o->max_ppl_increase >= 0 && !(increase <= o->max_ppl_increase))
-        return fl__fail(err, FL_E_GATE, "quality gate: %s: perplexity rose by %.4f, allowed is %.4f; the model is "
-                                        "kept, use more bits or loosen --max-ppl-increase", o->out_dir, increase,
-                        o->max_ppl_increase);
+        return fl__fail(
+            err, FL_E_GATE,
+            "quality gate: %s: perplexity rose by %.4f, allowed is %.4f; the model is "
+            "kept, use more bits or loosen --max-ppl-increase",
+            o->out_dir, increase, o->max_ppl_increase);
     if (o->max_kld >= 0 && !(r.kld_mean <= o->max_kld))
-        return fl__fail(err, FL_E_GATE, "quality gate: %s: KL divergence is %.5f, allowed is %.5f; the model is kept, "
-                                        "use more bits or loosen --max-kld", o->out_dir, r.kld_mean, o->max_kld);
+        return fl__fail(
+            err, FL_E_GATE,
+            "quality gate: %s: KL divergence is %.5f, allowed is %.5f; the model is kept, "
+            "use more bits or loosen --max-kld",
+            o->out_dir, r.kld_mean, o->max_kld);
     return FL_OK;
 }
 
-/* ---- memory ------------------------------------------------------------------------------------ */
+/* ---- memory ------------------------------------------------------------------------------ */
 
 /* Of the calibration text; -1: the model samples it. */
 static int64_t calibration_text_bytes(const fl_quantize_options *o)
@@ -147,8 +161,9 @@ static int64_t calibration_text_bytes(const fl_quantize_options *o)
 }
 
 /* What was foreseen and what came, beside the n_before bytes that the process held already. */
-static void report_memory(json_t *report, const fl_quantize_options *o, const fl_quant_config *c,
-                          const fl_model *model, const fl_exec *ex, size_t n_before)
+static void report_memory(json_t *report, const fl_quantize_options *o,
+                          const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
+                          size_t n_before)
 {
     struct rusage usage = {0};
     (void)getrusage(RUSAGE_SELF, &usage);
@@ -162,7 +177,7 @@ static void report_memory(json_t *report, const fl_quantize_options *o, const fl
     json_decref(estimate);
 }
 
-/* ---- the call -------------------------------------------------------------------------------------------------- */
+/* ---- the call ---------------------------------------------------------------------------- */
 
 /* What fl__checkpoint_open will find, looked at before hours of work rather than after. */
 static fl_status check_output(const fl_quantize_options *o, fl_err *err)
@@ -180,11 +195,13 @@ static fl_status check_output(const fl_quantize_options *o, fl_err *err)
     const char *dir = slash ? parent : ".";
     if (access(o->out_dir, F_OK) == 0)
         st = fl__fail(err, FL_E_USAGE,
-                      "output: %s: exists already; choose another name or remove it", o->out_dir);
+                      "output: %s: exists already; choose another name or remove it",
+                      o->out_dir);
     else if (access(partial, F_OK) == 0 && !o->resume && o->redo_from < 0 && !o->dry_run)
-        st = fl__fail(err, FL_E_USAGE,
-                      "output: %s: holds an unfinished run; continue it with --resume or remove it",
-                      partial);
+        st = fl__fail(
+            err, FL_E_USAGE,
+            "output: %s: holds an unfinished run; continue it with --resume or remove it",
+            partial);
     else if (access(dir, W_OK | X_OK) != 0)
         st = fl__fail(err, FL_E_USAGE, "output: %s: no directory that can be written; choose "
                                        "another place", dir);
@@ -197,24 +214,43 @@ out:
 static fl_status check_request(const fl_quantize_options *o, fl_err *err)
 {
     if (!o->model_dir || !o->out_dir || !*o->out_dir)
-        return fl__fail(err, FL_E_USAGE, "quantize: model or output: missing; give MODEL and OUT");
+        return fl__fail(err, FL_E_USAGE,
+                        "quantize: model or output: missing; give MODEL and OUT");
     if (!o->method)
         return fl__fail(err, FL_E_USAGE,
                         "option: --method: missing; give flattenquant, smoothquant or rtn");
     if (!o->calib_path)
-        return fl__fail(err, FL_E_USAGE, "option: --calib: missing; give a text file, or self to "
-                                         "let the model write it");
+        return fl__fail(err, FL_E_USAGE,
+                        "option: --calib: missing; give a text file, or self to "
+                        "let the model write it");
     if ((o->max_ppl_increase >= 0 || o->max_kld >= 0) && !o->gate_path && samples_itself(o))
-        return fl__fail(err, FL_E_USAGE, "option: --gate-data: missing; the limits of quality need a "
-                                         "text where the model samples its calibration itself");
+        return fl__fail(err, FL_E_USAGE,
+                        "option: --gate-data: missing; the limits of quality need a "
+                        "text where the model samples its calibration itself");
     return check_output(o, err);
 }
 
-/* The calibration text must be readable even where the method does not look at it: a wrong name is a wrong command. */
+/* The calibration text must be readable even where the method does not look at it: a wrong name
+ * is a wrong command. */
 static fl_status check_calibration_file(const fl_quantize_options *o, fl_err *err)
 {
     if (samples_itself(o) || access(o->calib_path, R_OK) == 0) return FL_OK;
-    return fl__fail(err, FL_E_INPUT, "calibration text: %s: cannot be read; give a text file or self", o->calib_path);
+    return fl__fail(err, FL_E_INPUT,
+                    "calibration text: %s: cannot be read; give a text file or self",
+                    o->calib_path);
+}
+
+/* A gate compares on a text; there is none when the model writes its own calibration. */
+static fl_status check_gate_text(const fl_quantize_options *o, fl_err *err)
+{
+    const bool gated = o->max_ppl_increase >= 0 || o->max_kld >= 0;
+    const size_t n = strlen(o->calib_path);
+    const bool plain = strcmp(o->calib_path, "self") != 0 &&
+                       !(n > 6 && strcmp(o->calib_path + n - 6, ".jsonl") == 0);
+    if (!gated || o->gate_path || plain) return FL_OK;
+    return fl__fail(err, FL_E_USAGE,
+                    "option: --gate-data: missing: the gates need a plain text and --calib is none; "
+                    "give --gate-data FILE");
 }
 
 /* out_dir without slashes behind it: ".partial" goes there. */
@@ -233,20 +269,27 @@ static fl_status run(char **report_json, const fl_quantize_options *o, fl_err *e
     if ((st = fl__exec_resolve(&ex, o->isa, o->n_threads, &o->log, err))) goto out;
     if ((st = fl__model_open(&model, o->model_dir, &ex, true, err))) goto out;
     if (model->sites) {
-        st = fl__fail(err, FL_E_UNSUPPORTED, "model: %s: is quantised already; give the float checkpoint it was made from", o->model_dir);
+        st = fl__fail(
+            err, FL_E_UNSUPPORTED,
+            "model: %s: is quantised already; give the float checkpoint it was made from",
+            o->model_dir);
         goto out;
     }
     if ((st = fl__quant_config_resolve(&c, o, &model->cfg, err))) goto out;
     model->stream_max_extra = c.flatten.max_ratio;
     if ((st = check_calibration_file(o, err))) goto out;
+    if ((st = check_gate_text(o, err))) goto out;
     if (o->dry_run) {
         report = fl__quant_estimate(&c, model, &ex, calibration_text_bytes(o), true);
         if (!report) st = fl__fail_nomem(err, "estimate", 1024);
         goto out;
     }
     if ((st = fl__model_check_tensors(model, err))) goto out;
-    if (fl__quant_needs_plan_pass(&c) && (st = load_calibration(&calib, o, &c, model, &ex, err))) goto out;
-    st = fl__quant_job_run(&report, o, &c, model, &ex, calib.ids ? &calib : NULL, calib.ids ? o->calib_path : NULL, err);
+    if (fl__quant_needs_plan_pass(&c) &&
+        (st = load_calibration(&calib, o, &c, model, &ex, err)))
+        goto out;
+    st = fl__quant_job_run(&report, o, &c, model, &ex, calib.ids ? &calib : NULL,
+                           calib.ids ? o->calib_path : NULL, err);
     if (!st) report_memory(report, o, &c, model, &ex, n_before);
     if (!st) st = check_gate(o, &c, report, err);
 out:
@@ -260,7 +303,8 @@ out:
     return st;
 }
 
-FL_API fl_status fl_quantize_run(char **report_json, const fl_quantize_options *options, fl_err *err)
+FL_API fl_status fl_quantize_run(char **report_json, const fl_quantize_options *options,
+                                 fl_err *err)
 {
     fl_quantize_options o = *options;
     char *out_dir = NULL;
