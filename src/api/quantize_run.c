@@ -106,8 +106,9 @@ static fl_status load_calibration(fl_calib *calib, const fl_quantize_options *o,
     size_t n_ids = 0;
     if (samples_itself(o)) return sample_from_model(calib, o, c, ex, err);
     fl_status st = read_ids(&ids, &n_ids, o->model_dir, o->calib_path, err);
-    if (!st) st = fl__calib_from_ids(calib, ids, n_ids, c->n_samples, c->seq_len, c->seed,
-                                     model->cfg.vocab_size, o->calib_path, err);
+    if (!st)
+        st = fl__calib_from_ids(calib, ids, n_ids, c->n_samples, c->seq_len, c->seed,
+                                model->cfg.vocab_size, o->calib_path, err);
     fl__free(&ids);
     return st;
 }
@@ -203,8 +204,10 @@ static fl_status check_output(const fl_quantize_options *o, fl_err *err)
             "output: %s: holds an unfinished run; continue it with --resume or remove it",
             partial);
     else if (access(dir, W_OK | X_OK) != 0)
-        st = fl__fail(err, FL_E_USAGE, "output: %s: no directory that can be written; choose "
-                                       "another place", dir);
+        st = fl__fail(err, FL_E_USAGE,
+                      "output: %s: no directory that can be written; choose "
+                      "another place",
+                      dir);
 out:
     fl__free(&partial);
     fl__free(&parent);
@@ -248,9 +251,10 @@ static fl_status check_gate_text(const fl_quantize_options *o, fl_err *err)
     const bool plain = strcmp(o->calib_path, "self") != 0 &&
                        !(n > 6 && strcmp(o->calib_path + n - 6, ".jsonl") == 0);
     if (!gated || o->gate_path || plain) return FL_OK;
-    return fl__fail(err, FL_E_USAGE,
-                    "option: --gate-data: missing: the gates need a plain text and --calib is none; "
-                    "give --gate-data FILE");
+    return fl__fail(
+        err, FL_E_USAGE,
+        "option: --gate-data: missing: the gates need a plain text and --calib is none; "
+        "give --gate-data FILE");
 }
 
 /* out_dir without slashes behind it: ".partial" goes there. */

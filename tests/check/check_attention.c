@@ -37,7 +37,8 @@ static attention_problem problem_new(ck *t, int D, int n_q, int n_keys, double s
                 const bool seen = page * KEYS + key < last;
                 ((float *)p.k_t[page].data)[d * KEYS + key] =
                     seen ? (float)(size * fl__rng_normal(&rng)) : NAN;
-                ((float *)p.v[page].data)[key * D + d] = seen ? (float)fl__rng_normal(&rng) : NAN;
+                ((float *)p.v[page].data)[key * D + d] =
+                    seen ? (float)fl__rng_normal(&rng) : NAN;
             }
     }
     return p;
@@ -57,7 +58,8 @@ typedef struct attention_result {
 } attention_result;
 
 /* Rows [r0, r0 + n) through all pages. */
-static attention_result run(const fl_attention_kernel *k, const attention_problem *p, int r0, int n)
+static attention_result run(const fl_attention_kernel *k, const attention_problem *p, int r0,
+                            int n)
 {
     attention_result a = {ck_buf_new((size_t)(n * p->D) * sizeof(float)),
                           ck_buf_new((size_t)n * sizeof(float)),
@@ -67,7 +69,8 @@ static attention_result run(const fl_attention_kernel *k, const attention_proble
     for (int r = 0; r < n; r++) ((float *)a.m.data)[r] = -INFINITY;
     for (int page = 0; page < p->n_pages; page++)
         k->run(a.o.data, a.m.data, a.l.data, (float *)p->q.data + r0 * p->stride, p->stride, n,
-               p->n_keys + r0 - page * KEYS, p->k_t[page].data, p->v[page].data, p->D, p->scale);
+               p->n_keys + r0 - page * KEYS, p->k_t[page].data, p->v[page].data, p->D,
+               p->scale);
     return a;
 }
 
@@ -95,8 +98,8 @@ static const fl_attention_kernel *reference(void)
 
 static void complain(ck *t, const attention_problem *p, const char *what, int row)
 {
-    ck_complain(t, "%s: D %d, %d rows, %d keys, row %d, seed %llu", what, p->D, p->n_q, p->n_keys,
-                row, (unsigned long long)t->seed);
+    ck_complain(t, "%s: D %d, %d rows, %d keys, row %d, seed %llu", what, p->D, p->n_q,
+                p->n_keys, row, (unsigned long long)t->seed);
 }
 
 /* Within 1e-5: m of the scores' size, l of itself, o of the largest value times l. */
@@ -140,7 +143,8 @@ static void row(ck *t, const fl_attention_kernel *k)
         for (size_t q = 0; q < FL_COUNT(rows); q++)
             for (size_t n = 0; n < FL_COUNT(keys); n++) {
                 if (keys[n] + rows[q] - 1 > MAX_PAGES * KEYS || (d + q + n) % 3 != 0) continue;
-                const double size = (d + n) % 5 == 0 ? 6 : 1; /* a softmax of one key, of many */
+                const double size =
+                    (d + n) % 5 == 0 ? 6 : 1; /* a softmax of one key, of many */
                 attention_problem p = problem_new(t, widths[d], rows[q], keys[n], size);
                 attention_result a = run(k, &p, 0, p.n_q), b = run(reference(), &p, 0, p.n_q);
                 compare(t, &p, &a, &b);

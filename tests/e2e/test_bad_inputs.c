@@ -1,5 +1,6 @@
-/* test_bad_inputs.c - broken checkpoints, tokenizers, texts and combinations of options: each ends
- * with its exit code, one line that says what, where, why and what to do, and nothing left behind.
+/* test_bad_inputs.c - broken checkpoints, tokenizers, texts and combinations of options: each
+ * ends with its exit code, one line that says what, where, why and what to do, and nothing left
+ * behind.
  *
  * Models are copies of the embedded one (and of a quantised form of it) with one thing changed.
  * Usage errors that the command line sees alone are in test_cli_usage.c.
@@ -20,7 +21,8 @@
 
 static fl_test_run_result r;
 
-#define QUANTIZE "quantize m out --calib text --samples 2 --seq-len 16 --threads 1 --method smoothquant"
+#define QUANTIZE                                                                               \
+    "quantize m out --calib text --samples 2 --seq-len 16 --threads 1 --method smoothquant"
 
 static bool exists(const char *name)
 {
@@ -44,8 +46,8 @@ static void check_bad(const char *args, int exit_code, const char *part, const c
     const bool form = strncmp(r.err, "flatiron: ", 10) == 0 && count(r.err, ": ") >= 3 &&
                       strrchr(r.err, ';') != NULL;
     if (r.exit_code != exit_code || !one_line || !form || !strstr(r.err, part))
-        fail_msg("%s\n%s: exit code %d, wanted %d and '%s'; stderr: %s", what, args, r.exit_code,
-                 exit_code, part, r.err);
+        fail_msg("%s\n%s: exit code %d, wanted %d and '%s'; stderr: %s", what, args,
+                 r.exit_code, exit_code, part, r.err);
     if (exists("out") != had_out || exists("out.partial") != had_partial)
         fail_msg("%s: output left behind", what);
 }
@@ -75,7 +77,7 @@ typedef struct patched {
 
 #define N_ROWS(rows) (sizeof(rows) / sizeof *(rows))
 
-/* ---- config.json --------------------------------------------------------------------------- */
+/* ---- config.json ------------------------------------------------------------------------- */
 
 static const patched config_rows[] = {
     {6, "{\"model_type\": \"gpt2\"}", "supported: llama, opt"},
@@ -116,7 +118,8 @@ static const patched config_rows[] = {
     {6, "{\"num_local_experts\": 8}", "num_local_experts"},
     {6, "{\"quantization_config\": {\"quant_method\": \"gptq\", \"bits\": 4}}", "quant_method"},
     {3, "{\"quantization_config\": {}}", "quant_method"},
-    {6, "{\"quantization_config\": {\"quant_method\": \"flatiron\", \"version\": 2}}", "version"},
+    {6, "{\"quantization_config\": {\"quant_method\": \"flatiron\", \"version\": 2}}",
+     "version"},
     {3,
      "{\"quantization_config\": {\"quant_method\": \"flatiron\", \"version\": 1, \"method\": "
      "\"rtn\"}}",
@@ -129,16 +132,24 @@ static void configs_that_do_not_fit(void **state)
     for (size_t i = 0; i < N_ROWS(config_rows); i++) {
         const patched *row = &config_rows[i];
         fl_test_patch_json(fresh_model(), "config.json", row->patch);
-        check_bad(i % 2 ? QUANTIZE : "generate m -p a -n 1", row->exit_code, row->part, row->patch);
+        check_bad(i % 2 ? QUANTIZE : "generate m -p a -n 1", row->exit_code, row->part,
+                  row->patch);
     }
 }
 
 static void files_that_are_no_json(void **state)
 {
     (void)state;
-    static const char *const files[] = {"config.json", "generation_config.json", "tokenizer.json"};
-    static const char *const texts[] = {"", "{", "[]", "{\"a\": 1, \"a\": 2}", "{} x", "\xff\xfe{}",
-                                        "{\"a\": \"\\ud800\"}", "\"config\""};
+    static const char *const files[] = {"config.json", "generation_config.json",
+                                        "tokenizer.json"};
+    static const char *const texts[] = {"",
+                                        "{",
+                                        "[]",
+                                        "{\"a\": 1, \"a\": 2}",
+                                        "{} x",
+                                        "\xff\xfe{}",
+                                        "{\"a\": \"\\ud800\"}",
+                                        "\"config\""};
     char deep[20001];
     memset(deep, '[', sizeof deep - 1);
     deep[sizeof deep - 1] = '\0';
@@ -158,7 +169,7 @@ static void files_that_are_no_json(void **state)
     assert_int_equal(rmdir(fl_test_path("m/config.json")), 0);
 }
 
-/* ---- weights ------------------------------------------------------------------------------- */
+/* ---- weights ----------------------------------------------------------------------------- */
 
 #define GATE "\"model.layers.1.mlp.gate_proj.weight\""
 #define NORM "\"model.norm.weight\""
@@ -183,7 +194,8 @@ static const patched header_rows[] = {
     {3, "{" NORM ": null}", "model.safetensors"},
     {3, "{\"__metadata__\": {\"format\": 1}}", "__metadata__"},
     {3, "{\"\": {\"dtype\": \"U8\", \"shape\": [0], \"data_offsets\": [0, 0]}}", "name"},
-    {3, "{\"a\\u0001b\": {\"dtype\": \"U8\", \"shape\": [0], \"data_offsets\": [0, 0]}}", "name"},
+    {3, "{\"a\\u0001b\": {\"dtype\": \"U8\", \"shape\": [0], \"data_offsets\": [0, 0]}}",
+     "name"},
 };
 
 static void headers_that_lie(void **state)
@@ -192,7 +204,8 @@ static void headers_that_lie(void **state)
     for (size_t i = 0; i < N_ROWS(header_rows); i++) {
         const patched *row = &header_rows[i];
         fl_test_patch_header(fresh_model(), "model.safetensors", row->patch);
-        check_bad(i % 2 ? QUANTIZE : "generate m -p a -n 1", row->exit_code, row->part, row->patch);
+        check_bad(i % 2 ? QUANTIZE : "generate m -p a -n 1", row->exit_code, row->part,
+                  row->patch);
         fl_test_run_program(&r, "verify m", NULL);
         assert_int_equal(r.exit_code, 3);
     }
@@ -214,8 +227,8 @@ static void cut_weights(size_t n_bytes, size_t extra)
 static void weights_that_are_cut_or_garbage(void **state)
 {
     (void)state;
-    static const size_t cuts[][2] = {{0, 0}, {7, 0}, {8, 0}, {100, 0}, {2000000, 0},
-                                     {SIZE_MAX, 8}, {0, 4096}, {4, 100}};
+    static const size_t cuts[][2] = {{0, 0},       {7, 0},        {8, 0},    {100, 0},
+                                     {2000000, 0}, {SIZE_MAX, 8}, {0, 4096}, {4, 100}};
     static const uint64_t lengths[] = {0, 1, UINT64_MAX, UINT64_MAX / 2, 100000001, 5000000};
     for (size_t i = 0; i < N_ROWS(cuts); i++) {
         cut_weights(cuts[i][0], cuts[i][1]);
@@ -238,9 +251,10 @@ static void weights_that_are_cut_or_garbage(void **state)
 static void numbers_that_are_none(void **state)
 {
     (void)state;
-    static const char *const tensors[] = {
-        "model.embed_tokens.weight", "model.norm.weight", "model.layers.0.input_layernorm.weight",
-        "model.layers.2.self_attn.v_proj.weight", "model.layers.3.mlp.down_proj.weight"};
+    static const char *const tensors[] = {"model.embed_tokens.weight", "model.norm.weight",
+                                          "model.layers.0.input_layernorm.weight",
+                                          "model.layers.2.self_attn.v_proj.weight",
+                                          "model.layers.3.mlp.down_proj.weight"};
     static const uint16_t bf16[] = {0x7fc0, 0x7f80, 0xff80, 0xffff};
     for (size_t i = 0; i < N_ROWS(tensors); i++) {
         const char *dir = fresh_model();
@@ -253,7 +267,7 @@ static void numbers_that_are_none(void **state)
     }
 }
 
-/* ---- shards -------------------------------------------------------------------------------- */
+/* ---- shards ------------------------------------------------------------------------------ */
 
 static void put_index(const char *text)
 {
@@ -290,7 +304,7 @@ static void indices_that_lead_nowhere(void **state)
     }
 }
 
-/* ---- tokenizers ---------------------------------------------------------------------------- */
+/* ---- tokenizers -------------------------------------------------------------------------- */
 
 static const patched tokenizer_rows[] = {
     {6, "{\"model\": {\"type\": \"Unigram\"}}", "Unigram"},
@@ -323,8 +337,9 @@ static void tokenizers_that_do_not_fit(void **state)
         fl_test_patch_json(fresh_model(), "tokenizer.json", row->patch);
         check_bad(QUANTIZE, row->exit_code, row->part, row->patch);
     }
-    const char *split = "{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"(\"}, "
-                        "\"behavior\": \"Isolated\", \"invert\": false}}";
+    const char *split =
+        "{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"(\"}, "
+        "\"behavior\": \"Isolated\", \"invert\": false}}";
     fl_test_patch_json(fresh_model(), "tokenizer.json", split);
     fl_test_run_program(&r, QUANTIZE, NULL);
     assert_true(r.exit_code == 3 || r.exit_code == 6);
@@ -332,7 +347,7 @@ static void tokenizers_that_do_not_fit(void **state)
     check_bad(QUANTIZE, 3, "tokenizer", "no tokenizer");
 }
 
-/* ---- texts --------------------------------------------------------------------------------- */
+/* ---- texts ------------------------------------------------------------------------------- */
 
 static void texts_that_do_not_serve(void **state)
 {
@@ -358,7 +373,7 @@ static void texts_that_do_not_serve(void **state)
     check_bad(QUANTIZE " --method rtn --calib nothing", 3, "nothing", "no text, though unused");
 }
 
-/* ---- options ------------------------------------------------------------------------------- */
+/* ---- options ----------------------------------------------------------------------------- */
 
 typedef struct combination {
     int exit_code;
@@ -400,7 +415,7 @@ static void options_that_do_not_go_together(void **state)
     assert_int_equal(rmdir(fl_test_path("have.partial")), 0); /* still empty */
 }
 
-/* ---- our own models ------------------------------------------------------------------------ */
+/* ---- our own models ---------------------------------------------------------------------- */
 
 /* Blanks out the first `drop` in the list of sites. */
 static void site_without(const char *dir, const char *drop)

@@ -93,8 +93,13 @@ static const char *short_text(void)
 /* Four layers, as the embedded model has, and a hundredth of its work. */
 static const char *quick_model(void)
 {
-    const fl_small_model m = {.n_layers = 4, .hidden_size = 64, .n_heads = 4, .n_kv_heads = 2,
-                              .ffn_size = 96, .n_positions = 96, .vocab_size = 264};
+    const fl_small_model m = {.n_layers = 4,
+                              .hidden_size = 64,
+                              .n_heads = 4,
+                              .n_kv_heads = 2,
+                              .ffn_size = 96,
+                              .n_positions = 96,
+                              .vocab_size = 264};
     return fl_test_small_model("quick", &m);
 }
 
@@ -355,9 +360,10 @@ static void killed_runs_continue_to_the_same_bytes(void **state)
 static void any_moment_will_do_for_a_kill(void **state)
 {
     (void)state;
-    static const char *const moments[] = {"state.json", "plan.json", "block-00000.json",
-                                          "model-00002-of-00005.safetensors", "config.json",
-                                          "model-00001-of-00005.safetensors.tmp"};
+    static const char *const moments[] = {
+        "state.json",       "plan.json",
+        "block-00000.json", "model-00002-of-00005.safetensors",
+        "config.json",      "model-00001-of-00005.safetensors.tmp"};
     const char *model = quick_model();
     for (size_t i = 0; i < sizeof moments / sizeof *moments; i++)
         check_killed(model, "smoothquant", moments[i]);

@@ -50,7 +50,8 @@ static void check_good(const char *dir, const char *quant_method)
     if (st) fail_msg("%s: %s", dir, err.text);
     assert_int_equal(length(report, "problems"), 0);
     assert_int_equal(length(report, "unexpected"), 0);
-    assert_string_equal(json_string_value(json_object_get(report, "quant_method")), quant_method);
+    assert_string_equal(json_string_value(json_object_get(report, "quant_method")),
+                        quant_method);
     assert_string_equal(json_string_value(json_object_get(report, "model")), dir);
     assert_true(json_integer_value(json_object_get(report, "tensors")) > 10);
     assert_true(json_integer_value(json_object_get(report, "bytes")) > 10000);
@@ -82,9 +83,10 @@ static void unused_tensors_are_listed_but_no_problem(void **state)
     fl_err err;
     const char *dir = fl_test_path("m");
     fl_test_link_model(dir, FL_TEST_TINY_LLAMA);
-    fl_test_patch_header(dir, "model.safetensors",
-                         "{\"model.layers.0.rotary_emb.inv_freq\": {\"dtype\": \"F32\", \"shape\": [0], "
-                         "\"data_offsets\": [0, 0]}}");
+    fl_test_patch_header(
+        dir, "model.safetensors",
+        "{\"model.layers.0.rotary_emb.inv_freq\": {\"dtype\": \"F32\", \"shape\": [0], "
+        "\"data_offsets\": [0, 0]}}");
     json_t *report = verify(dir, &st, &err);
     assert_int_equal(st, FL_OK);
     assert_int_equal(length(report, "problems"), 0);
@@ -116,10 +118,12 @@ static void all_problems_are_listed(void **state)
     fl_test_patch_json(dir, "config.json", "{\"mlp_bias\": true}");
     json_t *report = verify(dir, &st, &err);
     assert_int_equal(st, FL_E_INPUT);
-    assert_int_equal(length(report, "problems"), 4 + 4 * 3); /* and a bias for three linears each */
+    assert_int_equal(length(report, "problems"),
+                     4 + 4 * 3); /* and a bias for three linears each */
     assert_true(lists(report, "problems", "model.norm.weight: element 0 is nan"));
     assert_true(lists(report, "problems", "layers.1.mlp.up_proj.weight: element 10 is nan"));
-    assert_true(lists(report, "problems", "layers.2.mlp.up_proj.weight: its shape is [160, 448]"));
+    assert_true(
+        lists(report, "problems", "layers.2.mlp.up_proj.weight: its shape is [160, 448]"));
     assert_true(lists(report, "problems", "layers.3.mlp.up_proj.weight: its dtype is I16"));
     assert_true(lists(report, "problems", "layers.0.mlp.gate_proj.bias"));
     assert_non_null(strstr(err.text, "first of 16 problems"));
@@ -146,7 +150,8 @@ static void models_that_do_not_open_have_a_report_too(void **state)
     json_decref(report);
     report = verify("/no/such/\xff\xfe/place", &st, &err); /* no UTF-8 */
     assert_int_equal(st, FL_E_INPUT);
-    assert_string_equal(json_string_value(json_object_get(report, "model")), "/no/such/\?\?/place");
+    assert_string_equal(json_string_value(json_object_get(report, "model")),
+                        "/no/such/\?\?/place");
     json_decref(report);
 }
 

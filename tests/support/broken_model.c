@@ -132,7 +132,8 @@ void fl_test_patch_header(const char *dir, const char *name, const char *patch)
     json_decref(changes);
 }
 
-void fl_test_poke(const char *dir, const char *tensor, size_t at, const void *bytes, size_t n_bytes)
+void fl_test_poke(const char *dir, const char *tensor, size_t at, const void *bytes,
+                  size_t n_bytes)
 {
     fl_tensors *set;
     fl_err err = {""};

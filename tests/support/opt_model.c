@@ -63,8 +63,10 @@ static void add(tensor_list *t, const char *name, int rows, int cols)
     if (t->n == MAX_TENSORS) fail_msg("too many layers");
     if (snprintf(t->names[t->n], NAME_BYTES, "%s", name) >= NAME_BYTES)
         fail_msg("name: %s", name);
-    t->decls[t->n] = (fl_tensor_decl){.name = t->names[t->n], .dtype = FL_DTYPE_F32,
-                                      .n_dims = cols > 0 ? 2 : 1, .dims = {rows, cols}};
+    t->decls[t->n] = (fl_tensor_decl){.name = t->names[t->n],
+                                      .dtype = FL_DTYPE_F32,
+                                      .n_dims = cols > 0 ? 2 : 1,
+                                      .dims = {rows, cols}};
     t->n++;
 }
 

@@ -8,11 +8,11 @@
 
 typedef struct fl_opt_model {
     int n_layers, hidden_size, n_heads, ffn_size, n_positions, vocab_size;
-    int embed_size;  /* other than hidden_size: project_in and project_out */
+    int embed_size; /* other than hidden_size: project_in and project_out */
     bool pre_norm;
-    bool no_bias;    /* enable_bias false */
-    bool untied;     /* a head of its own */
-    double outlier;  /* every 16th channel of the norms' gain is this much larger; 0: none */
+    bool no_bias;   /* enable_bias false */
+    bool untied;    /* a head of its own */
+    double outlier; /* every 16th channel of the norms' gain is this much larger; 0: none */
 } fl_opt_model;
 
 /* 2 layers, 48 wide, 4 heads, pre-norm, context 96. */
