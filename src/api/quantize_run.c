@@ -226,10 +226,6 @@ static fl_status check_request(const fl_quantize_options *o, fl_err *err)
         return fl__fail(err, FL_E_USAGE,
                         "option: --calib: missing; give a text file, or self to "
                         "let the model write it");
-    if ((o->max_ppl_increase >= 0 || o->max_kld >= 0) && !o->gate_path && samples_itself(o))
-        return fl__fail(err, FL_E_USAGE,
-                        "option: --gate-data: missing; the limits of quality need a "
-                        "text where the model samples its calibration itself");
     return check_output(o, err);
 }
 

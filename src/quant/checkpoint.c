@@ -94,6 +94,17 @@ static fl_status check_fingerprint(const fl_checkpoint *c, const json_t *fingerp
     return st;
 }
 
+/* A run that was killed before its first file leaves an empty directory, or half of that file. */
+static bool is_empty(const char *dir)
+{
+    char **names;
+    size_t n;
+    if (fl__dir_list(&names, &n, dir, NULL)) return false;
+    const bool empty = n == 0 || (n == 1 && strcmp(names[0], "state.json.tmp") == 0);
+    fl__dir_list_free(&names, n);
+    return empty;
+}
+
 fl_status fl__checkpoint_open(fl_checkpoint *c, const char *out_dir, const json_t *fingerprint,
                               bool resume, fl_err *err)
 {
@@ -111,18 +122,19 @@ fl_status fl__checkpoint_open(fl_checkpoint *c, const char *out_dir, const json_
                       "output: %s: exists already; choose another name or remove it", out_dir);
         goto out;
     }
-    if (access(c->dir, F_OK) == 0) {
+    const bool there = access(c->dir, F_OK) == 0;
+    if (there && !resume) {
+        st = fl__fail(err, FL_E_USAGE,
+                      "output: %s: holds an unfinished run; continue it with --resume or "
+                      "remove it",
+                      c->dir);
+    } else if (there && !is_empty(c->dir)) {
         c->resumed = true;
-        st = resume
-                 ? check_fingerprint(c, fingerprint, err)
-                 : fl__fail(err, FL_E_USAGE,
-                            "output: %s: holds an unfinished run; continue it with --resume or "
-                            "remove it",
-                            c->dir);
-        goto out;
+        st = check_fingerprint(c, fingerprint, err);
+    } else if (!(st = fl__dir_make(c->dir, err))) {
+        st = fl__checkpoint_save(c, "state.json", fingerprint, err);
+        if (st) (void)fl__dir_remove(c->dir, NULL);
     }
-    if ((st = fl__dir_make(c->dir, err))) goto out;
-    st = fl__checkpoint_save(c, "state.json", fingerprint, err);
 out:
     if (st) {
         fl__free(&c->dir);

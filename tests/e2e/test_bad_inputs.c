@@ -408,11 +408,13 @@ static void options_that_do_not_go_together(void **state)
     (void)state;
     (void)fresh_model();
     assert_int_equal(mkdir(fl_test_path("have.partial"), 0700), 0);
+    fl_test_write_text(fl_test_path("have.partial/notes"), "somebody's own");
     for (size_t i = 0; i < N_ROWS(combinations); i++) {
         const combination *c = &combinations[i];
         check_bad(c->args, c->exit_code, c->part, c->args);
     }
-    assert_int_equal(rmdir(fl_test_path("have.partial")), 0); /* still empty */
+    assert_int_equal(unlink(fl_test_path("have.partial/notes")), 0);
+    assert_int_equal(rmdir(fl_test_path("have.partial")), 0); /* nothing else came */
 }
 
 /* ---- our own models ---------------------------------------------------------------------- */

@@ -95,6 +95,7 @@ static void other_fingerprints_are_refused_by_name(void **state)
     assert_int_equal(fl__file_write(fl_test_path("out.partial/state.json"), "{", 1, NULL),
                      FL_OK);
     assert_int_equal(open_it(&c, "abc", 4, true, &err), FL_E_INPUT);
+    assert_int_equal(fl__file_write(fl_test_path("out.partial/x"), "x", 1, NULL), FL_OK);
     assert_int_equal(unlink(fl_test_path("out.partial/state.json")), 0);
     assert_int_equal(open_it(&c, "abc", 4, true, &err), FL_E_USAGE);
     assert_true(exists("out.partial")); /* a refusal removes nothing */
@@ -124,6 +125,42 @@ static void resuming_nothing_starts(void **state)
     assert_false(c.resumed);
     fl__checkpoint_close(&c, true); /* nothing was finished: leaves nothing */
     assert_false(exists("out.partial"));
+}
+
+/* Killed before the first file was complete: as good as nothing. */
+static void resuming_an_empty_directory_starts(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        fl_checkpoint c;
+        assert_int_equal(fl__dir_make(fl_test_path("out.partial"), NULL), FL_OK);
+        if (i)
+            assert_int_equal(
+                fl__file_write(fl_test_path("out.partial/state.json.tmp"), "{", 1, NULL), FL_OK);
+        assert_int_equal(open_it(&c, "abc", 4, false, NULL), FL_E_USAGE);
+        assert_int_equal(open_it(&c, "abc", 4, true, NULL), FL_OK);
+        assert_false(c.resumed);
+        assert_true(exists("out.partial/state.json"));
+        fl__checkpoint_close(&c, true);
+        assert_false(exists("out.partial"));
+    }
+}
+
+static void running_out_of_memory_leaves_nothing(void **state)
+{
+    (void)state;
+    const size_t before = fl__mem_get().now_bytes;
+    for (unsigned n = 1;; n++) {
+        fl_checkpoint c;
+        fl__mem_fail_after(n);
+        const fl_status st = open_it(&c, "abc", 4, false, NULL);
+        fl__mem_fail_after(0);
+        fl__checkpoint_close(&c, true);
+        assert_int_equal(fl__mem_get().now_bytes, before);
+        assert_false(exists("out.partial"));
+        if (!st) break;
+        assert_int_equal(st, FL_E_NOMEM);
+    }
 }
 
 static void redo_forgets_from_a_block_on(void **state)
@@ -177,6 +214,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(other_fingerprints_are_refused_by_name),
     cmocka_unit_test(existing_names_are_refused),
     cmocka_unit_test(resuming_nothing_starts),
+    cmocka_unit_test(resuming_an_empty_directory_starts),
+    cmocka_unit_test(running_out_of_memory_leaves_nothing),
     cmocka_unit_test(redo_forgets_from_a_block_on),
     cmocka_unit_test(finishing_renames_and_tidies),
     cmocka_unit_test(directories_that_cannot_be_made_are_errors),
