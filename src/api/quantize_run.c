@@ -248,9 +248,10 @@ static fl_status check_gate_text(const fl_quantize_options *o, fl_err *err)
     const bool plain = strcmp(o->calib_path, "self") != 0 &&
                        !(n > 6 && strcmp(o->calib_path + n - 6, ".jsonl") == 0);
     if (!gated || o->gate_path || plain) return FL_OK;
-    return fl__fail(err, FL_E_USAGE,
-                    "option: --gate-data: missing: the gates need a plain text and --calib is none; "
-                    "give --gate-data FILE");
+    return fl__fail(
+        err, FL_E_USAGE,
+        "option: --gate-data: missing: the gates need a plain text and --calib is none; "
+        "give --gate-data FILE");
 }
 
 /* out_dir without slashes behind it: ".partial" goes there. */
