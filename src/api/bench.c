@@ -8,9 +8,6 @@
 #include "base/mem.h"
 #include "kernels/onednn.h"
 
-#include <stdio.h>
-#include <string.h>
-
 #define MAX_DIM          (1 << 20)
 #define MAX_K            65536
 #define BANDWIDTH_BYTES  ((size_t)64 << 20)

@@ -1,25 +1,18 @@
 /* bench_race.c - interleaved timing; the two yardsticks. SPDX-License-Identifier: MIT */
 #include "api/bench_race.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "kernels/peak.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <time.h>
 
 #define REPEAT_MS       2.0 /* least time of one repeat of one contender */
 #define MAX_CALLS       256
 #define PEAK_ITEMS      4    /* per thread and call */
 #define PEAK_OPS        2e8  /* of one item */
 #define READ_ITEM_BYTES (size_t)(256 * 1024)
-
-static double now_ms(void)
-{
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
 
 static int compare(const void *a, const void *b)
 {
@@ -36,9 +29,9 @@ static double median(double *values, int n)
 /* Milliseconds of one call, over n_calls from call number `first` on. */
 static double time_calls(const fl_bench_contender *c, int first, int n_calls)
 {
-    const double start = now_ms();
+    const double start = fl__now_s();
     for (int i = 0; i < n_calls; i++) c->run(c->arg, first + i);
-    return (now_ms() - start) / n_calls;
+    return (fl__now_s() - start) * 1e3 / n_calls;
 }
 
 fl_status fl__bench_race(fl_bench_contender *contenders, int n, int n_repeats, fl_err *err)

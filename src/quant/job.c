@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/isa.h"
 #include "base/mem.h"
@@ -10,19 +11,11 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
-
-double fl__quant_now_s(void)
-{
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 void fl__quant_progress(const fl_quant_job *job, const char *stage, int block, double loss,
                         double done_share)
 {
-    const double elapsed = fl__quant_now_s() - job->started_s;
+    const double elapsed = fl__now_s() - job->started_s;
     const fl_quantize_progress p = {
         .stage = stage,
         .block = block,
@@ -283,7 +276,7 @@ fl_status fl__quant_job_run(json_t **report, const fl_quantize_options *o,
                         .ex = ex,
                         .calib = calib,
                         .calib_name = calib_name,
-                        .started_s = fl__quant_now_s(),
+                        .started_s = fl__now_s(),
                         .sites = json_array()};
     json_t *shards = json_array();
     fl_status st = FL_OK;

@@ -86,7 +86,6 @@ json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, cons
 /* Rough time of the run, from quick measurements on ex; NaN when out of memory. */
 double fl__quant_seconds(const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
                          int64_t text_bytes);
-double fl__quant_now_s(void);
 void fl__quant_progress(const fl_quant_job *job, const char *stage, int block, double loss,
                         double done_share);
 

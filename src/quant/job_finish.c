@@ -3,6 +3,7 @@
  * quantization_config, the side files verbatim, and the report. SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/isa.h"
 #include "base/mem.h"
@@ -251,6 +252,6 @@ fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *repo
      * it. */
     st = write_json(job, "flatiron_report.json", report, err);
     (void)json_object_set_new(report, "output", fl__json_text(job->o->out_dir));
-    (void)json_object_set_new(report, "seconds", json_real(fl__quant_now_s() - job->started_s));
+    (void)json_object_set_new(report, "seconds", json_real(fl__now_s() - job->started_s));
     return st ? st : fl__checkpoint_finish(&job->checkpoint, job->model->cfg.n_layers, err);
 }

@@ -8,15 +8,14 @@
 void fl__peak_avx2(int64_t n_rounds)
 {
     __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(5), sum[CHAINS];
+#pragma GCC unroll 12
     for (int i = 0; i < CHAINS; i++) sum[i] = _mm256_setzero_si256();
     for (int64_t r = 0; r < n_rounds; r++) {
-        FL_KEEP(a);
-        FL_KEEP(b);
+#pragma GCC unroll 12
         for (int i = 0; i < CHAINS; i++) {
-            __m256i product = _mm256_maddubs_epi16(a, b);
-            FL_KEEP(product); /* each chain its own */
-            sum[i] = _mm256_add_epi16(sum[i], product);
-            FL_KEEP(sum[i]);
+            FL_KEEP_EACH(a); /* so that no two products are the same */
+            sum[i] = _mm256_add_epi16(sum[i], _mm256_maddubs_epi16(a, b));
+            FL_KEEP_EACH(sum[i]);
         }
     }
 }

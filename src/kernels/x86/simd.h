@@ -10,5 +10,7 @@
 /* Pins v to a register here. GCC 12 otherwise moves all products of a block before all
  * additions and spills the sums of the innermost loop. */
 #define FL_KEEP(v) __asm__("" : "+v"(v))
+/* The same, and neither dropped nor merged with another: for loops that compute nothing. */
+#define FL_KEEP_EACH(v) __asm__ volatile("" : "+v"(v))
 
 #endif
