@@ -548,7 +548,7 @@ static void gates_keep_the_model_and_say_by_how_much(void **state)
     check_refused(&o, FL_E_USAGE, "--gate-data");
 }
 
-/* ---- memory -------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------ */
 
 /* Every allocation of a run fails once (later ones in growing steps): the run ends as out of
  * memory, holds nothing, and what it leaves can be gone on from to the same bytes. Some can be
