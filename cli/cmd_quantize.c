@@ -93,6 +93,8 @@ static const cli_option options[] = {
      .help = "add the mean error of a layer's output to its bias"},
     {.kind = CLI_SWITCH, .name = "--flatten-weights", FIELD(o.flatten_weights),
      .help = "split large weight columns too"},
+    {.kind = CLI_DOUBLE, .name = "--weight-beta", .arg = "X", FIELD(o.weight_beta), .min = 0.01,
+     .max = 100, .help = "threshold factor of --flatten-weights"},
 
     CLI_GROUP_ROW("GPTQ"),
     {.kind = CLI_DOUBLE, .name = "--damping", .arg = "X", FIELD(o.damping), .min = 1e-9,

@@ -276,7 +276,8 @@ static fl_status run(char **report_json, const fl_quantize_options *o, fl_err *e
         goto out;
     }
     if ((st = fl__quant_config_resolve(&c, o, &model->cfg, err))) goto out;
-    model->stream_max_extra = c.flatten.max_ratio;
+    model->stream_max_extra =
+        c.flatten.max_ratio + (c.block.flatten_weights ? c.block.weight_max_ratio : 0);
     if ((st = check_calibration_file(o, err))) goto out;
     if ((st = check_gate_text(o, err))) goto out;
     if (o->dry_run) {

@@ -9,6 +9,9 @@
  *   <lin>.bias              F32 [N], where the family has one or bias correction made one
  *   <site>.input_scale      F32 [1]      static activations
  *   <site>.input_copies     U16 [K]      k_c of flattening, absent when all are 1
+ *   <site>.weight_copies    U16 [K]      digits per column of the weights behind the site, absent
+ *   when all are 1; their codes are [N, K + sum of (digits - 1)], digits beyond the first behind
+ *   the K plain columns, channel by channel
  *   <site>.input_multiplier F32 [K]      applied before quantising, where smoothing could not
  *   be folded
  * SPDX-License-Identifier: MIT */
@@ -29,6 +32,9 @@ fl_status fl__quantized_config_load(fl_model *model, fl_err *err);
 /* Loads site `which` of a block whose roles (n_in, linears) are set. */
 fl_status fl__quantized_site_load(fl_block *block, const fl_model *model, int layer, int which,
                                   fl_err *err);
+/* Columns that <site>.weight_copies adds to the weights of a site with static activations; 0
+ * where it is absent, -1 where it is damaged. */
+int64_t fl__quantized_weight_extra(const fl_model *model, int layer, int first_linear);
 /* A float vector of n elements of the checkpoint as float32, owned. */
 fl_status fl__model_vector(float **out, const fl_model *model, const char *name, int n,
                            fl_err *err);

@@ -13,6 +13,8 @@ typedef struct fl_block_options {
     fl_gptq_options gptq;
     bool w_per_tensor;
     bool search_scale; /* weight scales by least squared error, else max|w| */
+    bool flatten_weights; /* split large columns of sites with static activations */
+    double weight_beta, weight_max_ratio; /* threshold of that, cap on the columns it adds */
 } fl_block_options;
 
 /* Float32 copy of a block with the plan's smoothing folded in (methods: norms, v_proj and
@@ -25,6 +27,7 @@ fl_status fl__block_fold(fl_block *folded, const fl_model *model, int layer,
 typedef struct fl_site_outcome {
     double gptq_error[FL_SITE_MAX_LINEARS]; /* relative, per linear; NaN for nearest */
     double damping;                         /* used; NaN for nearest */
+    double weight_ratio, weight_threshold;  /* of columns in digits; 0, NaN without */
 } fl_site_outcome;
 
 /* A block being quantised: the folded float block, and the quantised one that grows site by
@@ -37,8 +40,10 @@ typedef struct fl_block_job {
     int layer;
     fl_block folded;           /* owned */
     fl_block quant;            /* norms and float weights borrowed from folded */
-    int8_t *codes[FL_N_LINEARS]; /* [n_out, n_in] owned; NULL: stays float */
+    int8_t *codes[FL_N_LINEARS]; /* [n_out, fl__site_weight_columns] owned; NULL: stays
+                                    float */
     uint8_t *packed_w[FL_N_LINEARS]; /* weight-only 4-bit: nibbles that quant's linear reads */
+    fl_weight_split split;           /* of the site being rounded; copies NULL: none */
     fl_site_outcome outcome[FL_N_SITES];
 } fl_block_job;
 

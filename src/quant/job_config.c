@@ -77,6 +77,8 @@ static fl_status check_ranges(const fl_quantize_options *o, const fl_model_confi
         return usage(err, "--alpha", "not a number", "give a number");
     if (o->beta == 0)
         return usage(err, "--beta", "0 makes the threshold 0", "1.3 is usual, auto searches");
+    if (!(o->weight_beta > 0))
+        return usage(err, "--weight-beta", "not above 0", "1.3 is usual");
     return FL_OK;
 }
 
@@ -100,11 +102,6 @@ static fl_status check_choices(const fl_quantize_options *o, fl_err *err)
     if (o->select && !is(o->select, "kl") && !is(o->select, "output") &&
         !is(o->select, "random"))
         return usage(err, "--select", "unknown", "kl, output or random");
-    if (o->flatten_weights == FL_ON)
-        return fl__fail(
-            err, FL_E_UNSUPPORTED,
-            "option: --flatten-weights: not in this version; a weight scale per channel "
-            "(the default) covers most of it");
     return FL_OK;
 }
 
@@ -153,7 +150,10 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
                            .centred = pick(o->bias_correction, flattenquant && !paper),
                            .compensate = pick(o->compensate, flattenquant && !paper)},
                   .w_per_tensor = paper || is(o->w_granularity, "tensor"),
-                  .search_scale = flattenquant && !paper},
+                  .search_scale = flattenquant && !paper,
+                  .flatten_weights = pick(o->flatten_weights, false),
+                  .weight_beta = o->weight_beta,
+                  .weight_max_ratio = o->flatten_max_ratio},
         .seed = o->seed,
         .n_samples = o->n_samples,
         .seq_len = o->seq_len ? o->seq_len : FL_MIN(2048, model->n_positions),
@@ -161,6 +161,10 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
     c->act = c->a_bits == 16             ? FL_ACT_FLOAT
              : is(granularity, "tensor") ? FL_ACT_STATIC
                                          : FL_ACT_TOKEN;
+    if (c->block.flatten_weights && c->act != FL_ACT_STATIC)
+        return usage(err, "--flatten-weights",
+                     "only activations with one fixed scale per tensor are repeated for it",
+                     "use --a-granularity tensor with 8 or 4 bits, or leave it out");
     if (paper || !flattenquant) {
         if (c->flatten.alpha < 0) c->flatten.alpha = 0.5;
         if (c->flatten.beta < 0) c->flatten.beta = 1.3;
@@ -183,7 +187,7 @@ json_t *fl__quant_config_json(const fl_quant_config *c)
     static const char *const selects[] = {"kl", "output", "random"};
     return json_pack(
         "{s:s,s:s,s:b,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,s:f,s:i,s:b,"
-        "s:b,s:b,s:s,s:b,s:I,s:i,s:i}",
+        "s:b,s:b,s:s,s:b,s:b,s:f,s:I,s:i,s:i}",
         "method", c->method, "activation",
         c->act == FL_ACT_FLOAT    ? "float"
         : c->act == FL_ACT_STATIC ? "static"
@@ -198,6 +202,7 @@ json_t *fl__quant_config_json(const fl_quant_config *c)
         c->block.gptq.block, "act_order", c->block.gptq.act_order, "bias_correction",
         c->block.gptq.centred, "compensate", c->block.gptq.compensate, "w_granularity",
         c->block.w_per_tensor ? "tensor" : "channel", "search_scale", c->block.search_scale,
+        "flatten_weights", c->block.flatten_weights, "weight_beta", c->block.weight_beta,
         "seed", (json_int_t)c->seed, "samples", c->n_samples, "seq_len", c->seq_len);
 }
 
