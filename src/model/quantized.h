@@ -9,8 +9,8 @@
  *   <lin>.bias              F32 [N], where the family has one or bias correction made one
  *   <site>.input_scale      F32 [1]      static activations
  *   <site>.input_copies     U16 [K]      k_c of flattening, absent when all are 1
- *   <site>.weight_copies    U16 [K]      digits per column of the weights behind the site, absent
- *   when all are 1; their codes are [N, K + sum of (digits - 1)], digits beyond the first behind
+ *   <site>.weight_copies    U16 [K]      digits per column of its weights, absent when all are
+ *   1; the codes are then [N, K + sum of (digits - 1)]: digits beyond the first lie behind
  *   the K plain columns, channel by channel
  *   <site>.input_multiplier F32 [K]      applied before quantising, where smoothing could not
  *   be folded

@@ -28,15 +28,15 @@ size_t fl__block_float_bytes(const fl_model *model)
 }
 
 size_t fl__block_linear_bytes(const fl_model *model, int linear, int w_bits, fl_act_kind act,
-                              double extra, bool w_per_tensor)
+                              double extra, double digits, bool w_per_tensor)
 {
     int n_out, n_in;
     fl__linear_shape(&n_out, &n_in, &model->cfg, linear);
     if (w_bits == 16) return 0;
     const size_t N = (size_t)n_out, K = (size_t)n_in, scales = w_per_tensor ? 1 : N;
-    const size_t codes = N * K + scales * sizeof(float);
+    const size_t codes = N * (K + (size_t)(digits * (double)K)) + scales * sizeof(float);
     if (act == FL_ACT_FLOAT) return codes + (w_bits == 4 ? N * ((K + 1) / 2) : 0);
-    const size_t N_pad = (N + 15) / 16 * 16, K_all = K + (size_t)(extra * (double)K);
+    const size_t N_pad = (N + 15) / 16 * 16, K_all = K + (size_t)((extra + digits) * (double)K);
     return codes + N_pad * ((K_all + 63) / 64 * 64) * (size_t)w_bits / 8 +
            N_pad * sizeof(int32_t);
 }

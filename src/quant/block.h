@@ -60,11 +60,11 @@ fl_status fl__block_job_write(const fl_block_job *j, const char *path, json_t *n
                               int64_t *n_bytes, fl_err *err);
 
 /* Bytes of a folded block; of what rounding leaves of one linear (codes, and the form that the
- * quantised lane runs on) where its site has `extra` code columns more per channel; and of what
- * writing takes on top. */
+ * quantised lane runs on) where its site has `extra` code columns more per channel and its
+ * codes `digits` more; and of what writing takes on top. */
 size_t fl__block_float_bytes(const fl_model *model);
 size_t fl__block_linear_bytes(const fl_model *model, int linear, int w_bits, fl_act_kind act,
-                              double extra, bool w_per_tensor);
+                              double extra, double digits, bool w_per_tensor);
 size_t fl__block_write_bytes(const fl_model *model, int w_bits);
 
 #endif

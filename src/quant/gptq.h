@@ -47,8 +47,9 @@ fl_status fl__gptq_init(fl_gptq *q, const fl_gram *g, const fl_gptq_options *o,
                         const fl_exec *ex, fl_err *err);
 void fl__gptq_fini(fl_gptq *q);
 
-/* Rounds w [N, K]: codes [N, K] (with a split [N, split->ld], columns rounded whole), scale [N] ([1] per tensor). bias_shift [N] receives what must
- * be added to the bias (zeros when not centred). w is overwritten with W~. *relative_error:
+/* Rounds w [N, K]: codes [N, K] (with a split: whole columns, written as digits, [N,
+ * split->ld]), scale [N] ([1] per tensor). bias_shift [N] receives what must be added to the
+ * bias (zeros when not centred). w is overwritten with W~. *relative_error:
  * tr(E A E^T) over sum_nk W~_nk^2 A_kk, with E the remaining error against W~. */
 fl_status fl__gptq_round(const fl_gptq *q, const fl_exec *ex, int8_t *codes, float *scale,
                          float *bias_shift, float *w, int N, int bits, bool per_tensor,
