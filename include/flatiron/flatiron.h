@@ -175,7 +175,7 @@ typedef struct fl_quantize_progress {
 
 typedef struct fl_quantize_options {
     const char *model_dir, *out_dir;
-    const char *method; /* required: flattenquant, smoothquant, rtn */
+    const char *method; /* required: flattenquant, flatquant, smoothquant, quarot, rtn */
     const char *preset; /* NULL or "paper": per-tensor weights, mean rule, KL selection */
 
     int w_bits, a_bits; /* 4, 8; 16 = float; 0: method's (flattenquant: 4/8 mix; others 4) */
@@ -207,6 +207,20 @@ typedef struct fl_quantize_options {
     int gptq_block;        /* default 128 */
     fl_switch act_order;   /* columns by falling Hessian diagonal */
     fl_switch compensate;  /* first fit the float layer's output on the quantised inputs */
+
+    /* FlatQuant, methods.md section 2 (and quarot's transform). Values below 0 and NULL: the
+     * recipe's. */
+    const char *recipe;    /* NULL (default) or "official": the published code's choices */
+    const char *transform; /* "inverse", "svd", "random-kron", "hadamard", "none" */
+    fl_switch learn_scale, learn_clip; /* per-channel scales; clips */
+    fl_switch asymmetric;        /* per-token activations with a zero point */
+    fl_switch quantized_inputs;  /* train on what the quantised blocks before put out */
+    int epochs, batch_windows, warmup_steps;
+    double lr, min_lr;           /* AdamW, cosine from lr to min_lr */
+    double clip_lr;              /* of the clips, times lr */
+    double weight_lr;            /* of the weights, times lr; 0: weights stay as they are */
+    double weight_decay, diag_alpha;
+    const char *train_dtype;     /* "auto", "float32", "bf16": of the GEMMs in training */
 
     bool resume, dry_run;
     int redo_from;              /* < 0 (default): off; else first block to do again */

@@ -41,13 +41,26 @@ size_t fl__block_linear_bytes(const fl_model *model, int linear, int w_bits, fl_
            N_pad * sizeof(int32_t);
 }
 
+void fl__block_move(fl_block *to, fl_block *from)
+{
+    *to = *from;
+    for (int s = 0; s < FL_N_SITES; s++)
+        for (int i = 0; i < to->site[s].n_linears; i++)
+            to->site[s].linears[i] = &to->linear[from->site[s].linears[i] - from->linear];
+    memset(from, 0, sizeof *from);
+}
+
 fl_status fl__block_job_init(fl_block_job *j, const fl_model *model, const fl_exec *ex,
                              int layer, const fl_site_plan *plan, const fl_block_options *o,
-                             fl_err *err)
+                             fl_block *folded, fl_err *err)
 {
     *j = (fl_block_job){.model = model, .ex = ex, .plan = plan, .o = o, .layer = layer};
-    const fl_status st = fl__block_fold(&j->folded, model, layer, plan, err);
-    if (st) return st;
+    if (folded) {
+        fl__block_move(&j->folded, folded);
+    } else {
+        const fl_status st = fl__block_fold(&j->folded, model, layer, plan, err);
+        if (st) return st;
+    }
     j->quant = j->folded;
     for (int s = 0; s < FL_N_SITES; s++) {
         fl_site *site = &j->quant.site[s];

@@ -21,6 +21,9 @@ typedef struct fl_block_options {
 fl_status fl__block_fold(fl_block *folded, const fl_model *model, int layer,
                          const fl_site_plan *plan, fl_err *err);
 
+/* to = from, whose sites then point to to's linears; from is left empty. */
+void fl__block_move(fl_block *to, fl_block *from);
+
 /* What rounding did to one site. */
 typedef struct fl_site_outcome {
     double gptq_error[FL_SITE_MAX_LINEARS]; /* relative, per linear; NaN for nearest */
@@ -42,9 +45,11 @@ typedef struct fl_block_job {
     fl_site_outcome outcome[FL_N_SITES];
 } fl_block_job;
 
+/* folded: the float block to round, taken on success; NULL: the plan's smoothing is folded
+ * here. */
 fl_status fl__block_job_init(fl_block_job *j, const fl_model *model, const fl_exec *ex,
                              int layer, const fl_site_plan *plan, const fl_block_options *o,
-                             fl_err *err);
+                             fl_block *folded, fl_err *err);
 void fl__block_job_fini(fl_block_job *j);
 /* Rounds one site; sites must come in order. stream is needed for GPTQ (its lanes hold the
  * block's inputs), else NULL. FL_E_INTERRUPTED when the stream was told to stop. */

@@ -80,12 +80,21 @@ static fl_status check_ranges(const fl_quantize_options *o, const fl_model_confi
     return FL_OK;
 }
 
+static bool is_one_of(const char *name, const char *const *list)
+{
+    for (; *list; list++)
+        if (is(name, *list)) return true;
+    return false;
+}
+
 static fl_status check_choices(const fl_quantize_options *o, fl_err *err)
 {
-    if (!is(o->method, "flattenquant") && !is(o->method, "smoothquant") &&
-        !is(o->method, "rtn"))
+    static const char *const methods[] = {"flattenquant", "flatquant", "smoothquant", "quarot",
+                                          "rtn", NULL};
+    if (!is_one_of(o->method, methods))
         return fl__fail(err, o->method ? FL_E_UNSUPPORTED : FL_E_USAGE,
-                        "option: --method: %s; flattenquant, smoothquant and rtn are there",
+                        "option: --method: %s; flattenquant, flatquant, smoothquant, quarot "
+                        "and rtn are there",
                         o->method ? o->method : "missing");
     if (o->preset && !is(o->preset, "paper"))
         return usage(err, "--preset", "unknown preset", "paper is there");
@@ -120,7 +129,6 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
                                    const fl_model_config *model, fl_err *err)
 {
     const bool flattenquant = is(o->method, "flattenquant"), paper = is(o->preset, "paper");
-    const bool rtn = is(o->method, "rtn");
     fl_status st;
     if ((st = check_choices(o, err)) || (st = check_bits(o, flattenquant, err)) ||
         (st = check_ranges(o, model, err)))
@@ -136,7 +144,7 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
         .a_bits = o->a_bits ? o->a_bits : 4,
         .smooth_all = flattenquant,
         .unsigned_codes = pick(o->unsigned_codes, flattenquant && !paper),
-        .flatten = {.smooth = pick(o->smooth, !rtn),
+        .flatten = {.smooth = pick(o->smooth, flattenquant || is(o->method, "smoothquant")),
                     .suppress = pick(o->suppress, flattenquant),
                     .flatten = pick(o->flatten, flattenquant),
                     .alpha = o->alpha,
@@ -154,6 +162,9 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
                            .compensate = pick(o->compensate, flattenquant && !paper)},
                   .w_per_tensor = paper || is(o->w_granularity, "tensor"),
                   .search_scale = flattenquant && !paper},
+        .transforms = is(o->method, "flatquant") || is(o->method, "quarot"),
+        .k_bits = o->kv_bits,
+        .v_bits = o->kv_bits,
         .seed = o->seed,
         .n_samples = o->n_samples,
         .seq_len = o->seq_len ? o->seq_len : FL_MIN(2048, model->n_positions),
@@ -172,6 +183,7 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
         if (c->flatten.alpha < 0) c->flatten.alpha = 0.5;
         c->flatten.beta = 1.3; /* unused */
     }
+    if (c->transforms && (st = fl__flatquant_config_resolve(c, o, model, err))) return st;
     if (c->mixed && c->act != FL_ACT_STATIC && !o->a_granularity)
         return usage(err, "--a-granularity",
                      "the mix of 4 and 8 bits needs integer activations", "use tensor");
@@ -181,7 +193,7 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
 json_t *fl__quant_config_json(const fl_quant_config *c)
 {
     static const char *const selects[] = {"kl", "output", "random"};
-    return json_pack(
+    json_t *o = json_pack(
         "{s:s,s:s,s:b,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,s:f,s:i,s:b,"
         "s:b,s:b,s:s,s:b,s:I,s:i,s:i}",
         "method", c->method, "activation",
@@ -198,7 +210,9 @@ json_t *fl__quant_config_json(const fl_quant_config *c)
         c->block.gptq.block, "act_order", c->block.gptq.act_order, "bias_correction",
         c->block.gptq.centred, "compensate", c->block.gptq.compensate, "w_granularity",
         c->block.w_per_tensor ? "tensor" : "channel", "search_scale", c->block.search_scale,
-        "seed", (json_int_t)c->seed, "samples", c->n_samples, "seq_len", c->seq_len);
+        "seed", (json_int_t)c->seed, "samples", c->n_samples, "seq_len", c->seq_len);    if (o && c->transforms)
+        (void)json_object_set_new(o, "flatquant", fl__flatquant_config_json(&c->flatquant));
+    return o;
 }
 
 bool fl__quant_needs_plan_pass(const fl_quant_config *c)
@@ -213,5 +227,5 @@ bool fl__quant_needs_statistics(const fl_quant_config *c)
 
 bool fl__quant_needs_lanes(const fl_quant_config *c)
 {
-    return c->block.use_gptq;
+    return c->block.use_gptq || c->transforms;
 }

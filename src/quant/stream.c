@@ -91,6 +91,7 @@ void fl__stream_free(fl_stream **s)
     fl__free(&(*s)->site_float);
     fl__free(&(*s)->site_quant);
     fl__free(&(*s)->first_batch);
+    fl__free(&(*s)->target);
     fl__free(&(*s)->spans);
     fl__workspace_free(&(*s)->ws);
     fl__kv_free(&(*s)->kv_float);
@@ -175,6 +176,25 @@ bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, fl_half 
         if (store) memcpy(x, s->ws->buf[FL_BUF_X], b.n * sizeof(float));
     }
     return true;
+}
+
+fl_status fl__stream_target(fl_stream *s, const fl_block *block, fl_site_hook *hook, void *user,
+                            fl_err *err)
+{
+    const size_t n = (size_t)s->calib->n_windows * (size_t)s->calib->seq_len *
+                     (size_t)s->model->cfg.hidden_size;
+    if (!s->target) s->target = fl__alloc(n, sizeof(float));
+    if (!s->target) return fl__fail_nomem(err, "wanted outputs", n * sizeof(float));
+    for (int i = 0; i < n_batches(s); i++) {
+        const batch b = batch_of(s, i);
+        if (must_stop(s))
+            return fl__fail(err, FL_E_INTERRUPTED,
+                            "quantize: interrupted: the checkpoint is valid; go on with "
+                            "--resume");
+        walk_batch(s, FL_LANE_FLOAT, block, FL_HALF_BOTH, &b, s->x_float + b.at, hook, user);
+        memcpy(s->target + b.at, s->ws->buf[FL_BUF_X], b.n * sizeof(float));
+    }
+    return FL_OK;
 }
 
 size_t fl__stream_first_batch(fl_stream *s, const fl_block *block, float *to)
