@@ -7,10 +7,10 @@
  *   scale  f16    [64]
  *   zero   uint8  [64]             0..2^bits-1
  *
- * A row is a stream of bits from the lowest bit of its first byte on: code d is bits d * bits ..
- * (d + 1) * bits - 1, so that 8 codes are `bits` whole bytes and a nibble's low half is the even
- * d. Bits behind the last code are 0. Token-major K as well as V: a kernel that multiplies codes
- * streams whole rows and takes scale and zero out of the sum,
+ * A row is a stream of bits from the lowest bit of its first byte on: code d is bits d * bits
+ * .. (d + 1) * bits - 1, so that 8 codes are `bits` whole bytes and a nibble's low half is the
+ * even d. Bits behind the last code are 0. Token-major K as well as V: a kernel that multiplies
+ * codes streams whole rows and takes scale and zero out of the sum,
  *   q . k = scale * (q . code - zero * sum q),
  * with the scales and zeros of 16 tokens in one load each.
  *

@@ -1,9 +1,9 @@
 /* kv_cache.c - paged cache of keys and values.
  *
  * Memory: one slab of n_pages x n_layers x n_kv_heads slots; a slot is the block of K followed
- * by the block of V, each in its format and a multiple of 64 bytes. A sequence's page table maps
- * position / 64 to a page. Free pages are a stack, so a page that goes back is the next one
- * handed out.
+ * by the block of V, each in its format and a multiple of 64 bytes. A sequence's page table
+ * maps position / 64 to a page. Free pages are a stack, so a page that goes back is the next
+ * one handed out.
  * SPDX-License-Identifier: MIT */
 #include "model/kv_cache.h"
 
@@ -46,8 +46,7 @@ static void put_row(void *block, fl_kv_format format, const fl_kv_codec_kernel *
                     bool is_key, int t, const float *x, int D, const float *clip)
 {
     const int at = is_key ? t : t * D, step = is_key ? FL_KV_PAGE : 1;
-    if (code_bits[format])
-        codec->quantize(block, t, x, D, code_bits[format], clip[0], clip[1]);
+    if (code_bits[format]) codec->quantize(block, t, x, D, code_bits[format], clip[0], clip[1]);
     else if (format == FL_KV_F32)
         for (int d = 0; d < D; d++) ((float *)block)[at + d * step] = x[d];
     else
@@ -59,10 +58,8 @@ static const float *get_block(const void *block, fl_kv_format format, fl_kv_expa
                               int D, float *scratch)
 {
     if (format == FL_KV_F32) return block;
-    if (format == FL_KV_BF16)
-        fl__bf16_to_f32_array(scratch, block, (size_t)D * FL_KV_PAGE);
-    else
-        expand(scratch, block, D, code_bits[format]);
+    if (format == FL_KV_BF16) fl__bf16_to_f32_array(scratch, block, (size_t)D * FL_KV_PAGE);
+    else expand(scratch, block, D, code_bits[format]);
     return scratch;
 }
 

@@ -1,15 +1,16 @@
 /* kv_cache.h - keys and values of the tokens seen so far, in pages of 64 tokens.
  *
  * A cache is a pool of pages and a page table per sequence; pages are handed out as sequences
- * grow and go back when they are truncated. One page holds, for every layer and KV head, a block
- * of K and a block of V, each in a format of its own:
+ * grow and go back when they are truncated. One page holds, for every layer and KV head, a
+ * block of K and a block of V, each in a format of its own:
  *
  *   F32, BF16    K transposed [head_dim, 64] (a query meets 64 keys with contiguous loads), V
  *                [64, head_dim]
- *   INT8 .. INT2 codes, scales and zeros of kernels/kv_codec.h, quantised token by token and head
- *                by head as they come
+ *   INT8 .. INT2 codes, scales and zeros of kernels/kv_codec.h; a token's head is quantised when
+ *                it comes and never again
  *
- * Prefill, evaluation and decoding all read what append stored: what was evaluated is what runs.
+ * Prefill, evaluation and decoding all read what append stored: what was evaluated is what
+ * runs.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_MODEL_KV_CACHE_H
 #define FL_MODEL_KV_CACHE_H

@@ -75,8 +75,8 @@ static fl_status parse_kv_format(fl_kv_format *format, const json_t *q, const ch
         fl__json_get_int(q, field, false, 2, 16, &bits, "quantization_config", err);
     if (st || fl__kv_format_of_bits(format, (int)bits)) return st;
     return fl__fail(err, FL_E_INPUT,
-                    "quantization_config: %s is %lld, possible are 16, 8, 4, 3 and 2; the file is "
-                    "damaged or of a newer version",
+                    "quantization_config: %s: %lld is none of 16, 8, 4, 3 and 2; write the "
+                    "model again with flatiron quantize",
                     field, (long long)bits);
 }
 
@@ -276,10 +276,11 @@ fl_status fl__quantized_attention_load(fl_block *block, const fl_model *model, i
     for (int i = 0; i < 4 && !st; i++) {
         block->kv_clip[i] = clip[i];
         if (!(clip[i] > 0 && clip[i] <= 1))
-            st = fl__fail(err, FL_E_INPUT,
-                          "quantised model: tensor %s: element %d is %g, wanted a number above 0 "
-                          "and at most 1; the file is damaged",
-                          name, i, (double)clip[i]);
+            st = fl__fail(
+                err, FL_E_INPUT,
+                "quantised model: tensor %s: element %d is %g, wanted a number above 0 "
+                "and at most 1; the file is damaged",
+                name, i, (double)clip[i]);
     }
     fl__free(&clip);
     return st;

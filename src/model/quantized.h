@@ -25,8 +25,8 @@
 /* Names of fl_act_kind in the file: "float", "static", "token". */
 extern const char *const fl__act_names[3];
 
-/* Fills model->sites, quant_method, bits and formats of K and V from model->cfg.quant. FL_E_INPUT names
- * the field. */
+/* Fills model->sites, quant_method, bits and formats of K and V from model->cfg.quant.
+ * FL_E_INPUT names the field. */
 fl_status fl__quantized_config_load(fl_model *model, fl_err *err);
 /* Loads site `which` of a block whose roles (n_in, linears) are set. */
 fl_status fl__quantized_site_load(fl_block *block, const fl_model *model, int layer, int which,

@@ -21,8 +21,8 @@ typedef struct fl_block_options {
 } fl_block_options;
 
 /* Float32 copy of a block with the plan's smoothing folded in (methods: norms, v_proj and
- * up_proj rows), computed in double, and without a key bias that is dropped. plan: FL_N_SITES entries or NULL: a plain float32 copy.
- * Post-norm sites keep their factors as premul. */
+ * up_proj rows), computed in double, and without a key bias that is dropped. plan: FL_N_SITES
+ * entries or NULL: a plain float32 copy. Post-norm sites keep their factors as premul. */
 fl_status fl__block_fold(fl_block *folded, const fl_model *model, int layer,
                          const fl_site_plan *plan, fl_err *err);
 

@@ -64,7 +64,8 @@ static fl_status fold_norm(fl_block *b, const fl_model *model, int site, const f
 
 bool fl__key_bias_is_dropped(const fl_model *model)
 {
-    return model->cfg.rope.kind == FL_ROPE_NONE && fl__kv_code_bits(model->stream_k_format) != 0;
+    return model->cfg.rope.kind == FL_ROPE_NONE &&
+           fl__kv_code_bits(model->stream_k_format) != 0;
 }
 
 fl_status fl__block_fold(fl_block *folded, const fl_model *model, int layer,

@@ -196,16 +196,18 @@ json_t *fl__quant_config_json(const fl_quant_config *c)
 {
     static const char *const selects[] = {"kl", "output", "random"};
     return json_pack(
-        "{s:s,s:s,s:b,s:i,s:i,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,s:f,s:i,s:b,"
+        "{s:s,s:s,s:b,s:i,s:i,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,s:f,"
+        "s:i,s:b,"
         "s:b,s:b,s:s,s:b,s:I,s:i,s:i}",
         "method", c->method, "activation",
         c->act == FL_ACT_FLOAT    ? "float"
         : c->act == FL_ACT_STATIC ? "static"
                                   : "token",
         "mixed", c->mixed, "w_bits", c->mixed ? 0 : c->w_bits, "a_bits",
-        c->mixed ? 0 : c->a_bits, "k_bits", c->k_bits, "v_bits", c->v_bits, "smooth", c->flatten.smooth, "smooth_all", c->smooth_all,
-        "suppress", c->flatten.suppress, "flatten", c->flatten.flatten, "unsigned_codes",
-        c->unsigned_codes, "alpha", c->flatten.alpha, "beta", c->flatten.beta, "threshold",
+        c->mixed ? 0 : c->a_bits, "k_bits", c->k_bits, "v_bits", c->v_bits, "smooth",
+        c->flatten.smooth, "smooth_all", c->smooth_all, "suppress", c->flatten.suppress,
+        "flatten", c->flatten.flatten, "unsigned_codes", c->unsigned_codes, "alpha",
+        c->flatten.alpha, "beta", c->flatten.beta, "threshold",
         c->flatten.iqr_rule ? "iqr" : "mean", "flatten_max_ratio", c->flatten.max_ratio,
         "int4_ratio", c->int4_ratio, "gamma", c->gamma, "select", selects[c->select], "weights",
         c->block.use_gptq ? "gptq" : "rtn", "damping", c->block.gptq.damping, "gptq_block",

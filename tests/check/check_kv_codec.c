@@ -1,6 +1,7 @@
 /* check_kv_codec.c - every row of the KV codec against the reference, bit for bit: codes,
- * scales, zeros and expanded values; the reference against values worked out by hand and against
- * the size of a step. SPDX-License-Identifier: MIT */
+ * scales, zeros and expanded values; the reference against values worked out by hand and
+ * against the size of a step.
+ * SPDX-License-Identifier: MIT */
 #include "check/ck.h"
 
 #include "base/float16.h"
@@ -22,7 +23,8 @@ static const fl_kv_codec_kernel *reference(void)
 /* Row of token t: usual ones and every kind that has no ordinary scale. */
 static void draw_row(float *x, int D, int t, fl_rng *rng)
 {
-    static const float odd[] = {NAN, INFINITY, -INFINITY, FLT_MAX, -FLT_MAX, 1e-42f, -0.0f, 1e6f};
+    static const float odd[] = {NAN,      INFINITY, -INFINITY, FLT_MAX,
+                                -FLT_MAX, 1e-42f,   -0.0f,     1e6f};
     const float size = ldexpf(1, ck_int(rng, -30, 20)), shift = (float)ck_int(rng, -2, 2);
     for (int d = 0; d < D; d++) {
         const float z = (float)fl__rng_normal(rng);
@@ -33,7 +35,7 @@ static void draw_row(float *x, int D, int t, fl_rng *rng)
         case 3: x[d] = fabsf(z) * size; break; /* zero at an end */
         case 4: x[d] = -fabsf(z) * size; break;
         case 5: x[d] = z * 1e-7f; break; /* scales around the smallest */
-        case 6: x[d] = z * 2e5f; break;  /* and around the largest */
+        case 6: x[d] = z * 2e5f; break; /* and around the largest */
         case 7: x[d] = d % 3 ? z : odd[ck_int(rng, 0, (int)FL_COUNT(odd) - 1)]; break;
         case 8: x[d] = (float)ck_int(rng, -8, 7) / 2; break; /* ties */
         default: x[d] = (z + shift) * size; break;
@@ -123,7 +125,8 @@ static void by_hand(ck *t)
             block[fl__kv_zero_at(c->D, c->bits) + 3] != c->zero)
             ck_complain(t, "case %zu: codes %02x %02x, scale %g, zero %d", i,
                         block[3 * c->n_bytes], block[3 * c->n_bytes + 1],
-                        (double)fl__f16_to_f32(scale), block[fl__kv_zero_at(c->D, c->bits) + 3]);
+                        (double)fl__f16_to_f32(scale),
+                        block[fl__kv_zero_at(c->D, c->bits) + 3]);
         ck_true(t, (int)fl__kv_row_bytes(c->D, c->bits) == c->n_bytes);
     }
     ck_true(t, fl__kv_block_bytes(128, 4) == 64 * (64 + 3));

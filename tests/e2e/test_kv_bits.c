@@ -1,6 +1,7 @@
 /* test_kv_bits.c - models with a quantised KV cache: what is evaluated is what is generated,
- * token by token; everything says which bits keys and values have; a stopped run ends in the same
- * bytes. SPDX-License-Identifier: MIT */
+ * token by token; everything says which bits keys and values have; a stopped run ends in the
+ * same bytes.
+ * SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
 #include "support/opt_model.h"
 #include "support/quantize_once.h"
@@ -191,9 +192,10 @@ static void everything_says_the_bits(void **state)
     static fl_test_run_result r;
     const fl_small_model m = fl_test_small_model_defaults(); /* heads of 16, two for KV */
     (void)fl_test_small_model("m", &m);
-    fl_test_write_text(fl_test_path("text"), "All of this is one window of text, and the window "
-                                             "is as long as the context of the small model, "
-                                             "which has about one hundred tokens; so it ends.");
+    fl_test_write_text(fl_test_path("text"),
+                       "All of this is one window of text, and the window "
+                       "is as long as the context of the small model, "
+                       "which has about one hundred tokens; so it ends.");
     fl_test_run_program(&r,
                         "quantize m out --method rtn --w-bits 8 --a-bits 8 --kv-bits 4 "
                         "--v_bits 2 --calib text",

@@ -195,8 +195,8 @@ static void opt_with_norms_behind(void **state)
     check_model(fl_test_opt_model("model", &m));
 }
 
-/* K in codes: the key bias of OPT goes, and the softmax does not notice; LLaMA's is turned by the
- * rotary embedding and stays. */
+/* K in codes: the key bias of OPT goes, and the softmax does not notice; LLaMA's is turned by
+ * the rotary embedding and stays. */
 static void a_key_bias_that_cancels_is_dropped(void **state)
 {
     (void)state;

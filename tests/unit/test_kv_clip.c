@@ -1,5 +1,6 @@
-/* test_kv_clip.c - clips of K and V: written with a block, read back, used by its attention, and
- * refused where they are no clips. SPDX-License-Identifier: MIT */
+/* test_kv_clip.c - clips of K and V: written with a block, read back, used by its attention,
+ * and refused where they are no clips.
+ * SPDX-License-Identifier: MIT */
 #include "quant/block.h"
 
 #include "base/isa.h"
@@ -110,7 +111,8 @@ static void clips_of_one_are_not_written(void **state)
     static const float ones[4] = {1, 1, 1, 1};
     fl_tensors *shard;
     char path[512];
-    (void)snprintf(path, sizeof path, "%s/model-00002-of-00005.safetensors", clipped_model(ones));
+    (void)snprintf(path, sizeof path, "%s/model-00002-of-00005.safetensors",
+                   clipped_model(ones));
     assert_int_equal(fl__tensors_open_file(&shard, path, NULL), FL_OK);
     assert_null(fl__tensors_find(shard, tensor));
     fl__tensors_close(&shard);

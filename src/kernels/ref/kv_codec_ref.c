@@ -56,7 +56,8 @@ static float value(const uint8_t *block, int t, int d, int D, int bits)
 void fl__kv_expand_k_ref(float *out, const void *block, int D, int bits)
 {
     for (int d = 0; d < D; d++)
-        for (int t = 0; t < FL_KV_PAGE; t++) out[d * FL_KV_PAGE + t] = value(block, t, d, D, bits);
+        for (int t = 0; t < FL_KV_PAGE; t++)
+            out[d * FL_KV_PAGE + t] = value(block, t, d, D, bits);
 }
 
 void fl__kv_expand_v_ref(float *out, const void *block, int D, int bits)

@@ -57,8 +57,8 @@ FL_INLINE void quantize_row(uint8_t *row, const fl_kv_grid *g, const float *x, i
     /* Lanes behind the row are set to 0, not to the code of 0. */
     float tail[8] = {0};
     memcpy(tail, x + d, (size_t)(D - d) * sizeof *x);
-    const __m256i there = _mm256_cmpgt_epi32(_mm256_set1_epi32(D - d),
-                                             _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    const __m256i there =
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(D - d), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     const __m256i codes = codes_of(_mm256_loadu_ps(tail), inv, zero, qmax);
     store_group(row, _mm256_and_si256(codes, there), bits, fl__kv_row_bytes(D - d, bits));
 }

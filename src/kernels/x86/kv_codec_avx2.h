@@ -27,8 +27,8 @@ FL_INLINE void store_group(uint8_t *to, __m256i codes, int bits, size_t n_bytes)
         return;
     }
     const __m256i placed = _mm256_sllv_epi32(codes, group_shifts(bits));
-    __m128i v = _mm_or_si128(_mm256_castsi256_si128(placed),
-                             _mm256_extracti128_si256(placed, 1));
+    __m128i v =
+        _mm_or_si128(_mm256_castsi256_si128(placed), _mm256_extracti128_si256(placed, 1));
     v = _mm_or_si128(v, _mm_shuffle_epi32(v, 0x4e));
     v = _mm_or_si128(v, _mm_shuffle_epi32(v, 0xb1));
     const uint32_t word = (uint32_t)_mm_cvtsi128_si32(v);
