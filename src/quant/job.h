@@ -26,6 +26,7 @@ typedef struct fl_quant_config {
     fl_act_kind act;
     bool mixed;          /* bits per site by selection; else w_bits, a_bits everywhere */
     int w_bits, a_bits;
+    int k_bits, v_bits;  /* of the KV cache */
     bool smooth_all;     /* all sites, else those behind norms only (SmoothQuant) */
     bool unsigned_codes;
     fl_flatten_options flatten; /* smooth off: no smoothing anywhere */
@@ -34,7 +35,6 @@ typedef struct fl_quant_config {
     fl_block_options block;
     bool transforms;     /* flatquant, quarot: sites get transforms before they are rounded */
     fl_flatquant_options flatquant;
-    int k_bits, v_bits;
     uint64_t seed;
     int n_samples, seq_len;
 } fl_quant_config;

@@ -54,6 +54,7 @@ void check_gemm(ck *t);
 void check_quantize(ck *t);
 void check_flatten(ck *t);
 void check_attention(ck *t);
+void check_kv_codec(ck *t);
 void check_rowops(ck *t);
 
 #endif

@@ -8,6 +8,7 @@
 #include "quant/flatquant/flatquant.h"
 
 #include "base/mem.h"
+#include "quant/block.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -137,13 +138,6 @@ static void scale_grad(fl_flatquant_site *s)
 
 /* ---- the whole --------------------------------------------------------------------------- */
 
-/* Without RoPE a bias of the keys adds the same to all scores of a query: the softmax does not
- * see it, the quantiser of the keys would. */
-static bool drops_bias(const fl_flatquant_params *p, const fl_model *model, int which)
-{
-    return which == FL_LIN_K && p->o.k_bits < 16 && model->cfg.rope.kind == FL_ROPE_NONE;
-}
-
 static fl_status linear_init(fl_flatquant_linear *l, const fl_linear *from, bool with_bias,
                              const fl_flatquant_options *o, fl_err *err)
 {
@@ -190,7 +184,7 @@ fl_status fl__flatquant_params_init(fl_flatquant_params *p, const fl_model *mode
                                .head_dim = cfg->head_dim};
     for (int i = 0; i < FL_N_LINEARS && !st; i++)
         if (block->linear[i].n_out)
-            st = linear_init(&p->linear[i], &block->linear[i], !drops_bias(p, model, i), o,
+            st = linear_init(&p->linear[i], &block->linear[i], i != FL_LIN_K || !fl__key_bias_is_dropped(model), o,
                              err);
     for (int i = 0; i < FL_N_SITES && !st; i++)
         st = site_init(p, model, block, i, layer, x_max[i], ex, err);
