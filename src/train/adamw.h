@@ -5,14 +5,15 @@
  *   p <- p (1 - lr_t decay);  m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2
  *   p <- p - lr_t m / (1 - b1^(t+1)) / (sqrt(v / (1 - b2^(t+1))) + eps)
  *   lr_t = floor + (lr - floor) (1 + cos(pi (t - w) / (n_steps - w))) / 2
- * with lr = rate * multiplier and w warm-up steps before it, at lr (t+1) / (w+1). The floor is one absolute rate for all
- * groups.
+ * with lr = rate * multiplier, behind w warm-up steps at lr (t+1) / (w+1). The floor is one
+ * absolute rate for all groups.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_TRAIN_ADAMW_H
 #define FL_TRAIN_ADAMW_H
 
 #include "base/status.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 

@@ -1,8 +1,8 @@
 /* kron.h - rows times a Kronecker product of two small square matrices, and the gradients.
  *
  * A row x of n1 * n2 floats, seen as X [n1, n2] row-major, becomes y = P1^T X P2, which is x
- * (P1 (x) P2). With Q = P^-T for both factors the rows of a weight go the other way, so that <x',
- * w'> = <x, w>. A factor that is NULL is the identity.
+ * (P1 (x) P2). With Q = P^-T for both factors the rows of a weight go the other way, so that
+ * <x', w'> = <x, w>. A factor that is NULL is the identity.
  *
  * Float32 throughout. Sums run in rising order of the index that is summed over, X P2 first;
  * gradients of the factors are summed over tiles of rows whose number depends on R alone, then
