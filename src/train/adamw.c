@@ -89,11 +89,11 @@ static fl_status check(const fl_adamw *a, double loss, fl_err *err)
     const long long step = (long long)a->n_done;
     if (!isfinite(loss))
         return fl__fail(err, FL_E_FAIL,
-                        "training: step %lld: the loss is not finite; use a smaller rate", step);
+                        "training: step %lld: loss not finite; use a smaller rate", step);
     for (int i = 0; i < a->n_groups; i++)
         if (!is_finite(a->groups[i].g, a->groups[i].n))
             return fl__fail(err, FL_E_FAIL,
-                            "training: step %lld: a gradient of %s is not finite; use a smaller "
+                            "training: step %lld: gradient of %s not finite; use a smaller "
                             "rate", step, a->groups[i].name);
     return FL_OK;
 }

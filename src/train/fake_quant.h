@@ -47,10 +47,10 @@ void fl__fake_quant_rows(const fl_exec *ex, const fl_fake_quant *q, float *x_hat
                          float *scale, float *zero, const float *x, int64_t R, int n);
 
 /* dx [R, n] (may be dx_hat) and dclip = {d c_max, d c_min}, summed over rows, from dx_hat [R,
- * n] and what the forward pass read and wrote: x, scale, zero. */
+ * n] and the x of the forward pass. */
 void fl__fake_quant_rows_grad(const fl_exec *ex, const fl_fake_quant *q, float *dx,
-                              double dclip[2], const float *dx_hat, const float *x,
-                              const float *scale, const float *zero, int64_t R, int n);
+                              double dclip[2], const float *dx_hat, const float *x, int64_t R,
+                              int n);
 
 /* w [N, K] -> w_hat [N, K] (NULL: not wanted; may be w), codes int8 [N, K] or NULL, scale [N].
  * clip_max, clip_min [N] in (0, 1], or both NULL: 1. */
@@ -61,8 +61,7 @@ void fl__fake_quant_weight(const fl_exec *ex, int bits, float *w_hat, int8_t *co
 /* dw [N, K] (may be dw_hat), dclip_max, dclip_min [N] (NULL: not wanted). */
 void fl__fake_quant_weight_grad(const fl_exec *ex, int bits, float *dw, float *dclip_max,
                                 float *dclip_min, const float *dw_hat, const float *w,
-                                const float *scale, const float *clip_max,
-                                const float *clip_min, int N, int K);
+                                const float *clip_max, const float *clip_min, int N, int K);
 
 /* Clip factors are sigmoids of free parameters: clip = 1 / (1 + exp(-raw)), and d raw from d
  * clip. In double, n small. */
