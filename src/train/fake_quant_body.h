@@ -5,28 +5,28 @@
 
 static void extremes(float *most, float *least, const float *x, int n)
 {
-    vf high = vf_set(0), low = vf_set(0);
+    vec high = vec_set(0), low = vec_set(0);
     int i = 0;
     for (; i + VEC_N <= n; i += VEC_N) {
-        const vf v = vf_load(x + i, VEC_N);
-        high = vf_max(v, high); /* NaN: high stays */
-        low = vf_min(v, low);
+        const vec v = vec_load(x + i, VEC_N);
+        high = vec_max(v, high); /* NaN: high stays */
+        low = vec_min(v, low);
     }
     if (i < n) { /* the zeros behind the row change neither */
-        const vf v = vf_load(x + i, n - i);
-        high = vf_max(v, high);
-        low = vf_min(v, low);
+        const vec v = vec_load(x + i, n - i);
+        high = vec_max(v, high);
+        low = vec_min(v, low);
     }
-    *most = vf_largest(high);
-    *least = vf_smallest(low);
+    *most = vec_top(high);
+    *least = vec_bottom(low);
 }
 
 static int find(const float *x, int n, float value)
 {
-    const vf wanted = vf_set(value);
+    const vec wanted = vec_set(value);
     int i = 0;
     for (; i + VEC_N <= n; i += VEC_N) {
-        const uint32_t bits = vmask_bits(vf_equal(vf_load(x + i, VEC_N), wanted));
+        const uint32_t bits = vec_mask_bits(vec_equal(vec_load(x + i, VEC_N), wanted));
         if (bits) return i + __builtin_ctz(bits);
     }
     for (; i < n; i++)
@@ -37,11 +37,11 @@ static int find(const float *x, int n, float value)
 VEC_INLINE void quantise_some(float *x_hat, int8_t *codes, const float *x, int n,
                               const fl_row_quant *q)
 {
-    const vf v = vf_min(vf_max(vf_load(x, n), vf_set(q->clip_lo)), vf_set(q->clip_hi));
-    const vf u = vf_mul(v, vf_set(q->inv));
-    const vf r = vf_rne(vf_min(vf_max(u, vf_set(q->lo)), vf_set(q->hi)));
-    if (x_hat) vf_store(x_hat, vf_mul(r, vf_set(q->scale)), n);
-    if (codes) vf_store_i8(codes, vf_add(r, vf_set(q->offset)), n);
+    const vec v = vec_min(vec_max(vec_load(x, n), vec_set(q->clip_lo)), vec_set(q->clip_hi));
+    const vec u = vec_mul(v, vec_set(q->inv));
+    const vec r = vec_round(vec_min(vec_max(u, vec_set(q->lo)), vec_set(q->hi)));
+    if (x_hat) vec_store(x_hat, vec_mul(r, vec_set(q->scale)), n);
+    if (codes) vec_store_i8(codes, vec_add(r, vec_set(q->offset)), n);
 }
 
 static void quantise(float *x_hat, int8_t *codes, const float *x, int n, const fl_row_quant *q)
@@ -54,7 +54,7 @@ static void quantise(float *x_hat, int8_t *codes, const float *x, int n, const f
 }
 
 typedef struct lane_sums {
-    vf scale, outside, above, below;
+    vec scale, outside, above, below;
 } lane_sums;
 
 /* Rounded one step beyond the bounds, u tells whether its code is clamped: not where it merely
@@ -62,30 +62,30 @@ typedef struct lane_sums {
 VEC_INLINE void grad_some(lane_sums *s, float *dx, const float *grad_x, const float *x, int n,
                           const fl_row_quant *q)
 {
-    const vf g = vf_load(grad_x, n), at = vf_load(x, n), one = vf_set(1);
-    const vf clip_lo = vf_set(q->clip_lo), clip_hi = vf_set(q->clip_hi);
-    const vf lo = vf_set(q->lo), hi = vf_set(q->hi);
-    const vf v = vf_min(vf_max(at, clip_lo), clip_hi);
-    const vf u = vf_mul(v, vf_set(q->inv));
-    const vf wide = vf_rne(vf_min(vf_max(u, vf_sub(lo, one)), vf_add(hi, one)));
-    const vf r = vf_min(vf_max(wide, lo), hi);
-    const vmask outside = vmask_or(vf_less(wide, lo), vf_less(hi, wide));
-    const vmask above = vf_less(clip_hi, at), below = vf_less(at, clip_lo);
-    s->scale = vf_fma(g, vf_sub(r, vf_clear(outside, u)), s->scale);
-    s->outside = vf_add(s->outside, vf_only(outside, g));
-    s->above = vf_add(s->above, vf_only(above, g));
-    s->below = vf_add(s->below, vf_only(below, g));
-    vf_store(dx, vf_clear(vmask_or(outside, vmask_or(above, below)), g), n);
+    const vec g = vec_load(grad_x, n), at = vec_load(x, n), one = vec_set(1);
+    const vec clip_lo = vec_set(q->clip_lo), clip_hi = vec_set(q->clip_hi);
+    const vec lo = vec_set(q->lo), hi = vec_set(q->hi);
+    const vec v = vec_min(vec_max(at, clip_lo), clip_hi);
+    const vec u = vec_mul(v, vec_set(q->inv));
+    const vec wide = vec_round(vec_min(vec_max(u, vec_sub(lo, one)), vec_add(hi, one)));
+    const vec r = vec_min(vec_max(wide, lo), hi);
+    const vec_mask outside = vec_mask_or(vec_less(wide, lo), vec_less(hi, wide));
+    const vec_mask above = vec_less(clip_hi, at), below = vec_less(at, clip_lo);
+    s->scale = vec_fma(g, vec_sub(r, vec_clear(outside, u)), s->scale);
+    s->outside = vec_add(s->outside, vec_only(outside, g));
+    s->above = vec_add(s->above, vec_only(above, g));
+    s->below = vec_add(s->below, vec_only(below, g));
+    vec_store(dx, vec_clear(vec_mask_or(outside, vec_mask_or(above, below)), g), n);
 }
 
 static fl_row_sums grad(float *dx, const float *g, const float *x, int n, const fl_row_quant *q)
 {
-    const vf zero = vf_set(0);
+    const vec zero = vec_set(0);
     lane_sums s = {zero, zero, zero, zero};
     int i = 0;
     for (; i + VEC_N <= n; i += VEC_N) grad_some(&s, dx + i, g + i, x + i, VEC_N, q);
     if (i < n) grad_some(&s, dx + i, g + i, x + i, n - i, q);
-    return (fl_row_sums){vf_sum(s.scale), vf_sum(s.outside), vf_sum(s.above), vf_sum(s.below)};
+    return (fl_row_sums){vec_sum_wide(s.scale), vec_sum_wide(s.outside), vec_sum_wide(s.above), vec_sum_wide(s.below)};
 }
 
 const fl_fake_quant_kernel VEC_NAME(fl__fake_quant_) = {

@@ -230,8 +230,9 @@ static void expect_row_gradient(const fl_exec *ex, const float *x, const float *
     for (int i = 0; i < n; i++) wide[i] = (double)x[i];
     fl__fake_quant_rows_grad(ex, q, dx, dclip, g, x, 1, n);
     for (int i = 0; i < n; i++) norm = fmax(norm, fabs((double)dx[i]));
+    const double reach = fmax(extreme(wide, n, 1), -extreme(wide, n, -1)), step = h * reach;
     for (int i = 0; i < n; i++) {
-        const double step = h * fmax(fabs(wide[i]), 1e-6), kept = wide[i];
+        const double kept = wide[i];
         wide[i] = kept + step;
         const double up = smooth_loss(wide, g, n, q, clip, &m);
         wide[i] = kept - step;
@@ -245,7 +246,6 @@ static void expect_row_gradient(const fl_exec *ex, const float *x, const float *
         const double up = smooth_loss(wide, g, n, q, at, &m);
         at[c] = clip[c] - h;
         const double down = smooth_loss(wide, g, n, q, at, &m), want = (up - down) / (2 * h);
-        const double reach = fmax(extreme(wide, n, 1), -extreme(wide, n, -1));
         assert_true(fabs(want - dclip[c]) <= 1e-5 * (fabs(want) + reach));
     }
 }
@@ -369,7 +369,7 @@ static void expect_weight_gradient(const weight_row *got, const float *w, const 
         norm = fmax(norm, fabs((double)got->dw[i]));
     }
     for (int i = 0; i < n; i++) {
-        const double step = h * fmax(fabs(wide[i]), 1e-6), kept = wide[i];
+        const double step = h * (hi - lo), kept = wide[i];
         wide[i] = kept + step;
         const double up = weight_loss(wide, g, n, bits, clip, shift, clamped, fixed);
         wide[i] = kept - step;
