@@ -18,6 +18,8 @@
 #include "base/rng.h"
 #include "base/status.h"
 
+#include <stdbool.h>
+
 typedef enum fl_factor_kind { FL_FACTOR_FREE, FL_FACTOR_SVD, FL_FACTOR_FIXED } fl_factor_kind;
 
 typedef enum fl_factor_start {
@@ -39,7 +41,8 @@ typedef struct fl_factor {
     float *grad;    /* [n_params] written by fl__factors_grad */
     size_t n_params; /* n^2, 2 n^2 + n or 0 */
     double *work;    /* what _update leaves for _grad, and scratch */
-    int *pivot;      /* [n] */
+    int *pivot;      /* [n] scratch */
+    bool singular;   /* found by the last _update */
 } fl_factor;
 
 /* Parameters at their start, P and Q from them. rng is used by the random starts only. n >= 1.

@@ -85,7 +85,8 @@ static fl_row_sums grad(float *dx, const float *g, const float *x, int n, const 
     int i = 0;
     for (; i + VEC_N <= n; i += VEC_N) grad_some(&s, dx + i, g + i, x + i, VEC_N, q);
     if (i < n) grad_some(&s, dx + i, g + i, x + i, n - i, q);
-    return (fl_row_sums){vec_sum_wide(s.scale), vec_sum_wide(s.outside), vec_sum_wide(s.above), vec_sum_wide(s.below)};
+    return (fl_row_sums){vec_sum_wide(s.scale), vec_sum_wide(s.outside),
+                         vec_sum_wide(s.above), vec_sum_wide(s.below)};
 }
 
 const fl_fake_quant_kernel VEC_NAME(fl__fake_quant_) = {

@@ -1,12 +1,11 @@
 /* vec.h - one vector of floats in three widths, for loops that are written once.
  *
  * A body header (<op>_body.h) is compiled once per instruction set, in files whose name decides
- * the compiler flags: 16 lanes with AVX-512, 8 with AVX2, otherwise 1. VEC_NAME(op_) is a name
- * that ends in the set. Loops run over whole vectors with n = VEC_N, a constant that folds
- * away, and once more with the n < VEC_N that are left: loads then fill up with zeros, stores
- * write n lanes.
+ * the flags: 16 lanes with AVX-512, 8 with AVX2, otherwise 1. VEC_NAME(op_) is a name that ends
+ * in the set. Loops run over whole vectors with n = VEC_N, a constant that folds away, and once
+ * more with the n < VEC_N that are left: loads then fill up with zeros, stores write n lanes.
  *
- * vec_max and vec_min return b when either operand is NaN. vec_sum_wide adds the lanes in order.
+ * vec_max and vec_min return b when either is NaN. vec_sum_wide adds the lanes in order.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_TRAIN_VEC_H
 #define FL_TRAIN_VEC_H
