@@ -342,11 +342,11 @@ static int max_code_ld(const fl_model *model)
 {
     int widest = 0;
     for (int b = 0; b < FL_N_BUFS; b++) widest = FL_MAX(widest, model->program.width[b]);
-    int ld = (widest + 63) / 64 * 64;
+    int ld = fl__gemm_ldx(widest);
     for (int i = 0; model->blocks && i < model->cfg.n_layers; i++)
         for (int s = 0; s < FL_N_SITES; s++) ld = FL_MAX(ld, model->blocks[i].site[s].code_ld);
     if (model->blocks) return ld;
-    return ((int)ceil(widest * (1 + model->stream_max_extra)) + 63) / 64 * 64;
+    return fl__gemm_ldx((int)ceil(widest * (1 + model->stream_max_extra)));
 }
 
 static size_t scratch_bytes(const fl_model *model, const fl_exec *ex, int max_rows)

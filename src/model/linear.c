@@ -65,7 +65,16 @@ fl_status fl__site_prepare(fl_site *site, fl_err *err)
     site->zero =
         site->act == FL_ACT_STATIC && site->is_unsigned && site->a_bits == 8 ? -128 : 0;
     const int n_extra = fl__site_n_extra(site);
-    site->code_ld = (site->n_in + n_extra + 63) / 64 * 64;
+    site->code_ld = fl__gemm_ldx(site->n_in + n_extra);
+    site->token = (fl_quantize_token){
+        .n_channels = site->n_in,
+        .ld = site->code_ld,
+        .bits = site->a_bits,
+        .asymmetric = site->asymmetric,
+        .clip_max = site->clip_max > 0 ? site->clip_max : 1,
+        .clip_min = site->clip_min > 0 ? site->clip_min : 1,
+        .premul = site->premul,
+    };
     if (site->act != FL_ACT_STATIC) return FL_OK;
 
     const int qmax = site_qmax(site), cap = qmax * site_fold(site);
@@ -154,7 +163,7 @@ size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int m
 {
     const size_t codes = align64((size_t)n_rows * (size_t)max_code_ld);
     const size_t sums = align64((size_t)n_rows * sizeof(int32_t));
-    const size_t as_int = codes + 2 * sums + fl__gemm_scratch_bytes(ex);
+    const size_t as_int = codes + 3 * sums + fl__gemm_scratch_bytes(ex);
     const size_t premultiplied = align64((size_t)n_rows * (size_t)max_n_in * sizeof(float));
     const size_t as_float = premultiplied + fl__linear_float_scratch_bytes(ex, max_n_in);
     return FL_MAX(as_int, as_float);
@@ -167,15 +176,17 @@ static void run_int(const fl_exec *ex, const fl_site *site, const float *x, int 
     int8_t *codes = scratch;
     int32_t *sums = (int32_t *)(void *)(at += align64((size_t)n_rows * (size_t)site->code_ld));
     float *scales = (float *)(void *)(at += align64((size_t)n_rows * sizeof *sums));
-    at += align64((size_t)n_rows * sizeof *scales);
+    int32_t *zeros = (int32_t *)(void *)(at += align64((size_t)n_rows * sizeof *scales));
+    at += align64((size_t)n_rows * sizeof *zeros);
 
     if (site->act == FL_ACT_STATIC) {
         fl__quantize_static_run(ex, codes, sums, x, site->n_in, n_rows, &site->spec);
         scales[0] = site->scale;
     } else {
-        fl__quantize_token_run(ex, codes, sums, scales, x, site->n_in, n_rows, site->premul,
-                               site->n_in, site->code_ld, site_qmax(site));
+        fl__quantize_token_run(ex, codes, sums, scales, zeros, x, site->n_in, n_rows,
+                               &site->token);
     }
+    const bool by_token = site->act == FL_ACT_TOKEN && site->asymmetric;
     for (int i = 0; i < site->n_linears; i++) {
         const fl_linear *lin = site->linears[i];
         const fl_gemm g = {
@@ -184,7 +195,8 @@ static void run_int(const fl_exec *ex, const fl_site *site, const float *x, int 
             .x_sum = sums,
             .x_scale = scales,
             .x_scale_stride = site->act == FL_ACT_TOKEN,
-            .x_zero = site->zero ? &site->zero : NULL,
+            .x_zero = by_token ? zeros : site->zero ? &site->zero : NULL,
+            .x_zero_stride = by_token,
             .w = &lin->packed,
             .w_scale = lin->w_scale,
             .w_scale_stride = lin->w_scale_stride,

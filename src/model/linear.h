@@ -5,10 +5,11 @@
  * once; each linear then multiplies the same codes by its own weight. Three ways to run, chosen
  * by the site:
  *   FL_ACT_FLOAT   float activations; weights float (mapped, any float type) or int codes
- *   expanded tile by
- *                  tile (weight-only W4A16, W8A16); float32 GEMM
+ *                  expanded tile by tile (weight-only W4A16, W8A16); float32 GEMM
  *   FL_ACT_STATIC  one scale per tensor, fixed at calibration; FlattenQuant's flattening; int
- *   GEMM FL_ACT_TOKEN   one scale per token, from its own maximum; int GEMM
+ *                  GEMM
+ *   FL_ACT_TOKEN   one scale per token, and with asymmetric one zero point, from its own
+ *                  extremes; int GEMM
  * SPDX-License-Identifier: MIT */
 #ifndef FL_MODEL_LINEAR_H
 #define FL_MODEL_LINEAR_H
@@ -41,6 +42,8 @@ typedef struct fl_site {
     fl_act_kind act;
     int a_bits;            /* 16, 8, 4 */
     bool is_unsigned;      /* static: codes 0..2^bits-1 */
+    bool asymmetric;       /* token: a zero point per row, codes 0..2^bits-1 */
+    float clip_max, clip_min; /* token: of the row's extremes, above 0 and up to 1; 0: 1 */
     float scale;           /* static: x = scale * (code - zero) */
     int32_t zero;
     int n_in;              /* channels */
@@ -48,8 +51,9 @@ typedef struct fl_site {
     float *premul;         /* [n_in] or NULL, owned: applied to x first */
     bool explicit_copies;  /* one column per digit even where an int8 column could carry the
                               sum: what a 4-bit multiplier needs; gives the same integers */
-    int code_ld;           /* row stride of codes */
+    int code_ld;           /* row stride of codes, fl__gemm_ldx of all columns */
     fl_quantize_static spec; /* built by fl__site_prepare from the fields above */
+    fl_quantize_token token; /* likewise */
     float *spec_lo, *spec_hi;         /* [n_in] owned */
     int32_t *extra_src, *extra_off;   /* [spec.n_extra] owned */
     int n_linears;

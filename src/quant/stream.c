@@ -260,6 +260,7 @@ void fl__site_dequantized(const fl_exec *ex, const fl_site *site, const float *x
     int8_t *codes = scratch;
     int32_t *sums = (int32_t *)(void *)(codes + ((size_t)n_rows * ld + 63) / 64 * 64);
     float *scales = (float *)(void *)(sums + ((size_t)n_rows + 15) / 16 * 16);
+    int32_t *zeros = (int32_t *)(void *)(scales + ((size_t)n_rows + 15) / 16 * 16);
     if (site->act == FL_ACT_FLOAT) {
         memcpy(out, x, (size_t)n_rows * K * sizeof *x);
         return;
@@ -267,15 +268,16 @@ void fl__site_dequantized(const fl_exec *ex, const fl_site *site, const float *x
     if (site->act == FL_ACT_STATIC)
         fl__quantize_static_run(ex, codes, sums, x, site->n_in, n_rows, &site->spec);
     else
-        fl__quantize_token_run(ex, codes, sums, scales, x, site->n_in, n_rows, site->premul,
-                               site->n_in, site->code_ld, (1 << (site->a_bits - 1)) - 1);
+        fl__quantize_token_run(ex, codes, sums, scales, zeros, x, site->n_in, n_rows,
+                               &site->token);
     for (int r = 0; r < n_rows; r++) {
         const int8_t *q = codes + (size_t)r * ld;
         const float scale = site->act == FL_ACT_STATIC ? site->scale : scales[r];
+        const int zero = site->act == FL_ACT_STATIC ? site->zero : zeros[r];
         float *y = out + (size_t)r * K;
-        for (size_t c = 0; c < K; c++) y[c] = (float)(q[c] - site->zero) * scale;
+        for (size_t c = 0; c < K; c++) y[c] = (float)(q[c] - zero) * scale;
         for (int e = 0; site->act == FL_ACT_STATIC && e < site->spec.n_extra; e++)
-            y[site->extra_src[e]] += (float)(q[K + (size_t)e] - site->zero) * scale;
+            y[site->extra_src[e]] += (float)(q[K + (size_t)e] - zero) * scale;
     }
 }
 

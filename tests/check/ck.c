@@ -130,6 +130,7 @@ int main(int argc, char **argv)
     check_layout(&t);
     check_gemm(&t);
     check_quantize(&t);
+    check_transform(&t);
     check_flatten(&t);
     check_attention(&t);
     check_kv_codec(&t);
