@@ -94,7 +94,8 @@ static fl_status check_fingerprint(const fl_checkpoint *c, const json_t *fingerp
     return st;
 }
 
-/* A run that was killed before its first file leaves an empty directory, or half of that file. */
+/* A run that was killed before its first file leaves an empty directory, or half of that
+ * file. */
 static bool is_empty(const char *dir)
 {
     char **names;

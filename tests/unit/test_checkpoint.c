@@ -136,7 +136,8 @@ static void resuming_an_empty_directory_starts(void **state)
         assert_int_equal(fl__dir_make(fl_test_path("out.partial"), NULL), FL_OK);
         if (i)
             assert_int_equal(
-                fl__file_write(fl_test_path("out.partial/state.json.tmp"), "{", 1, NULL), FL_OK);
+                fl__file_write(fl_test_path("out.partial/state.json.tmp"), "{", 1, NULL),
+                FL_OK);
         assert_int_equal(open_it(&c, "abc", 4, false, NULL), FL_E_USAGE);
         assert_int_equal(open_it(&c, "abc", 4, true, NULL), FL_OK);
         assert_false(c.resumed);
