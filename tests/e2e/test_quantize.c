@@ -183,6 +183,7 @@ static json_t *run_as_foreseen(fl_quantize_options *o)
                 number_at(report, "memory", "estimated_peak_bytes"));
     assert_true(number_at(estimate, "seconds", NULL) > 0);
     assert_true(number_at(report, "memory", "process_peak_bytes") > peak);
+    assert_true(number_at(report, "seconds", NULL) > 0);
     if (!(said > 0.9 && said < 1.1) || !(disk > 0.9 && disk < 1.1))
         fail_msg("%s w%d a%d of %s: estimate over peak memory (%.0f) %f, over disk %f",
                  o->method, o->w_bits, o->a_bits, o->model_dir, peak, said, disk);
