@@ -156,12 +156,25 @@ VEC_INLINE vec vec_load(const float *p, int n)
     return n == VEC_N ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, vec_lanes(n));
 }
 
+/* In pieces: masked stores are slow on AMD's cores. */
 VEC_INLINE void vec_store(float *p, vec v, int n)
 {
-    if (n == VEC_N)
+    __m128 half = _mm256_castps256_ps128(v);
+    if (n == VEC_N) {
         _mm256_storeu_ps(p, v);
-    else
-        _mm256_maskstore_ps(p, vec_lanes(n), v);
+        return;
+    }
+    if (n & 4) {
+        _mm_storeu_ps(p, half);
+        half = _mm256_extractf128_ps(v, 1);
+        p += 4;
+    }
+    if (n & 2) {
+        _mm_storel_pi((__m64 *)(void *)p, half);
+        half = _mm_movehl_ps(half, half);
+        p += 2;
+    }
+    if (n & 1) _mm_store_ss(p, half);
 }
 
 VEC_INLINE vec vec_set(float x)
