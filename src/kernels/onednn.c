@@ -30,9 +30,17 @@ fl_status fl__onednn_sgemm(int M, int N, int K, float alpha, const float *A, int
                            const float *B, int64_t ldb, bool transpose_b, float beta, float *C,
                            int64_t ldc, fl_err *err)
 {
-    return check(dnnl_sgemm('N', transpose_b ? 'T' : 'N', M, N, K, alpha, A, lda, B, ldb, beta,
-                            C, ldc),
-                 "sgemm", err);
+    return check(
+        dnnl_sgemm('N', transpose_b ? 'T' : 'N', M, N, K, alpha, A, lda, B, ldb, beta, C, ldc),
+        "sgemm", err);
+}
+
+fl_status fl__onednn_sgemm_tn(int M, int N, int K, float alpha, const float *A, int64_t lda,
+                              const float *B, int64_t ldb, float beta, float *C, int64_t ldc,
+                              fl_err *err)
+{
+    return check(dnnl_sgemm('T', 'N', M, N, K, alpha, A, lda, B, ldb, beta, C, ldc), "sgemm",
+                 err);
 }
 
 void fl__onednn_version(char *text, size_t text_bytes)
@@ -71,9 +79,28 @@ static dnnl_status_t desc_init(desc_owned *d, int n_dims, const dnnl_dims_t dims
     return dnnl_memory_desc_create_with_tag(d, n_dims, dims, type, tag);
 }
 
+static dnnl_status_t desc_init_rows(desc_owned *d, int M, int N, int64_t ld,
+                                    dnnl_data_type_t type)
+{
+    return dnnl_memory_desc_create_with_strides(d, 2, (dnnl_dims_t){M, N}, type,
+                                                (dnnl_dims_t){ld, 1});
+}
+
 static void desc_fini(desc_owned *d)
 {
     if (*d) (void)dnnl_memory_desc_destroy(*d);
+}
+
+static dnnl_status_t append_sum(dnnl_post_ops_t ops)
+{
+    return dnnl_post_ops_append_sum(ops, 1.0f, 0, dnnl_f32);
+}
+
+static dnnl_status_t matmul_pd_new(dnnl_primitive_desc_t *pd, dnnl_engine_t engine,
+                                   const desc_owned *x, const desc_owned *w,
+                                   const desc_owned *y, dnnl_primitive_attr_t attr)
+{
+    return dnnl_matmul_primitive_desc_create(pd, engine, *x, *w, NULL, *y, attr);
 }
 
 static dnnl_status_t pd_new(fl_onednn_matmul *mm, const desc_owned *x, const desc_owned *w,
@@ -84,7 +111,7 @@ static dnnl_status_t pd_new(fl_onednn_matmul *mm, const desc_owned *x, const des
             dnnl_primitive_attr_set_scales_mask(mm->attr, DNNL_ARG_WEIGHTS, 1 << 1);
         if (status != dnnl_success) return status;
     }
-    return dnnl_matmul_primitive_desc_create(&mm->pd, mm->engine, *x, *w, NULL, *y, mm->attr);
+    return matmul_pd_new(&mm->pd, mm->engine, x, w, y, mm->attr);
 }
 
 static dnnl_status_t scales_new(fl_onednn_matmul *mm)
@@ -110,20 +137,42 @@ static dnnl_status_t desc_init(desc_owned *d, int n_dims, const dnnl_dims_t dims
     return dnnl_memory_desc_init_by_tag(d, n_dims, dims, type, tag);
 }
 
+static dnnl_status_t desc_init_rows(desc_owned *d, int M, int N, int64_t ld,
+                                    dnnl_data_type_t type)
+{
+    return dnnl_memory_desc_init_by_strides(d, 2, (dnnl_dims_t){M, N}, type,
+                                            (dnnl_dims_t){ld, 1});
+}
+
 static void desc_fini(desc_owned *d)
 {
     (void)d;
 }
 
+static dnnl_status_t append_sum(dnnl_post_ops_t ops)
+{
+    return dnnl_post_ops_append_sum(ops, 1.0f);
+}
+
+static dnnl_status_t matmul_pd_new(dnnl_primitive_desc_t *pd, dnnl_engine_t engine,
+                                   const desc_owned *x, const desc_owned *w,
+                                   const desc_owned *y, dnnl_primitive_attr_t attr)
+{
+    dnnl_matmul_desc_t op;
+    const dnnl_status_t status = dnnl_matmul_desc_init(&op, x, w, NULL, y);
+    if (status != dnnl_success) return status;
+    return dnnl_primitive_desc_create(pd, &op, attr, engine, NULL);
+}
+
 static dnnl_status_t pd_new(fl_onednn_matmul *mm, const desc_owned *x, const desc_owned *w,
                             const desc_owned *y)
 {
-    dnnl_matmul_desc_t op;
-    dnnl_status_t status = dnnl_matmul_desc_init(&op, x, w, NULL, y);
-    if (status == dnnl_success && mm->type == FL_ONEDNN_S8)
-        status = dnnl_primitive_attr_set_output_scales(mm->attr, mm->N, 1 << 1, mm->scales);
-    if (status != dnnl_success) return status;
-    return dnnl_primitive_desc_create(&mm->pd, &op, mm->attr, mm->engine, NULL);
+    if (mm->type == FL_ONEDNN_S8) {
+        const dnnl_status_t status =
+            dnnl_primitive_attr_set_output_scales(mm->attr, mm->N, 1 << 1, mm->scales);
+        if (status != dnnl_success) return status;
+    }
+    return matmul_pd_new(&mm->pd, mm->engine, x, w, y, mm->attr);
 }
 
 static dnnl_status_t scales_new(fl_onednn_matmul *mm)
@@ -134,6 +183,234 @@ static dnnl_status_t scales_new(fl_onednn_matmul *mm)
 
 #endif
 
+/* ---- bfloat16 products ------------------------------------------------------------------ */
+
+typedef struct bf16_thread {
+    dnnl_memory_t a, b, c, scratch; /* descriptors; the data is set at each run */
+} bf16_thread;
+
+typedef struct bf16_shape {
+    int M, N, K;
+    int64_t ldc;
+    bool add;
+    dnnl_primitive_t primitive;
+    bf16_thread *threads; /* [n_threads] */
+} bf16_shape;
+
+struct fl_onednn_bf16 {
+    int n_threads, n_shapes;
+    char impl[64];
+    dnnl_engine_t engine;
+    dnnl_stream_t *streams; /* [n_threads] */
+    bf16_shape *shapes;     /* [n_shapes] */
+    uint8_t *scratch;       /* [n_threads, scratch_bytes] */
+    size_t scratch_bytes;   /* of the shape that needs most */
+};
+
+static void destroy_memory(dnnl_memory_t memory)
+{
+    if (memory) (void)dnnl_memory_destroy(memory);
+}
+
+static void bf16_shape_fini(bf16_shape *s, int n_threads)
+{
+    for (int t = 0; s->threads && t < n_threads; t++) {
+        destroy_memory(s->threads[t].a);
+        destroy_memory(s->threads[t].b);
+        destroy_memory(s->threads[t].c);
+        destroy_memory(s->threads[t].scratch);
+    }
+    if (s->primitive) (void)dnnl_primitive_destroy(s->primitive);
+    fl__free(&s->threads);
+}
+
+/* Of the first shape, the probe: names that begin with brg are the batch-reduce kernels on AMX
+ * and AVX512-BF16. Later shapes may have any kernel. */
+static dnnl_status_t bf16_note_impl(fl_onednn_bf16 *set, dnnl_primitive_desc_t pd)
+{
+    const char *impl = "";
+    if (set->n_shapes > 0) return dnnl_success;
+    const dnnl_status_t status =
+        dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&impl);
+    if (status) return status;
+    (void)snprintf(set->impl, sizeof set->impl, "%s", impl);
+    return strncmp(impl, "brg", 3) == 0 ? dnnl_success : dnnl_unimplemented;
+}
+
+/* The scratchpad is ours: with oneDNN's own, a primitive may run on one thread only. */
+static dnnl_status_t bf16_attr_new(dnnl_primitive_attr_t *attr, bool add)
+{
+    dnnl_post_ops_t ops = NULL;
+    dnnl_status_t status = dnnl_primitive_attr_create(attr);
+    if (!status)
+        status = dnnl_primitive_attr_set_scratchpad_mode(*attr, dnnl_scratchpad_mode_user);
+    if (!status && add) {
+        status = dnnl_post_ops_create(&ops);
+        if (!status) status = append_sum(ops);
+        if (!status) status = dnnl_primitive_attr_set_post_ops(*attr, ops);
+        if (ops) (void)dnnl_post_ops_destroy(ops);
+    }
+    return status;
+}
+
+static dnnl_status_t bf16_threads_init(const fl_onednn_bf16 *set, bf16_shape *s,
+                                       const_dnnl_primitive_desc_t pd)
+{
+    static const dnnl_query_t queries[] = {dnnl_query_src_md, dnnl_query_weights_md,
+                                           dnnl_query_dst_md, dnnl_query_scratchpad_md};
+    dnnl_status_t status = dnnl_success;
+    for (int t = 0; t < set->n_threads; t++) {
+        bf16_thread *x = &s->threads[t];
+        dnnl_memory_t *const memories[] = {&x->a, &x->b, &x->c, &x->scratch};
+        for (size_t i = 0; i < FL_COUNT(queries) && !status; i++)
+            status =
+                dnnl_memory_create(memories[i], dnnl_primitive_desc_query_md(pd, queries[i], 0),
+                                   set->engine, DNNL_MEMORY_NONE);
+    }
+    return status;
+}
+
+static dnnl_status_t bf16_scratch_grow(fl_onednn_bf16 *set, const_dnnl_primitive_desc_t pd)
+{
+    const size_t need = dnnl_memory_desc_get_size(
+        dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0));
+    const size_t bytes = (need + 4095) / 4096 * 4096;
+    if (bytes <= set->scratch_bytes) return dnnl_success;
+    if (fl__grow(&set->scratch, (size_t)set->n_threads, bytes)) return dnnl_out_of_memory;
+    set->scratch_bytes = bytes;
+    return dnnl_success;
+}
+
+static dnnl_status_t bf16_shape_init(fl_onednn_bf16 *set, bf16_shape *s)
+{
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_primitive_desc_t pd = NULL;
+    desc_owned a = {0}, b = {0}, c = {0};
+
+    dnnl_status_t status = bf16_attr_new(&attr, s->add);
+    if (!status) status = desc_init(&a, 2, (dnnl_dims_t){s->M, s->K}, dnnl_bf16, dnnl_ab);
+    if (!status)
+        status = desc_init(&b, 2, (dnnl_dims_t){s->K, s->N}, dnnl_bf16, dnnl_BA16a64b2a);
+    if (!status) status = desc_init_rows(&c, s->M, s->N, s->ldc, dnnl_f32);
+    if (!status) status = matmul_pd_new(&pd, set->engine, &a, &b, &c, attr);
+    if (!status) status = bf16_note_impl(set, pd);
+    if (!status) status = dnnl_primitive_create(&s->primitive, pd);
+    if (!status) status = bf16_threads_init(set, s, pd);
+    if (!status) status = bf16_scratch_grow(set, pd);
+    desc_fini(&a);
+    desc_fini(&b);
+    desc_fini(&c);
+    if (pd) (void)dnnl_primitive_desc_destroy(pd);
+    if (attr) (void)dnnl_primitive_attr_destroy(attr);
+    return status;
+}
+
+fl_status fl__onednn_bf16_shape(fl_onednn_bf16 *set, int *shape, int M, int N, int K,
+                                int64_t ldc, bool add, fl_err *err)
+{
+    for (int i = 0; i < set->n_shapes; i++) {
+        const bf16_shape *s = &set->shapes[i];
+        if (s->M == M && s->N == N && s->K == K && s->ldc == ldc && s->add == add) {
+            *shape = i;
+            return FL_OK;
+        }
+    }
+    const size_t n = (size_t)set->n_shapes + 1;
+    if (fl__grow(&set->shapes, n, sizeof *set->shapes))
+        return fl__fail_nomem(err, "oneDNN bf16 shapes", n * sizeof *set->shapes);
+    bf16_shape s = {.M = M, .N = N, .K = K, .ldc = ldc, .add = add};
+    s.threads = fl__calloc((size_t)set->n_threads, sizeof *s.threads);
+    if (!s.threads)
+        return fl__fail_nomem(err, "oneDNN bf16 threads",
+                              (size_t)set->n_threads * sizeof *s.threads);
+
+    const int saved = fl__library_threads_set(1); /* the blocking depends on it */
+    const fl_status st = check(bf16_shape_init(set, &s), "bf16 matmul", err);
+    (void)fl__library_threads_set(saved);
+    if (st != FL_OK) {
+        bf16_shape_fini(&s, set->n_threads);
+        return st;
+    }
+    *shape = set->n_shapes;
+    set->shapes[set->n_shapes++] = s;
+    return FL_OK;
+}
+
+fl_status fl__onednn_bf16_new(fl_onednn_bf16 **out, int n_threads, fl_err *err)
+{
+    enum { PROBE_M = 128, PROBE_N = 256, PROBE_K = 512 };
+    fl_status st = FL_OK;
+    int probe;
+    *out = NULL;
+    fl_onednn_bf16 *set = fl__calloc(1, sizeof *set);
+    if (!set) return fl__fail_nomem(err, "oneDNN bf16", sizeof *set);
+    set->streams = fl__calloc((size_t)n_threads, sizeof *set->streams);
+    if (!set->streams) {
+        st = fl__fail_nomem(err, "oneDNN streams", (size_t)n_threads * sizeof *set->streams);
+        goto out;
+    }
+    set->n_threads = n_threads;
+    st = check(dnnl_engine_create(&set->engine, dnnl_cpu, 0), "engine", err);
+    for (int t = 0; t < n_threads && st == FL_OK; t++)
+        st = check(dnnl_stream_create(&set->streams[t], set->engine, dnnl_stream_default_flags),
+                   "stream", err);
+    if (st == FL_OK)
+        st = fl__onednn_bf16_shape(set, &probe, PROBE_M, PROBE_N, PROBE_K, PROBE_N, false, err);
+    if (st != FL_OK) goto out;
+    *out = set;
+    set = NULL;
+out:
+    fl__onednn_bf16_free(&set);
+    return st;
+}
+
+void fl__onednn_bf16_free(fl_onednn_bf16 **set)
+{
+    fl_onednn_bf16 *x = *set;
+    if (!x) return;
+    for (int i = 0; i < x->n_shapes; i++) bf16_shape_fini(&x->shapes[i], x->n_threads);
+    for (int t = 0; t < x->n_threads; t++)
+        if (x->streams[t]) (void)dnnl_stream_destroy(x->streams[t]);
+    if (x->engine) (void)dnnl_engine_destroy(x->engine);
+    fl__free(&x->streams);
+    fl__free(&x->shapes);
+    fl__free(&x->scratch);
+    fl__free(set);
+}
+
+const char *fl__onednn_bf16_impl(const fl_onednn_bf16 *set)
+{
+    return set->impl;
+}
+
+/* oneDNN's memory objects take writable pointers; operands are only read. */
+static dnnl_status_t set_operand(dnnl_memory_t memory, const uint16_t *data)
+{
+    return dnnl_memory_set_data_handle(memory, (void *)(uintptr_t)data);
+}
+
+fl_status fl__onednn_bf16_run(fl_onednn_bf16 *set, int shape, int thread, const uint16_t *A,
+                              const uint16_t *B, float *C, fl_err *err)
+{
+    const bf16_shape *s = &set->shapes[shape];
+    const bf16_thread *t = &s->threads[thread];
+    const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, t->a},
+                                    {DNNL_ARG_WEIGHTS, t->b},
+                                    {DNNL_ARG_DST, t->c},
+                                    {DNNL_ARG_SCRATCHPAD, t->scratch}};
+    dnnl_status_t status = set_operand(t->a, A);
+    if (!status) status = set_operand(t->b, B);
+    if (!status) status = dnnl_memory_set_data_handle(t->c, C);
+    if (!status)
+        status = dnnl_memory_set_data_handle(t->scratch, set->scratch + (size_t)thread *
+                                                                            set->scratch_bytes);
+    if (!status)
+        status = dnnl_primitive_execute(s->primitive, set->streams[thread], (int)FL_COUNT(args),
+                                        args);
+    if (!status) status = dnnl_stream_wait(set->streams[thread]);
+    return check(status, "bf16 matmul", err);
+}
+
 /* ---- matmul ----------------------------------------------------------------------------- */
 
 /* Any int8 but -128; bf16 values +-[1, 2). */
@@ -142,10 +419,8 @@ static void fill(void *data, size_t n, fl_onednn_type type, int stream)
     fl_rng rng = fl__rng_init(0, stream, "onednn-bench");
     for (size_t i = 0; i < n; i++) {
         const uint64_t r = fl__rng_u64(&rng);
-        if (type == FL_ONEDNN_S8)
-            ((int8_t *)data)[i] = (int8_t)(r % 255 - 127);
-        else
-            ((uint16_t *)data)[i] = (uint16_t)((r & 0x807f) | 0x3f80);
+        if (type == FL_ONEDNN_S8) ((int8_t *)data)[i] = (int8_t)(r % 255 - 127);
+        else ((uint16_t *)data)[i] = (uint16_t)((r & 0x807f) | 0x3f80);
     }
 }
 
@@ -180,8 +455,8 @@ static dnnl_status_t reorder(fl_onednn_matmul *mm, dnnl_memory_t plain, const de
 static dnnl_status_t weights_new(fl_onednn_matmul *mm, const desc_owned *plain_desc)
 {
     dnnl_memory_t plain = NULL;
-    dnnl_status_t status = dnnl_memory_create(&plain, DESC(*plain_desc), mm->engine,
-                                              DNNL_MEMORY_ALLOCATE);
+    dnnl_status_t status =
+        dnnl_memory_create(&plain, DESC(*plain_desc), mm->engine, DNNL_MEMORY_ALLOCATE);
     for (int i = 0; i < mm->n_copies && status == dnnl_success; i++) {
         status = fill_memory(plain, (size_t)mm->N * (size_t)mm->K, mm->type, i + 1);
         if (status == dnnl_success)
@@ -223,10 +498,8 @@ static dnnl_status_t matmul_init(fl_onednn_matmul *mm, dnnl_data_type_t y_type)
     if (!status) status = pd_new(mm, &x, &w_any, &y);
     if (!status) status = note_impl(mm, y_type);
     if (!status) status = dnnl_primitive_create(&mm->primitive, mm->pd);
-    if (!status)
-        status = dnnl_memory_create(&mm->x, DESC(x), mm->engine, DNNL_MEMORY_ALLOCATE);
-    if (!status)
-        status = dnnl_memory_create(&mm->y, DESC(y), mm->engine, DNNL_MEMORY_ALLOCATE);
+    if (!status) status = dnnl_memory_create(&mm->x, DESC(x), mm->engine, DNNL_MEMORY_ALLOCATE);
+    if (!status) status = dnnl_memory_create(&mm->y, DESC(y), mm->engine, DNNL_MEMORY_ALLOCATE);
     if (!status) status = fill_memory(mm->x, (size_t)mm->M * (size_t)mm->K, mm->type, 0);
     if (!status) status = scales_new(mm);
     if (!status) status = weights_new(mm, &w_plain);
@@ -254,10 +527,8 @@ static fl_status matmul_new(fl_onednn_matmul **out, const fl_onednn_matmul *shap
     const int saved = fl__library_threads_set(mm->n_threads); /* the blocking depends on it */
     const fl_status st = check(matmul_init(mm, y_type), "matmul", err);
     (void)fl__library_threads_set(saved);
-    if (st == FL_OK)
-        *out = mm;
-    else
-        fl__onednn_matmul_free(&mm);
+    if (st == FL_OK) *out = mm;
+    else fl__onednn_matmul_free(&mm);
     return st;
 }
 
