@@ -24,8 +24,8 @@ void fl__kron_free(fl_kron **kron);
 fl_status fl__kron_rows(fl_kron *kron, float *y, const float *x, int64_t R, int n1, int n2,
                         const float *P1, const float *P2, fl_err *err);
 
-/* dx [R, n1*n2] (may be dy), dP1 [n1, n1], dP2 [n2, n2], each written, NULL where not wanted
- * (dP also where P is NULL), from dy [R, n1*n2] and x as passed forward. */
+/* dx [R, n1*n2] (may be dy), dP1 [n1, n1], dP2 [n2, n2], each NULL where not wanted, from dy
+ * [R, n1*n2] and x as passed forward. The dP of a factor that is NULL is left alone. */
 fl_status fl__kron_rows_grad(fl_kron *kron, float *dx, float *dP1, float *dP2, const float *dy,
                              const float *x, int64_t R, int n1, int n2, const float *P1,
                              const float *P2, fl_err *err);

@@ -40,9 +40,10 @@ typedef struct fl_train_rows {
      * sign * sin[i]. */
     void (*rope)(float *x, const float *cos, const float *sin, float sign, int D);
 
-    /* s -> exp(s - max s); returns their sum, and max s in *top. */
-    float (*exp_row)(float *s, float *top, int n);
-    /* s -> p = exp(s - lse); ds -> p * (ds - delta) * scale. */
+    /* One row of scores s: with u = scale s (scale > 0), s -> exp(u - max u); returns their
+     * sum, and max u in *top. */
+    float (*exp_row)(float *s, float *top, float scale, int n);
+    /* s -> p = exp(scale s - lse); ds -> p * (ds - delta) * scale. */
     void (*softmax_grad)(float *s, float *ds, float lse, float delta, float scale, int n);
     void (*scale)(float *x, float by, int n);
     float (*dot)(const float *a, const float *b, int n);

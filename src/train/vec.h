@@ -119,6 +119,16 @@ VEC_INLINE vec vec_only(vec_mask m, vec v)
     return _mm512_maskz_mov_ps(m, v);
 }
 
+/* sum[i] = the lanes of v[i], in a tree. */
+VEC_INLINE void vec_sum_four(float sum[4], const vec v[4])
+{
+    __m256 h[4];
+    for (int i = 0; i < 4; i++)
+        h[i] = _mm256_add_ps(_mm512_castps512_ps256(v[i]), _mm512_extractf32x8_ps(v[i], 1));
+    const __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(h[0], h[1]), _mm256_hadd_ps(h[2], h[3]));
+    _mm_storeu_ps(sum, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
+}
+
 /* Whole numbers -128..127. */
 VEC_INLINE void vec_store_i8(int8_t *p, vec v, int n)
 {
@@ -135,23 +145,36 @@ VEC_INLINE void vec_store_i8(int8_t *p, vec v, int n)
 typedef __m256 vec;
 typedef __m256 vec_mask;
 
-VEC_INLINE vec vec_load(const float *p, int n)
+VEC_INLINE __m256i vec_lanes(int n)
 {
-    float lane[8] = {0};
-    if (n == VEC_N) return _mm256_loadu_ps(p);
-    memcpy(lane, p, (size_t)n * sizeof *p);
-    return _mm256_loadu_ps(lane);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n),
+                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
+VEC_INLINE vec vec_load(const float *p, int n)
+{
+    return n == VEC_N ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, vec_lanes(n));
+}
+
+/* In pieces: masked stores are slow on AMD's cores. */
 VEC_INLINE void vec_store(float *p, vec v, int n)
 {
-    float lane[8];
+    __m128 half = _mm256_castps256_ps128(v);
     if (n == VEC_N) {
         _mm256_storeu_ps(p, v);
         return;
     }
-    _mm256_storeu_ps(lane, v);
-    memcpy(p, lane, (size_t)n * sizeof *p);
+    if (n & 4) {
+        _mm_storeu_ps(p, half);
+        half = _mm256_extractf128_ps(v, 1);
+        p += 4;
+    }
+    if (n & 2) {
+        _mm_storel_pi((__m64 *)(void *)p, half);
+        half = _mm_movehl_ps(half, half);
+        p += 2;
+    }
+    if (n & 1) _mm_store_ss(p, half);
 }
 
 VEC_INLINE vec vec_set(float x)
@@ -222,6 +245,12 @@ VEC_INLINE vec vec_clear(vec_mask m, vec v)
 VEC_INLINE vec vec_only(vec_mask m, vec v)
 {
     return _mm256_and_ps(m, v);
+}
+
+VEC_INLINE void vec_sum_four(float sum[4], const vec v[4])
+{
+    const __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    _mm_storeu_ps(sum, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
 }
 
 VEC_INLINE void vec_store_i8(int8_t *p, vec v, int n)
@@ -326,6 +355,11 @@ VEC_INLINE vec vec_clear(vec_mask m, vec v)
 VEC_INLINE vec vec_only(vec_mask m, vec v)
 {
     return m ? v : 0.0f;
+}
+
+VEC_INLINE void vec_sum_four(float sum[4], const vec v[4])
+{
+    memcpy(sum, v, 4 * sizeof *sum);
 }
 
 VEC_INLINE void vec_store_i8(int8_t *p, vec v, int n)

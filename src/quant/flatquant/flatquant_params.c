@@ -8,7 +8,6 @@
 #include "quant/flatquant/flatquant.h"
 
 #include "base/mem.h"
-#include "quant/block.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -138,13 +137,13 @@ static void scale_grad(fl_flatquant_site *s)
 
 /* ---- the whole --------------------------------------------------------------------------- */
 
-static fl_status linear_init(fl_flatquant_linear *l, const fl_linear *from, bool with_bias,
+static fl_status linear_init(fl_flatquant_linear *l, const fl_linear *from,
                              const fl_flatquant_options *o, fl_err *err)
 {
     const size_t n = (size_t)from->n_out * (size_t)from->n_in;
     l->N = from->n_out;
     l->K = from->n_in;
-    l->bias = with_bias ? from->bias : NULL;
+    l->bias = from->bias;
     l->w = fl__alloc(n, sizeof(float));
     if (!l->w) return fl__fail_nomem(err, "weights in training", n * sizeof(float));
     memcpy(l->w, from->own_w, n * sizeof(float));
@@ -184,8 +183,7 @@ fl_status fl__flatquant_params_init(fl_flatquant_params *p, const fl_model *mode
                                .head_dim = cfg->head_dim};
     for (int i = 0; i < FL_N_LINEARS && !st; i++)
         if (block->linear[i].n_out)
-            st = linear_init(&p->linear[i], &block->linear[i], i != FL_LIN_K || !fl__key_bias_is_dropped(model), o,
-                             err);
+            st = linear_init(&p->linear[i], &block->linear[i], o, err);
     for (int i = 0; i < FL_N_SITES && !st; i++)
         st = site_init(p, model, block, i, layer, x_max[i], ex, err);
     if (!st && o->k_bits < 16)

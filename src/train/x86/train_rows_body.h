@@ -204,17 +204,19 @@ static void rope(float *x, const float *cos, const float *sin, float sign, int D
 
 /* ---- softmax ---------------------------------------------------------------------------- */
 
-static float exp_row(float *s, float *top, int n)
+static float exp_row(float *s, float *top, float scale, int n)
 {
     vec most = vec_set(s[0]);
     int i = 0;
     for (; i + VEC_N <= n; i += VEC_N) most = vec_max(most, vec_load(s + i, VEC_N));
     float m = vec_top(most);
     for (; i < n; i++) m = s[i] > m ? s[i] : m;
+    m *= scale;
 
     vec sum = vec_set(0);
     for (i = 0; i < n; i += VEC_N) {
-        const vec e = vec_exp(vec_sub(vec_load(s + i, n - i), vec_set(m)));
+        const vec u = vec_fma(vec_load(s + i, n - i), vec_set(scale), vec_set(-m));
+        const vec e = vec_exp(u);
         sum = vec_add(sum, vec_first(e, n - i));
         vec_store(s + i, e, n - i);
     }
@@ -225,7 +227,8 @@ static float exp_row(float *s, float *top, int n)
 static void softmax_grad(float *s, float *ds, float lse, float delta, float scale, int n)
 {
     for (int i = 0; i < n; i += VEC_N) {
-        const vec p = vec_exp(vec_sub(vec_load(s + i, n - i), vec_set(lse)));
+        const vec u = vec_fma(vec_load(s + i, n - i), vec_set(scale), vec_set(-lse));
+        const vec p = vec_exp(u);
         const vec d = vec_mul(vec_sub(vec_load(ds + i, n - i), vec_set(delta)), vec_set(scale));
         vec_store(s + i, p, n - i);
         vec_store(ds + i, vec_mul(p, d), n - i);

@@ -1,0 +1,299 @@
+/* train_attention_blocks.c - products inside one head, float32 or bfloat16.
+ *
+ * bfloat16 operands (layouts of kernels/onednn.h; 32 and 64 mean rounded up to a multiple):
+ *     rows     A operand [n, D32]: q, dout, all T of them once per head
+ *     keys     B operand of scores, [T64 / 64] panels of [D32 / 2][64][2]: k, v, once per head
+ *     columns  B operand of mix, [D64 / 64] panels of [T32 / 2][64][2]: v, k, once per head; a
+ *              block reads the first L keys of each panel, so panels are multiplied one by one
+ *     block    B operand of spread, the same with the m queries of a block: dout, q
+ *     weights  A operand p or ds, as [m, L32] for mix and as [L, m32] for spread
+ * L is a multiple of 32 in all blocks but the last, whose operands are padded with zeros.
+ * SPDX-License-Identifier: MIT */
+#include "train/train_attention_blocks.h"
+
+#include "base/mem.h"
+#include "kernels/onednn.h"
+
+enum { PANEL = 64, STEP_K = 32, BLOCK = FL_ATTENTION_BLOCK };
+
+/* Indices of the shapes of a block; [1]: the last panel of D. */
+typedef struct block_shapes {
+    int scores, mix[2], spread[2];
+} block_shapes;
+
+typedef struct packed {
+    uint16_t *q_rows, *dout_rows;    /* [T, D32] */
+    uint16_t *k_keys, *v_keys;       /* [T64, D32] */
+    uint16_t *k_columns, *v_columns; /* [D64, T32] */
+    uint16_t *block;                 /* [D64, BLOCK] */
+    uint16_t *weights;               /* [BLOCK, T32] or [T, BLOCK] */
+} packed;
+
+struct fl_attention_blocks {
+    const fl_train_rows *rows;
+    int n_threads, T, H, G, D;
+    float *floats;        /* [n_threads][2][BLOCK, T] */
+    fl_onednn_bf16 *fast; /* NULL: float32 */
+    block_shapes *shapes; /* [blocks] */
+    uint16_t *halves;     /* [n_threads][halves_per_thread]: packed */
+    size_t halves_per_thread;
+};
+
+static int up_to(int n, int multiple)
+{
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+float *fl__attention_scratch_p(const fl_attention_blocks *blocks, int thread)
+{
+    return blocks->floats + (size_t)thread * 2 * BLOCK * (size_t)blocks->T;
+}
+
+float *fl__attention_scratch_ds(const fl_attention_blocks *blocks, int thread)
+{
+    return fl__attention_scratch_p(blocks, thread) + (size_t)BLOCK * (size_t)blocks->T;
+}
+
+/* The parts of a thread's scratch, each a multiple of 64 long; returns the sum. base NULL: that
+ * only. */
+static size_t packed_at(const fl_attention_blocks *b, uint16_t *base, packed *p)
+{
+    const size_t D32 = (size_t)up_to(b->D, STEP_K), D64 = (size_t)up_to(b->D, PANEL);
+    const size_t T32 = (size_t)up_to(b->T, STEP_K), T64 = (size_t)up_to(b->T, PANEL);
+    uint16_t **const parts[] = {&p->q_rows,    &p->dout_rows, &p->k_keys, &p->v_keys,
+                                &p->k_columns, &p->v_columns, &p->block,  &p->weights};
+    const size_t sizes[] = {D32 * T64, D32 * T64, D32 * T64,   D32 * T64,
+                            D64 * T32, D64 * T32, D64 * BLOCK, T64 * BLOCK};
+    size_t at = 0;
+    for (size_t i = 0; i < FL_COUNT(parts); i++) {
+        if (base) *parts[i] = base + at;
+        at += sizes[i];
+    }
+    return at;
+}
+
+static packed packed_of(const fl_attention_blocks *b, int thread)
+{
+    packed p = {0};
+    if (b->halves) (void)packed_at(b, b->halves + (size_t)thread * b->halves_per_thread, &p);
+    return p;
+}
+
+/* ---- set-up ----------------------------------------------------------------------------- */
+
+static fl_status shapes_new(fl_attention_blocks *b, fl_err *err)
+{
+    const int n_blocks = (b->T + BLOCK - 1) / BLOCK, D32 = up_to(b->D, STEP_K);
+    const int64_t ld = (int64_t)b->H * b->D;
+    const int widths[2] = {FL_MIN(PANEL, b->D), (b->D - 1) % PANEL + 1};
+    fl_status st = FL_OK;
+    b->shapes = fl__calloc((size_t)n_blocks, sizeof *b->shapes);
+    if (!b->shapes)
+        return fl__fail_nomem(err, "attention", (size_t)n_blocks * sizeof *b->shapes);
+    for (int i = 0; i < n_blocks && st == FL_OK; i++) {
+        block_shapes *s = &b->shapes[i];
+        const int m = FL_MIN(BLOCK, b->T - i * BLOCK), L = i * BLOCK + m;
+        st = fl__onednn_bf16_shape(b->fast, &s->scores, m, L, D32, b->T, false, err);
+        for (int last = 0; last < 2 && st == FL_OK; last++) {
+            st = fl__onednn_bf16_shape(b->fast, &s->mix[last], m, widths[last],
+                                       up_to(L, STEP_K), ld, false, err);
+            if (st == FL_OK)
+                st = fl__onednn_bf16_shape(b->fast, &s->spread[last], L, widths[last],
+                                           up_to(m, STEP_K), ld, i < n_blocks - 1, err);
+        }
+    }
+    return st;
+}
+
+static fl_status bf16_init(fl_attention_blocks *b, fl_err *err)
+{
+    packed unused;
+    const fl_status st = fl__onednn_bf16_new(&b->fast, b->n_threads, err);
+    if (st == FL_E_UNSUPPORTED) return FL_OK;
+    if (st != FL_OK) return st;
+    b->halves_per_thread = packed_at(b, NULL, &unused);
+    const size_t n = (size_t)b->n_threads * b->halves_per_thread;
+    b->halves = fl__calloc(n, sizeof *b->halves);
+    if (!b->halves) return fl__fail_nomem(err, "attention operands", n * sizeof *b->halves);
+    return shapes_new(b, err);
+}
+
+fl_status fl__attention_blocks_new(fl_attention_blocks **out, const fl_train_rows *rows,
+                                   int n_threads, int T, int H, int G, int D, bool bf16,
+                                   fl_err *err)
+{
+    fl_status st = FL_OK;
+    *out = NULL;
+    fl_attention_blocks *b = fl__calloc(1, sizeof *b);
+    if (!b) return fl__fail_nomem(err, "attention", sizeof *b);
+    b->rows = rows;
+    b->n_threads = n_threads;
+    b->T = T;
+    b->H = H;
+    b->G = G;
+    b->D = D;
+    const size_t n_floats = (size_t)n_threads * 2 * BLOCK * (size_t)T;
+    b->floats = fl__alloc(n_floats, sizeof *b->floats);
+    if (!b->floats) {
+        st = fl__fail_nomem(err, "attention scores", n_floats * sizeof *b->floats);
+        goto out;
+    }
+    if (bf16) st = bf16_init(b, err);
+    if (st != FL_OK) goto out;
+    *out = b;
+    b = NULL;
+out:
+    fl__attention_blocks_free(&b);
+    return st;
+}
+
+void fl__attention_blocks_free(fl_attention_blocks **blocks)
+{
+    fl_attention_blocks *b = *blocks;
+    if (!b) return;
+    fl__onednn_bf16_free(&b->fast);
+    fl__free(&b->floats);
+    fl__free(&b->shapes);
+    fl__free(&b->halves);
+    fl__free(blocks);
+}
+
+/* ---- bfloat16 operands ------------------------------------------------------------------ */
+
+/* x [n, ld] -> panels of 64 columns, rows as K. */
+static void pack_columns(const fl_attention_blocks *b, uint16_t *to, const float *x, int64_t ld,
+                         int n)
+{
+    for (int d = 0; d < b->D; d += PANEL) {
+        b->rows->pack_b_transposed(to, x + d, ld, FL_MIN(PANEL, b->D - d), n);
+        to += (size_t)PANEL * (size_t)up_to(n, STEP_K);
+    }
+}
+
+/* x [T, ld] -> panels of 64 rows, columns as K. */
+static void pack_keys(const fl_attention_blocks *b, uint16_t *to, const float *x, int64_t ld)
+{
+    for (int t = 0; t < b->T; t += PANEL) {
+        b->rows->pack_b(to, x + t * ld, ld, FL_MIN(PANEL, b->T - t), b->D);
+        to += (size_t)PANEL * (size_t)up_to(b->D, STEP_K);
+    }
+}
+
+void fl__attention_head_begin(fl_attention_blocks *b, const fl_attention_head *head)
+{
+    const int64_t ld_q = (int64_t)b->H * b->D, ld_kv = (int64_t)b->G * b->D;
+    if (!b->fast) return;
+    const packed p = packed_of(b, head->thread);
+    b->rows->pack_a(p.q_rows, head->q, ld_q, b->T, b->D);
+    pack_keys(b, p.k_keys, head->k, ld_kv);
+    if (!head->dout) {
+        pack_columns(b, p.v_columns, head->v, ld_kv, b->T);
+        return;
+    }
+    b->rows->pack_a(p.dout_rows, head->dout, ld_q, b->T, b->D);
+    pack_keys(b, p.v_keys, head->v, ld_kv);
+    pack_columns(b, p.k_columns, head->k, ld_kv, b->T);
+}
+
+/* ---- products --------------------------------------------------------------------------- */
+
+/* to [m, T] = x_b y^T */
+static fl_status scores(fl_attention_blocks *b, const fl_attention_head *head,
+                        const fl_attention_block *block, float *to, const float *x,
+                        const float *y, const uint16_t *rows, const uint16_t *keys)
+{
+    const int64_t ld_q = (int64_t)b->H * b->D, ld_kv = (int64_t)b->G * b->D;
+    if (!b->fast)
+        return fl__onednn_sgemm(block->m, block->L, b->D, 1.0f, x + block->q0 * ld_q, ld_q, y,
+                                ld_kv, true, 0.0f, to, b->T, NULL);
+    return fl__onednn_bf16_run(b->fast, b->shapes[block->index].scores, head->thread,
+                               rows + (size_t)block->q0 * (size_t)up_to(b->D, STEP_K), keys, to,
+                               NULL);
+}
+
+fl_status fl__attention_scores(fl_attention_blocks *b, const fl_attention_head *head,
+                               const fl_attention_block *block)
+{
+    const packed p = packed_of(b, head->thread);
+    return scores(b, head, block, fl__attention_scratch_p(b, head->thread), head->q, head->k,
+                  p.q_rows, p.k_keys);
+}
+
+fl_status fl__attention_scores_grad(fl_attention_blocks *b, const fl_attention_head *head,
+                                    const fl_attention_block *block)
+{
+    const packed p = packed_of(b, head->thread);
+    return scores(b, head, block, fl__attention_scratch_ds(b, head->thread), head->dout,
+                  head->v, p.dout_rows, p.v_keys);
+}
+
+/* to [m, D] = w [m, L] y [L, D] */
+static fl_status mix(fl_attention_blocks *b, const fl_attention_head *head,
+                     const fl_attention_block *block, float *to, const float *w, const float *y,
+                     const uint16_t *columns)
+{
+    const int64_t ld_q = (int64_t)b->H * b->D, ld_kv = (int64_t)b->G * b->D;
+    fl_status st = FL_OK;
+    if (!b->fast)
+        return fl__onednn_sgemm(block->m, b->D, block->L, 1.0f, w, b->T, y, ld_kv, false, 0.0f,
+                                to, ld_q, NULL);
+    const packed p = packed_of(b, head->thread);
+    b->rows->pack_a(p.weights, w, b->T, block->m, block->L);
+    for (int d = 0; d < b->D && st == FL_OK; d += PANEL) {
+        const int shape = b->shapes[block->index].mix[d + PANEL >= b->D];
+        st =
+            fl__onednn_bf16_run(b->fast, shape, head->thread, p.weights, columns, to + d, NULL);
+        columns += (size_t)PANEL * (size_t)up_to(b->T, STEP_K);
+    }
+    return st;
+}
+
+fl_status fl__attention_mix_p(fl_attention_blocks *b, const fl_attention_head *head,
+                              const fl_attention_block *block, float *out)
+{
+    return mix(b, head, block, out, fl__attention_scratch_p(b, head->thread), head->v,
+               packed_of(b, head->thread).v_columns);
+}
+
+fl_status fl__attention_mix_ds(fl_attention_blocks *b, const fl_attention_head *head,
+                               const fl_attention_block *block, float *dq)
+{
+    return mix(b, head, block, dq, fl__attention_scratch_ds(b, head->thread), head->k,
+               packed_of(b, head->thread).k_columns);
+}
+
+/* to [L, D] (+)= w [m, L]^T x_b [m, D] */
+static fl_status spread(fl_attention_blocks *b, const fl_attention_head *head,
+                        const fl_attention_block *block, float *to, const float *w,
+                        const float *x)
+{
+    const int64_t ld = (int64_t)b->H * b->D;
+    const float *x_b = x + block->q0 * ld;
+    fl_status st = FL_OK;
+    if (!b->fast)
+        return fl__onednn_sgemm_tn(block->L, b->D, block->m, 1.0f, w, b->T, x_b, ld,
+                                   block->L == b->T ? 0.0f : 1.0f, to, ld, NULL);
+    const packed p = packed_of(b, head->thread);
+    const uint16_t *columns = p.block;
+    b->rows->pack_a_transposed(p.weights, w, b->T, block->L, block->m);
+    pack_columns(b, p.block, x_b, ld, block->m);
+    for (int d = 0; d < b->D && st == FL_OK; d += PANEL) {
+        const int shape = b->shapes[block->index].spread[d + PANEL >= b->D];
+        st =
+            fl__onednn_bf16_run(b->fast, shape, head->thread, p.weights, columns, to + d, NULL);
+        columns += (size_t)PANEL * (size_t)up_to(block->m, STEP_K);
+    }
+    return st;
+}
+
+fl_status fl__attention_spread_p(fl_attention_blocks *b, const fl_attention_head *head,
+                                 const fl_attention_block *block, float *dv)
+{
+    return spread(b, head, block, dv, fl__attention_scratch_p(b, head->thread), head->dout);
+}
+
+fl_status fl__attention_spread_ds(fl_attention_blocks *b, const fl_attention_head *head,
+                                  const fl_attention_block *block, float *dk)
+{
+    return spread(b, head, block, dk, fl__attention_scratch_ds(b, head->thread), head->q);
+}
