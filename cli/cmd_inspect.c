@@ -54,6 +54,9 @@ static void print_report(const json_t *report)
     (void)printf("vocabulary  %lld\ncontext     %lld\n", number_at(report, "vocab_size"),
                  number_at(report, "n_positions"));
     print_tensors(report);
+    (void)printf("KV cache    %s, %lld bytes per token\n",
+                 json_string_value(cli_json_at(report, "kv_format")),
+                 number_at(report, "kv_bytes_per_token"));
     (void)printf("quantised   %s\n",
                  quantization ? json_string_value(cli_json_at(report, "quant_method")) : "no");
     if (!quantization) return;

@@ -31,12 +31,14 @@ static const cli_option options[] = {
      .max = 16, .choices = "16|8|4", .shown_default = "flattenquant: 4/8 mix, others 4",
      .help = "bits of activations"},
     {.kind = CLI_INT, .name = "--kv-bits", .arg = "N", FIELD(o.kv_bits), .max = 16,
-     .choices = "16", .later = "8|4|3|2",
+     .choices = "16|8|4|3|2",
      .help = "bits of keys and values, 16 is bfloat16 on quantised models"},
-    {.kind = CLI_INT, .name = "--k-bits", .aliases = "--k_bits", .arg = "N", FIELD(o.kv_bits),
-     .max = 16, .choices = "16", .later = "8|4|3|2", .help = "bits of keys"},
-    {.kind = CLI_INT, .name = "--v-bits", .aliases = "--v_bits", .arg = "N", FIELD(o.kv_bits),
-     .max = 16, .choices = "16", .later = "8|4|3|2", .help = "bits of values"},
+    {.kind = CLI_INT, .name = "--k-bits", .aliases = "--k_bits", .arg = "N", FIELD(o.k_bits),
+     .max = 16, .choices = "16|8|4|3|2", .shown_default = "as --kv-bits",
+     .help = "bits of keys alone"},
+    {.kind = CLI_INT, .name = "--v-bits", .aliases = "--v_bits", .arg = "N", FIELD(o.v_bits),
+     .max = 16, .choices = "16|8|4|3|2", .shown_default = "as --kv-bits",
+     .help = "bits of values alone"},
     {.kind = CLI_INT, .name = "--head-bits", .arg = "N", FIELD(o.head_bits), .max = 16,
      .choices = "16", .later = "8", .help = "bits of the head (lm_head)"},
     {.kind = CLI_TEXT, .name = "--w-granularity", .arg = "G", FIELD(o.w_granularity),
@@ -161,6 +163,8 @@ static void print_summary(const json_t *report)
         {"method", "options.method", "%g", 0},
         {"activations", "options.activation", "%g", 0},
         {"weights", "options.weights", "%g", 0},
+        {"bits of keys", "options.k_bits", "%.0f", 0},
+        {"bits of values", "options.v_bits", "%.0f", 0},
         {"linear layers at INT4, %", "summary.int4_share_linears", "%.2f", 100},
         {"weights at INT4, %", "summary.int4_share_parameters", "%.2f", 100},
         {"flatten ratio, %", "summary.flatten_ratio", "%.2f", 100},
@@ -253,6 +257,7 @@ const cli_verb cli_verb_quantize = {
         "  flatiron quantize model out --method flattenquant --calib wiki.train.txt\n"
         "  flatiron quantize model out8 --method flattenquant --w-bits 8 --a-bits 8 --calib "
         "self\n"
+        "  flatiron quantize model out4 --method flattenquant --kv-bits 4 --calib self\n"
         "  flatiron quantize model out4 --method rtn --w-bits 4 --a-bits 16 --calib self "
         "--dry-run\n",
     .run = run,

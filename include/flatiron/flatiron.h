@@ -76,7 +76,8 @@ typedef struct fl_engine_info {
     int n_threads, n_layers, hidden_size, vocab_size, n_positions; /* n_positions: context */
     int64_t n_params;
     int w_bits, a_bits;    /* 16 on the float path; 0: mixed 4/8 */
-    const char *kv_format; /* "f32" or "bf16" */
+    const char *kv_format; /* of the cache: "f32", "bf16", "int8", "int4", "int3", "int2"; keys
+                              and values, where they differ, as "int4/int2" */
     int head_bits;
     size_t weight_bytes; /* bytes of weights the forward pass reads, embedding rows apart */
 } fl_engine_info;
@@ -179,7 +180,8 @@ typedef struct fl_quantize_options {
     const char *preset; /* NULL or "paper": per-tensor weights, mean rule, KL selection */
 
     int w_bits, a_bits; /* 4, 8; 16 = float; 0: method's (flattenquant: 4/8 mix; others 4) */
-    int kv_bits;        /* 16 (default), the only value of this version */
+    int kv_bits;        /* of the KV cache: 16 (default, bfloat16), 8, 4, 3, 2 */
+    int k_bits, v_bits; /* keys and values apart; 0 (default): kv_bits */
     int head_bits;      /* 16 (default), the only value of this version */
     const char *w_granularity; /* "channel" (default) or "tensor" */
     const char *a_granularity; /* "tensor", "token"; NULL: flattenquant tensor, others token */

@@ -1,8 +1,8 @@
 /* inspect.c - what a model is, from config.json and the headers of its tensors.
  * SPDX-License-Identifier: MIT */
+#include "api/engine.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "model/model.h"
 
 /* {"BF16": {"tensors": N, "bytes": N}, ...} and the totals. */
 static int add_tensors(json_t *report, const fl_tensors *set)
@@ -32,13 +32,15 @@ static int add_tensors(json_t *report, const fl_tensors *set)
 static json_t *build_report(const fl_model *m)
 {
     const fl_model_config *c = &m->cfg;
-    json_t *report =
-        json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:I}", "family",
-                  c->family == FL_FAMILY_OPT ? "opt" : "llama", "quant_method", m->quant_method,
-                  "n_layers", c->n_layers, "hidden_size", c->hidden_size, "n_heads", c->n_heads,
-                  "n_kv_heads", c->n_kv_heads, "head_dim", c->head_dim, "ffn_size", c->ffn_size,
-                  "vocab_size", c->vocab_size, "n_positions", c->n_positions, "tied_head",
-                  c->tied_head ? 1 : 0, "n_params", (json_int_t)m->n_params);
+    const fl_kv_options kv = fl__model_kv_options(m, 1, 1);
+    json_t *report = json_pack(
+        "{s:s, s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:I}", "family",
+        c->family == FL_FAMILY_OPT ? "opt" : "llama", "quant_method", m->quant_method,
+        "kv_format", fl__kv_format_name(m), "kv_bytes_per_token",
+        (json_int_t)fl__kv_token_bytes(&kv), "n_layers", c->n_layers, "hidden_size",
+        c->hidden_size, "n_heads", c->n_heads, "n_kv_heads", c->n_kv_heads, "head_dim",
+        c->head_dim, "ffn_size", c->ffn_size, "vocab_size", c->vocab_size, "n_positions",
+        c->n_positions, "tied_head", c->tied_head ? 1 : 0, "n_params", (json_int_t)m->n_params);
     int failed = add_tensors(report, m->tensors);
     failed |= json_object_set_new(report, "quantization",
                                   c->quant ? json_incref(c->quant) : json_null());

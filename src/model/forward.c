@@ -137,9 +137,13 @@ static void append_rows(const walk *w, int r0, int r1)
     for (int r = r0; r < r1; r++) {
         int first;
         const fl_span *span = &w->spans[span_of_row(w, r, &first)];
-        fl__kv_append(w->kv, w->layer, span->seq, span->pos + r - first, 1,
-                      buf_row(w, w->op->src2, r), stride_k, buf_row(w, w->op->src3, r),
-                      stride_v);
+        const fl_kv_rows rows = {.k = buf_row(w, w->op->src2, r),
+                                 .v = buf_row(w, w->op->src3, r),
+                                 .k_stride = stride_k,
+                                 .v_stride = stride_v,
+                                 .n = 1,
+                                 .clip = w->block->kv_clip};
+        fl__kv_append(w->kv, w->ex->isa, w->layer, span->seq, span->pos + r - first, &rows);
     }
 }
 
@@ -176,7 +180,7 @@ static void attend(const walk *w, const fl_span *span, int row, int r0, int n, i
     }
     for (int p = 0; p < n_pages; p++) {
         const float *k_t, *v;
-        fl__kv_page(&k_t, &v, w->kv, w->layer, span->seq, kv_head, p, page);
+        fl__kv_page(&k_t, &v, w->kv, w->ex->isa, w->layer, span->seq, kv_head, p, page);
         for (int g = 0; g < group; g++)
             run(o + (size_t)g * QUERY_ROWS * (size_t)D, m + g * QUERY_ROWS, l + g * QUERY_ROWS,
                 buf_row(w, w->op->src, row + r0) + (size_t)(kv_head * group + g) * (size_t)D,

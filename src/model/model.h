@@ -76,6 +76,7 @@ typedef struct fl_block {
     fl_norm norm[2];
     fl_linear linear[FL_N_LINEARS];
     fl_site site[FL_N_SITES];
+    float kv_clip[4]; /* fl_kv_rows.clip of this layer, 1 by default */
 } fl_block;
 
 /* How one site of a quantised model runs, from quantization_config. */
@@ -94,7 +95,7 @@ typedef struct fl_model {
                                  cfg.quant */
     fl_site_info *sites;     /* [n_layers, FL_N_SITES], NULL: float model */
     int w_bits, a_bits;      /* 16 float, 0 mixed */
-    fl_kv_format kv_format;
+    fl_kv_format k_format, v_format; /* of the cache that this model runs with */
     fl_program program;      /* of every block */
     fl_linear embed;         /* [vocab, embed_size] as rows; w only */
     fl_linear positions;     /* OPT: [n_positions + 2, hidden] as rows; n_out 0: none */
@@ -105,6 +106,8 @@ typedef struct fl_model {
     fl_block *blocks;        /* [n_layers], or NULL when opened for streaming */
     double stream_max_extra; /* streaming: code columns that flattening may add per input
                                 channel */
+    fl_kv_format stream_k_format, stream_v_format; /* streaming: of the cache that the quantised
+                                                      model will run with */
     int64_t n_params;
     size_t weight_bytes;     /* read by one forward pass, embedding rows apart */
 } fl_model;

@@ -66,6 +66,20 @@ static fl_status parse_site(fl_model *model, const json_t *o, size_t i, fl_err *
     return FL_OK;
 }
 
+/* "k_bits" or "v_bits". */
+static fl_status parse_kv_format(fl_kv_format *format, const json_t *q, const char *field,
+                                 fl_err *err)
+{
+    int64_t bits = 16;
+    const fl_status st =
+        fl__json_get_int(q, field, false, 2, 16, &bits, "quantization_config", err);
+    if (st || fl__kv_format_of_bits(format, (int)bits)) return st;
+    return fl__fail(err, FL_E_INPUT,
+                    "quantization_config: %s: %lld is none of 16, 8, 4, 3 and 2; write the "
+                    "model again with flatiron quantize",
+                    field, (long long)bits);
+}
+
 /* Bits of the whole model: what all sites agree on, else 0 (mixed). */
 static void summarize_bits(fl_model *model)
 {
@@ -88,7 +102,9 @@ fl_status fl__quantized_config_load(fl_model *model, fl_err *err)
     if ((st = fl__json_get_string(q, "method", true, &model->quant_method,
                                   "quantization_config", err)) ||
         (st = fl__json_get_int(q, "kv_bits", false, 16, 16, &kv_bits, "quantization_config",
-                               err)))
+                               err)) ||
+        (st = parse_kv_format(&model->k_format, q, "k_bits", err)) ||
+        (st = parse_kv_format(&model->v_format, q, "v_bits", err)))
         return st;
     if (!json_is_array(sites) || json_array_size(sites) != n)
         return fl__fail(
@@ -107,7 +123,6 @@ fl_status fl__quantized_config_load(fl_model *model, fl_err *err)
                             "the file is damaged",
                             i / FL_N_SITES, fl__site_names[i % FL_N_SITES]);
     summarize_bits(model);
-    model->kv_format = FL_KV_BF16;
     return FL_OK;
 }
 
@@ -246,5 +261,27 @@ fl_status fl__quantized_site_load(fl_block *block, const fl_model *model, int la
     if ((st = fl__site_prepare(site, err))) return st;
     for (int i = 0; i < site->n_linears && !st; i++)
         st = load_linear(site->linears[i], model, layer, linears[i], site, info->w_bits, err);
+    return st;
+}
+
+fl_status fl__quantized_attention_load(fl_block *block, const fl_model *model, int layer,
+                                       fl_err *err)
+{
+    char name[FL_MAX_TENSOR_NAME];
+    float *clip;
+    fl__attention_tensor_name(name, model, layer, ".kv_clip");
+    if (!fl__tensors_find(model->tensors, name)) return FL_OK;
+    fl_status st = fl__model_vector(&clip, model, name, 4, err);
+    if (st) return st;
+    for (int i = 0; i < 4 && !st; i++) {
+        block->kv_clip[i] = clip[i];
+        if (!(clip[i] > 0 && clip[i] <= 1))
+            st = fl__fail(
+                err, FL_E_INPUT,
+                "quantised model: tensor %s: element %d is %g, wanted a number above 0 "
+                "and at most 1; the file is damaged",
+                name, i, (double)clip[i]);
+    }
+    fl__free(&clip);
     return st;
 }

@@ -11,6 +11,8 @@
  *   <site>.input_copies     U16 [K]      k_c of flattening, absent when all are 1
  *   <site>.input_multiplier F32 [K]      applied before quantising, where smoothing could not
  *   be folded
+ * and per block, <attention> being what is before the name of k_proj:
+ *   <attention>.kv_clip     F32 [4]      clips of K and V (fl_kv_rows), absent when all are 1
  * SPDX-License-Identifier: MIT */
 #ifndef FL_MODEL_QUANTIZED_H
 #define FL_MODEL_QUANTIZED_H
@@ -23,12 +25,15 @@
 /* Names of fl_act_kind in the file: "float", "static", "token". */
 extern const char *const fl__act_names[3];
 
-/* Fills model->sites, quant_method, bits and kv_format from model->cfg.quant. FL_E_INPUT names
- * the field. */
+/* Fills model->sites, quant_method, bits and formats of K and V from model->cfg.quant.
+ * FL_E_INPUT names the field. */
 fl_status fl__quantized_config_load(fl_model *model, fl_err *err);
 /* Loads site `which` of a block whose roles (n_in, linears) are set. */
 fl_status fl__quantized_site_load(fl_block *block, const fl_model *model, int layer, int which,
                                   fl_err *err);
+/* Loads what the block's attention has beside its linears. */
+fl_status fl__quantized_attention_load(fl_block *block, const fl_model *model, int layer,
+                                       fl_err *err);
 /* A float vector of n elements of the checkpoint as float32, owned. */
 fl_status fl__model_vector(float **out, const fl_model *model, const char *name, int n,
                            fl_err *err);

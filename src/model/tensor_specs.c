@@ -127,6 +127,16 @@ static void emit_input(const walk *w, int layer, int first_linear, const fl_site
     emit(w, name, float_vector(n_in, true));
 }
 
+static void emit_attention(const walk *w, int layer)
+{
+    char name[FL_MAX_TENSOR_NAME];
+    fl_tensor_spec clip = float_vector(4, true);
+    clip.role = FL_ROLE_CLIP;
+    clip.dtypes = FL_DTYPE_BIT(FL_DTYPE_F32);
+    fl__attention_tensor_name(name, w->model, layer, ".kv_clip");
+    emit(w, name, clip);
+}
+
 static void emit_block(const walk *w, int layer)
 {
     const fl_model *model = w->model;
@@ -135,6 +145,7 @@ static void emit_block(const walk *w, int layer)
         fl__norm_tensor_name(name, model, layer, i, "");
         emit_norm(w, name);
     }
+    if (model->sites) emit_attention(w, layer);
     for (int site = 0; site < FL_N_SITES; site++) {
         const fl_site_info *info =
             model->sites ? &model->sites[layer * FL_N_SITES + site] : NULL;
@@ -164,6 +175,7 @@ static bool float_is_good(fl_tensor_role role, float x)
 {
     if (!isfinite(x)) return false;
     if (role == FL_ROLE_WEIGHT_SCALE) return x >= 0;
+    if (role == FL_ROLE_CLIP) return x > 0 && x <= 1;
     return role != FL_ROLE_INPUT_SCALE || x > 0;
 }
 
@@ -228,6 +240,8 @@ static const char *scan(bad_number *bad, const fl_tensor_view *t, const fl_tenso
         return scan_floats(bad, t, spec->role) ? "finite numbers of at least 0" : NULL;
     case FL_ROLE_INPUT_SCALE:
         return scan_floats(bad, t, spec->role) ? "a finite number above 0" : NULL;
+    case FL_ROLE_CLIP:
+        return scan_floats(bad, t, spec->role) ? "numbers above 0 and at most 1" : NULL;
     case FL_ROLE_CODES8:
         return scan_codes8(bad, t) ? "codes from -127 to 127" : NULL;
     case FL_ROLE_CODES4:

@@ -150,7 +150,8 @@ static fl_status round_linear(fl_block_job *j, int which, int i, const fl_gptq *
         memcpy(w, from->own_w, n * sizeof *w);
         st = fl__gptq_round(gptq, j->ex, j->codes[id], lin->w_scale, shift, w, lin->n_out, bits,
                             j->o->w_per_tensor, &j->outcome[which].gptq_error[i], err);
-        if (!st) st = add_to_bias(lin, from->bias, shift, err);
+        const bool drop_bias = id == FL_LIN_K && fl__key_bias_is_dropped(j->model);
+        if (!st && !drop_bias) st = add_to_bias(lin, from->bias, shift, err);
     } else {
         fl__weight_scale_find(j->ex, lin->w_scale, from->own_w, lin->n_out, lin->n_in, bits,
                               j->o->w_per_tensor, j->o->search_scale, NULL);

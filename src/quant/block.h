@@ -8,6 +8,11 @@
 #include "quant/plan.h"
 #include "quant/stream.h"
 
+/* Does k_proj's bias come to nothing? Without a rotary embedding it adds the same number to the
+ * scores of all keys of a query, and the softmax takes that out again; it is dropped where K is
+ * quantised, whose range it would only widen. */
+bool fl__key_bias_is_dropped(const fl_model *model);
+
 typedef struct fl_block_options {
     bool use_gptq; /* else nearest */
     fl_gptq_options gptq;
@@ -16,8 +21,8 @@ typedef struct fl_block_options {
 } fl_block_options;
 
 /* Float32 copy of a block with the plan's smoothing folded in (methods: norms, v_proj and
- * up_proj rows), computed in double. plan: FL_N_SITES entries or NULL: a plain float32 copy.
- * Post-norm sites keep their factors as premul. */
+ * up_proj rows), computed in double, and without a key bias that is dropped. plan: FL_N_SITES
+ * entries or NULL: a plain float32 copy. Post-norm sites keep their factors as premul. */
 fl_status fl__block_fold(fl_block *folded, const fl_model *model, int layer,
                          const fl_site_plan *plan, fl_err *err);
 

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_TENSORS = FL_N_LINEARS * 3 + FL_N_SITES * 3 + 4 };
+enum { MAX_TENSORS = FL_N_LINEARS * 3 + FL_N_SITES * 3 + 5 };
 
 typedef struct entry {
     char name[FL_MAX_TENSOR_NAME];
@@ -91,6 +91,15 @@ static void add_site(shard *s, int which)
     if (site->premul) add(s, name, FL_DTYPE_F32, site->n_in, 0, site->premul);
 }
 
+static void add_attention(shard *s)
+{
+    const float *clip = s->j->quant.kv_clip;
+    char name[FL_MAX_TENSOR_NAME];
+    if (clip[0] == 1 && clip[1] == 1 && clip[2] == 1 && clip[3] == 1) return;
+    fl__attention_tensor_name(name, s->j->model, s->j->layer, ".kv_clip");
+    add(s, name, FL_DTYPE_F32, 4, 0, clip);
+}
+
 size_t fl__block_write_bytes(const fl_model *model, int w_bits)
 {
     size_t nibbles = 0;
@@ -118,6 +127,7 @@ fl_status fl__block_job_write(const fl_block_job *j, const char *path, json_t *n
         if (j->quant.linear[i].n_out) st = add_linear(s, i, err);
     if (st) goto out;
     for (int i = 0; i < FL_N_SITES; i++) add_site(s, i);
+    add_attention(s);
     st = fl__safetensors_writer_open(&w, path, s->decl, (size_t)s->n, metadata, 1, err);
     for (int i = 0; i < s->n && !st; i++) {
         st = fl__safetensors_writer_write(w, s->at[i].name, s->at[i].data, s->at[i].n_bytes,

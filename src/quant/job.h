@@ -23,6 +23,7 @@ typedef struct fl_quant_config {
     fl_act_kind act;
     bool mixed;          /* bits per site by selection; else w_bits, a_bits everywhere */
     int w_bits, a_bits;
+    int k_bits, v_bits;  /* of the KV cache */
     bool smooth_all;     /* all sites, else those behind norms only (SmoothQuant) */
     bool unsigned_codes;
     fl_flatten_options flatten; /* smooth off: no smoothing anywhere */

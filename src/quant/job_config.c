@@ -23,9 +23,24 @@ static fl_status usage(fl_err *err, const char *option, const char *why, const c
     return fl__fail(err, FL_E_USAGE, "option: %s: %s; %s", option, why, todo);
 }
 
+static int key_bits(const fl_quantize_options *o)
+{
+    return o->k_bits ? o->k_bits : o->kv_bits;
+}
+
+static int value_bits(const fl_quantize_options *o)
+{
+    return o->v_bits ? o->v_bits : o->kv_bits;
+}
+
 static fl_status check_bits(const fl_quantize_options *o, bool flattenquant, fl_err *err)
 {
     const int w = o->w_bits, a = o->a_bits;
+    fl_kv_format unused;
+    if (!fl__kv_format_of_bits(&unused, key_bits(o)))
+        return usage(err, "--k-bits", "not 16, 8, 4, 3 or 2", "give one of them");
+    if (!fl__kv_format_of_bits(&unused, value_bits(o)))
+        return usage(err, "--v-bits", "not 16, 8, 4, 3 or 2", "give one of them");
     if (w && w != 4 && w != 8 && w != 16)
         return usage(err, "--w-bits", "not 4, 8 or 16", "give one of them");
     if (a && a != 4 && a != 8 && a != 16)
@@ -38,12 +53,9 @@ static fl_status check_bits(const fl_quantize_options *o, bool flattenquant, fl_
         return usage(err, "--w-bits",
                      "float weights with integer activations cannot be multiplied",
                      "give --w-bits 8 or 4");
-    if (w == 16 && a == 16)
+    if (w == 16 && a == 16 && key_bits(o) == 16 && value_bits(o) == 16)
         return usage(err, "--w-bits", "16-bit weights and activations leave nothing to do",
                      "give fewer bits");
-    if (o->kv_bits != 16)
-        return fl__fail(err, FL_E_UNSUPPORTED,
-                        "option: --kv-bits: %d is not in this version; use 16", o->kv_bits);
     if (o->head_bits != 16)
         return fl__fail(err, FL_E_UNSUPPORTED,
                         "option: --head-bits: %d is not in this version; use 16", o->head_bits);
@@ -134,6 +146,8 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
         .mixed = flattenquant && !o->w_bits && !o->a_bits,
         .w_bits = o->w_bits ? o->w_bits : 4,
         .a_bits = o->a_bits ? o->a_bits : 4,
+        .k_bits = key_bits(o),
+        .v_bits = value_bits(o),
         .smooth_all = flattenquant,
         .unsigned_codes = pick(o->unsigned_codes, flattenquant && !paper),
         .flatten = {.smooth = pick(o->smooth, !rtn),
@@ -182,16 +196,18 @@ json_t *fl__quant_config_json(const fl_quant_config *c)
 {
     static const char *const selects[] = {"kl", "output", "random"};
     return json_pack(
-        "{s:s,s:s,s:b,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,s:f,s:i,s:b,"
+        "{s:s,s:s,s:b,s:i,s:i,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,s:f,"
+        "s:i,s:b,"
         "s:b,s:b,s:s,s:b,s:I,s:i,s:i}",
         "method", c->method, "activation",
         c->act == FL_ACT_FLOAT    ? "float"
         : c->act == FL_ACT_STATIC ? "static"
                                   : "token",
         "mixed", c->mixed, "w_bits", c->mixed ? 0 : c->w_bits, "a_bits",
-        c->mixed ? 0 : c->a_bits, "smooth", c->flatten.smooth, "smooth_all", c->smooth_all,
-        "suppress", c->flatten.suppress, "flatten", c->flatten.flatten, "unsigned_codes",
-        c->unsigned_codes, "alpha", c->flatten.alpha, "beta", c->flatten.beta, "threshold",
+        c->mixed ? 0 : c->a_bits, "k_bits", c->k_bits, "v_bits", c->v_bits, "smooth",
+        c->flatten.smooth, "smooth_all", c->smooth_all, "suppress", c->flatten.suppress,
+        "flatten", c->flatten.flatten, "unsigned_codes", c->unsigned_codes, "alpha",
+        c->flatten.alpha, "beta", c->flatten.beta, "threshold",
         c->flatten.iqr_rule ? "iqr" : "mean", "flatten_max_ratio", c->flatten.max_ratio,
         "int4_ratio", c->int4_ratio, "gamma", c->gamma, "select", selects[c->select], "weights",
         c->block.use_gptq ? "gptq" : "rtn", "damping", c->block.gptq.damping, "gptq_block",

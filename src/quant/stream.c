@@ -21,12 +21,13 @@ static int widest_site(const fl_model *model)
     return widest;
 }
 
-static fl_kv_options kv_options(const fl_model *model, int n_windows, int seq_len,
-                                fl_kv_format f)
+static fl_kv_options kv_options(const fl_model *model, int n_windows, int seq_len, fl_lane lane)
 {
     fl_kv_options o = fl__model_kv_options(model, n_windows, seq_len);
+    const bool quant = lane == FL_LANE_QUANT;
     o.n_layers = 1;
-    o.k_format = o.v_format = f;
+    o.k_format = quant ? model->stream_k_format : FL_KV_F32;
+    o.v_format = quant ? model->stream_v_format : FL_KV_F32;
     return o;
 }
 
@@ -34,8 +35,8 @@ fl_stream_bytes fl__stream_bytes(const fl_model *model, const fl_exec *ex, int n
                                  int seq_len, bool follow_quant)
 {
     const int batch = windows_per_batch(n_windows, seq_len), rows = batch * seq_len;
-    const fl_kv_options f = kv_options(model, batch, seq_len, FL_KV_F32);
-    const fl_kv_options q = kv_options(model, batch, seq_len, FL_KV_BF16);
+    const fl_kv_options f = kv_options(model, batch, seq_len, FL_LANE_FLOAT);
+    const fl_kv_options q = kv_options(model, batch, seq_len, FL_LANE_QUANT);
     const size_t tokens = (size_t)n_windows * (size_t)seq_len;
     fl_stream_bytes b;
     b.activations =
@@ -53,8 +54,8 @@ fl_status fl__stream_new(fl_stream **out, const fl_model *model, const fl_exec *
     const int L = calib->seq_len, batch = windows_per_batch(calib->n_windows, L);
     const size_t n = (size_t)calib->n_windows * (size_t)L * (size_t)model->cfg.hidden_size;
     const size_t site = (size_t)batch * (size_t)L * (size_t)widest_site(model);
-    const fl_kv_options f = kv_options(model, batch, L, FL_KV_F32);
-    const fl_kv_options q = kv_options(model, batch, L, FL_KV_BF16);
+    const fl_kv_options f = kv_options(model, batch, L, FL_LANE_FLOAT);
+    const fl_kv_options q = kv_options(model, batch, L, FL_LANE_QUANT);
     fl_status st = FL_OK;
     fl_stream *s;
 

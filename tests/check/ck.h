@@ -55,6 +55,7 @@ void check_quantize(ck *t);
 void check_transform(ck *t);
 void check_flatten(ck *t);
 void check_attention(ck *t);
+void check_kv_codec(ck *t);
 void check_rowops(ck *t);
 
 #endif
