@@ -12,9 +12,10 @@
 enum { ARENA = 1 << 21, TAPE = 1 << 18 };
 
 /* What float32 may be off by: in units of a 4-bit code, of a float16, of a bfloat16. */
-#define CODE_SLACK 4e-5
+#define CODE_SLACK 1e-4
 #define F16_SLACK  2e-3
 #define BF16_SLACK 2e-4
+#define WAY_SLACK  2e-6 /* of comparisons, of the larger side */
 
 typedef struct factor {
     fl_factor_kind kind;
@@ -82,10 +83,19 @@ static double note(fl_reference *r, double fresh)
     return r->tape[r->at++];
 }
 
+/* A way depends on whether a is above b; float32 knows them to within its precision of size.
+ * Copies of one number (the first token's values, at all heads that share them) are no matter:
+ * the first of equals counts. */
+static void compared(fl_reference *r, double a, double b, double size)
+{
+    if (r->recording && a != b) r->nearest = fmin(r->nearest, fabs(a - b) / (WAY_SLACK * size));
+}
+
 static double rounded(fl_reference *r, double u, double slack)
 {
     const double down = u - floor(u), nearest = rint(u);
-    if (r->recording) r->nearest = fmin(r->nearest, fabs(down - 0.5) / slack);
+    /* a tie in double comes from sums of bfloat16 products, which are exact in float32 too */
+    if (r->recording && down != 0.5) r->nearest = fmin(r->nearest, fabs(down - 0.5) / slack);
     const double offset = note(r, nearest - u);
     return r->recording ? nearest : u + offset;
 }
@@ -106,21 +116,39 @@ static double bf16(fl_reference *r, double x)
 
 static double clamped(fl_reference *r, double x, double lo, double hi)
 {
+    compared(r, x, lo, fabs(lo));
+    compared(r, x, hi, fabs(hi));
     const double way = note(r, x < lo ? -1 : x > hi ? 1 : 0);
     return way < 0 ? lo : way > 0 ? hi : x;
 }
 
+static double relu(fl_reference *r, double x)
+{
+    compared(r, x, 0, 1);
+    return note(r, x > 0) != 0 ? x : 0;
+}
+
 static double larger(fl_reference *r, double a, double b)
 {
+    compared(r, a, b, fmax(a, b));
     return note(r, a >= b) != 0 ? a : b;
 }
 
 /* sign 1: max(x, 0), -1: min(x, 0) */
 static double extreme(fl_reference *r, const double *x, int n, int sign)
 {
+    double first = 0, second = -INFINITY, size = 0;
     int best = -1;
-    for (int i = 0; i < n; i++)
-        if (sign * x[i] > (best < 0 ? 0 : sign * x[best])) best = i;
+    for (int i = 0; i < n; i++) {
+        const double v = sign * x[i];
+        size = fmax(size, fabs(v));
+        second = fmax(second, fmin(v, first));
+        if (v > first) {
+            first = v;
+            best = i;
+        }
+    }
+    compared(r, first, second, size);
     best = (int)note(r, best);
     return best < 0 ? 0 : x[best];
 }
@@ -437,7 +465,7 @@ static const double *run(fl_reference *r)
     enter(r, FL_SITE_UP, in);
     double *t = multiply(r, FL_LIN_UP, in);
     if (r->opt) {
-        for (int i = 0; i < r->R * r->F; i++) t[i] = note(r, t[i] > 0) * t[i];
+        for (int i = 0; i < r->R * r->F; i++) t[i] = relu(r, t[i]);
     } else {
         const double *gate = multiply(r, FL_LIN_GATE, in);
         for (int i = 0; i < r->R * r->F; i++) t[i] *= gate[i] * sigmoid(gate[i]);
