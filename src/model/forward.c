@@ -106,6 +106,19 @@ static void rope_rows(const walk *w, int r0, int r1)
     }
 }
 
+/* Products of queries and keys stay what they were; the keys get easier to quantise. */
+static void run_heads(const walk *w)
+{
+    const fl_transform *const t[2] = {&w->block->head_transform_q, &w->block->head_transform_k};
+    const int buf[2] = {w->op->src, w->op->src2};
+    for (int i = 0; i < 2; i++) {
+        const int64_t ld = w->model->program.width[buf[i]];
+        float *x = w->ws->buf[buf[i]];
+        if (!t[i]->n1) continue;
+        fl__transform_run(w->ex, x, ld, x, ld, w->n_rows, t[i], NULL, w->ws->scratch);
+    }
+}
+
 static void silu_mul_rows(const walk *w, int r0, int r1)
 {
     const int n = w->model->program.width[w->op->dst];
@@ -241,6 +254,7 @@ static void run_op(walk *w)
         break;
     }
     case FL_OP_ROPE: over_rows(w, rope_rows); break;
+    case FL_OP_HEADS: run_heads(w); break;
     case FL_OP_ATTENTION: run_attention(w); break;
     case FL_OP_SILU_MUL: over_rows(w, silu_mul_rows); break;
     case FL_OP_RELU: over_rows(w, relu_rows); break;
@@ -349,11 +363,25 @@ static int max_code_ld(const fl_model *model)
     return fl__gemm_ldx((int)ceil(widest * (1 + model->stream_max_extra)));
 }
 
+static size_t transform_bytes(const fl_model *model, const fl_exec *ex)
+{
+    size_t most = model->blocks ? 0 : model->stream_transform_bytes;
+    for (int i = 0; model->blocks && i < model->cfg.n_layers; i++) {
+        const fl_block *b = &model->blocks[i];
+        const fl_transform *all[FL_N_SITES + 2] = {&b->head_transform_q, &b->head_transform_k};
+        for (int s = 0; s < FL_N_SITES; s++) all[s + 2] = &b->site[s].transform;
+        for (int t = 0; t < FL_N_SITES + 2; t++)
+            most = FL_MAX(most, fl__transform_scratch_bytes(ex, all[t]->n1, all[t]->n2));
+    }
+    return most;
+}
+
 static size_t scratch_bytes(const fl_model *model, const fl_exec *ex, int max_rows)
 {
     int widest = model->cfg.embed_size;
     for (int b = 0; b < FL_N_BUFS; b++) widest = FL_MAX(widest, model->program.width[b]);
-    const size_t site = fl__site_scratch_bytes(ex, max_rows, widest, max_code_ld(model));
+    const size_t site = fl__site_scratch_bytes(ex, max_rows, widest, max_code_ld(model),
+                                               transform_bytes(model, ex));
     const size_t attn =
         (size_t)ex->n_threads * attention_scratch_floats(&model->cfg) * sizeof(float);
     return FL_MAX(site, attn);

@@ -6,8 +6,8 @@
  *
  *   F32, BF16    K transposed [head_dim, 64] (a query meets 64 keys with contiguous loads), V
  *                [64, head_dim]
- *   INT8 .. INT2 codes, scales and zeros of kernels/kv_codec.h; a token's head is quantised when
- *                it comes and never again
+ *   INT8 .. INT2 codes, scales and zeros of kernels/kv_codec.h; each head of a token is
+ *                quantised when it comes, and never again
  *
  * Prefill, evaluation and decoding all read what append stored: what was evaluated is what
  * runs.

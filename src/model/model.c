@@ -68,6 +68,8 @@ void fl__block_fini(fl_block *block)
     }
     for (int i = 0; i < FL_N_SITES; i++) fl__site_fini(&block->site[i]);
     for (int i = 0; i < FL_N_LINEARS; i++) fl__linear_fini(&block->linear[i]);
+    fl__transform_fini(&block->head_transform_q);
+    fl__transform_fini(&block->head_transform_k);
 }
 
 static fl_status load_float_linear(fl_linear *lin, const fl_model *model, int layer, int which,

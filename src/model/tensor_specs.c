@@ -127,14 +127,50 @@ static void emit_input(const walk *w, int layer, int first_linear, const fl_site
     emit(w, name, float_vector(n_in, true));
 }
 
+static fl_tensor_spec clips(int n)
+{
+    fl_tensor_spec clip = float_vector(n, true);
+    clip.role = FL_ROLE_CLIP;
+    clip.dtypes = FL_DTYPE_BIT(FL_DTYPE_F32);
+    return clip;
+}
+
+static fl_tensor_spec square(int n)
+{
+    fl_tensor_spec factor = float_matrix(n, n);
+    factor.optional = true;
+    factor.dtypes = FL_DTYPE_BIT(FL_DTYPE_F32);
+    return factor;
+}
+
 static void emit_attention(const walk *w, int layer)
 {
     char name[FL_MAX_TENSOR_NAME];
-    fl_tensor_spec clip = float_vector(4, true);
-    clip.role = FL_ROLE_CLIP;
-    clip.dtypes = FL_DTYPE_BIT(FL_DTYPE_F32);
     fl__attention_tensor_name(name, w->model, layer, ".kv_clip");
-    emit(w, name, clip);
+    emit(w, name, clips(4));
+    fl__attention_tensor_name(name, w->model, layer, ".key_transform");
+    emit(w, name, square(w->model->cfg.head_dim));
+    fl__attention_tensor_name(name, w->model, layer, ".query_transform");
+    emit(w, name, square(w->model->cfg.head_dim));
+}
+
+/* Sizes that do not fit together are the loader's to explain: any shape passes here. */
+static void emit_transform(const walk *w, int layer, int site, int first_linear,
+                           const fl_site_info *info)
+{
+    char name[FL_MAX_TENSOR_NAME];
+    int n1 = 0, n2 = 0;
+    const bool fits =
+        fl__quantized_transform_sizes(&n1, &n2, w->model, layer, site, NULL) == FL_OK;
+    fl_tensor_spec left = square(n1), right = square(n2);
+    if (!fits) left.n_dims = right.n_dims = -1;
+    fl__linear_tensor_name(name, w->model, layer, first_linear, ".transform_left");
+    emit(w, name, left);
+    fl__linear_tensor_name(name, w->model, layer, first_linear, ".transform_right");
+    emit(w, name, right);
+    if (info->act != FL_ACT_TOKEN) return;
+    fl__linear_tensor_name(name, w->model, layer, first_linear, ".input_clip");
+    emit(w, name, clips(2));
 }
 
 static void emit_block(const walk *w, int layer)
@@ -151,7 +187,10 @@ static void emit_block(const walk *w, int layer)
             model->sites ? &model->sites[layer * FL_N_SITES + site] : NULL;
         int linears[FL_SITE_MAX_LINEARS];
         const int n = fl__site_linears(linears, &model->cfg, site);
-        if (info) emit_input(w, layer, linears[0], info);
+        if (info) {
+            emit_input(w, layer, linears[0], info);
+            emit_transform(w, layer, site, linears[0], info);
+        }
         for (int i = 0; i < n; i++) emit_linear(w, layer, linears[i], info ? info->w_bits : 16);
     }
 }

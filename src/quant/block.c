@@ -72,6 +72,12 @@ fl_status fl__block_job_init(fl_block_job *j, const fl_model *model, const fl_ex
     return FL_OK;
 }
 
+/* Empties t where it is the folded block's. */
+static void release_shared(fl_transform *t, const fl_transform *folded)
+{
+    if (t->left == folded->left && t->right == folded->right) *t = (fl_transform){0};
+}
+
 void fl__block_job_fini(fl_block_job *j)
 {
     for (int i = 0; i < FL_N_LINEARS; i++) {
@@ -86,8 +92,13 @@ void fl__block_job_fini(fl_block_job *j)
         fl_site *site = &j->quant.site[s];
         if (site->premul == j->folded.site[s].premul) site->premul = NULL;
         if (site->spec_lo == j->folded.site[s].spec_lo) site->spec_lo = site->spec_hi = NULL;
+        release_shared(&site->transform, &j->folded.site[s].transform);
         fl__site_fini(site);
     }
+    release_shared(&j->quant.head_transform_q, &j->folded.head_transform_q);
+    release_shared(&j->quant.head_transform_k, &j->folded.head_transform_k);
+    fl__transform_fini(&j->quant.head_transform_q);
+    fl__transform_fini(&j->quant.head_transform_k);
     fl__block_fini(&j->folded);
 }
 
@@ -99,6 +110,7 @@ static fl_status prepare_site(fl_block_job *j, int which, fl_err *err)
     site->act = p->act;
     site->a_bits = p->a_bits;
     site->is_unsigned = p->is_unsigned;
+    site->asymmetric = p->asymmetric;
     site->scale = p->scale;
     if (p->copies) {
         site->copies = fl__alloc((size_t)site->n_in, sizeof *site->copies);

@@ -44,7 +44,8 @@ typedef struct fl_block_job {
     const fl_block_options *o;
     int layer;
     fl_block folded;           /* owned */
-    fl_block quant;            /* norms and float weights borrowed from folded */
+    fl_block quant;            /* norms, float weights and transforms that are equal to
+                                  folded's are borrowed from it */
     int8_t *codes[FL_N_LINEARS]; /* [n_out, n_in] owned; NULL: stays float */
     uint8_t *packed_w[FL_N_LINEARS]; /* weight-only 4-bit: nibbles that quant's linear reads */
     fl_site_outcome outcome[FL_N_SITES];

@@ -166,7 +166,8 @@ static fl_status load_finished(fl_block *block, fl_tensors **shard, fl_quant_job
                        : fl__fail_nomem(err, "finished block", n * sizeof *view.sites);
     for (size_t i = 0; i < n && !st; i++) {
         const fl_site_plan *p = &job->plan->sites[i];
-        view.sites[i] = (fl_site_info){p->act, p->w_bits, p->a_bits, p->is_unsigned};
+        view.sites[i] = (fl_site_info){p->act, p->w_bits, p->a_bits, p->is_unsigned,
+                                       p->asymmetric};
     }
     view.tensors = *shard;
     if (!st) st = fl__block_load(block, &view, layer, err);

@@ -51,14 +51,14 @@ static json_t *number(double x)
 json_t *fl__site_plan_report(const fl_site_plan *p, int layer, int site)
 {
     return json_pack(
-        "{s:i,s:s,s:s,s:i,s:i,s:b,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:I}", "layer", layer,
-        "site", fl__site_names[site], "activation", fl__act_names[p->act], "w_bits", p->w_bits,
-        "a_bits", p->a_bits, "unsigned", p->is_unsigned, "alpha", number(p->alpha), "threshold",
-        number(p->threshold), "scale", number(p->act == FL_ACT_STATIC ? p->scale : NAN),
-        "flatten_ratio", number(p->ratio), "effective_bits", number(p->effective_bits),
-        "error_estimate", number(p->error), "clipped", number(p->clipped), "d4", number(p->d4),
-        "d8", number(p->d8), "cost4", number(p->cost4), "outlier_channels",
-        (json_int_t)p->n_outliers);
+        "{s:i,s:s,s:s,s:i,s:i,s:b,s:b,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:I}", "layer",
+        layer, "site", fl__site_names[site], "activation", fl__act_names[p->act], "w_bits",
+        p->w_bits, "a_bits", p->a_bits, "unsigned", p->is_unsigned, "asymmetric", p->asymmetric,
+        "alpha", number(p->alpha), "threshold", number(p->threshold), "scale",
+        number(p->act == FL_ACT_STATIC ? p->scale : NAN), "flatten_ratio", number(p->ratio),
+        "effective_bits", number(p->effective_bits), "error_estimate", number(p->error),
+        "clipped", number(p->clipped), "d4", number(p->d4), "d8", number(p->d8), "cost4",
+        number(p->cost4), "outlier_channels", (json_int_t)p->n_outliers);
 }
 
 static int add_vectors(json_t *o, const fl_site_plan *p)
@@ -171,6 +171,7 @@ static fl_status parse_site(fl_site_plan *p, const json_t *o, int i, const char 
         (st = fl__json_get_int(o, "w_bits", true, 4, 16, &w_bits, where, err)) ||
         (st = fl__json_get_int(o, "a_bits", true, 4, 16, &a_bits, where, err)) ||
         (st = fl__json_get_bool(o, "unsigned", true, &p->is_unsigned, where, err)) ||
+        (st = fl__json_get_bool(o, "asymmetric", true, &p->asymmetric, where, err)) ||
         (st = fl__json_get_int(o, "outlier_channels", true, 0, INT64_MAX, &p->n_outliers, where,
                                err)) ||
         (st = fl__json_get_string(o, "activation", true, &act, where, err)))

@@ -257,35 +257,20 @@ void fl__site_dequantized(const fl_exec *ex, const fl_site *site, const float *x
                           float *out, void *scratch)
 {
     const size_t K = (size_t)site->n_in, ld = (size_t)site->code_ld;
-    int8_t *codes = scratch;
-    int32_t *sums = (int32_t *)(void *)(codes + ((size_t)n_rows * ld + 63) / 64 * 64);
-    float *scales = (float *)(void *)(sums + ((size_t)n_rows + 15) / 16 * 16);
-    int32_t *zeros = (int32_t *)(void *)(scales + ((size_t)n_rows + 15) / 16 * 16);
     if (site->act == FL_ACT_FLOAT) {
-        memcpy(out, x, (size_t)n_rows * K * sizeof *x);
+        fl__site_input(ex, site, out, x, n_rows, scratch);
         return;
     }
-    if (site->act == FL_ACT_STATIC)
-        fl__quantize_static_run(ex, codes, sums, x, site->n_in, n_rows, &site->spec);
-    else
-        fl__quantize_token_run(ex, codes, sums, scales, zeros, x, site->n_in, n_rows,
-                               &site->token);
+    const fl_site_codes all = fl__site_quantize(ex, site, x, n_rows, scratch);
     for (int r = 0; r < n_rows; r++) {
-        const int8_t *q = codes + (size_t)r * ld;
-        const float scale = site->act == FL_ACT_STATIC ? site->scale : scales[r];
-        const int zero = site->act == FL_ACT_STATIC ? site->zero : zeros[r];
+        const int8_t *q = all.codes + (size_t)r * ld;
+        const float scale = all.scales[r * all.stride];
+        const int zero = all.zeros[r * all.stride];
         float *y = out + (size_t)r * K;
         for (size_t c = 0; c < K; c++) y[c] = (float)(q[c] - zero) * scale;
         for (int e = 0; site->act == FL_ACT_STATIC && e < site->spec.n_extra; e++)
             y[site->extra_src[e]] += (float)(q[K + (size_t)e] - zero) * scale;
     }
-}
-
-/* The float lane's input as the folded weights expect it. */
-static void premultiply(float *x, const fl_site *site, int n_rows)
-{
-    const size_t K = (size_t)site->n_in;
-    for (size_t i = 0; site->premul && i < (size_t)n_rows * K; i++) x[i] *= site->premul[i % K];
 }
 
 bool fl__stream_gram(fl_gram *gram, fl_stream *s, const fl_block *float_block,
@@ -301,7 +286,8 @@ bool fl__stream_gram(fl_gram *gram, fl_stream *s, const fl_block *float_block,
                    &f);
         walk_batch(s, FL_LANE_QUANT, quant_block, half, &b, s->x_quant + b.at, capture_site,
                    &q);
-        premultiply(s->site_float, probe, b.n_rows);
+        /* the float lane's input as the folded weights expect it */
+        fl__site_input(s->ex, probe, s->site_float, s->site_float, b.n_rows, s->ws->scratch);
         fl__site_dequantized(s->ex, probe, s->site_quant, b.n_rows, s->site_quant,
                              s->ws->scratch);
         fl__gram_add(gram, s->ex, s->site_quant, s->site_float, b.n_rows);

@@ -76,7 +76,8 @@ bool fl__stream_gram(fl_gram *gram, fl_stream *s, const fl_block *float_block,
  * quantised lane. */
 double fl__stream_distance(const fl_stream *s);
 
-/* out = the values that codes of x stand for: x through the site's quantiser and back. */
+/* out = the values that codes of x stand for: x through the site's premul, transform and
+ * quantiser, and back to floats that its weights meet. Float sites: fl__site_input. */
 void fl__site_dequantized(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
                           float *out, void *scratch);
 

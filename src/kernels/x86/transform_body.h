@@ -29,39 +29,41 @@ typedef struct product {
     bool round; /* to bf16 */
 } product;
 
-FL_INLINE void store_columns(float *to, const vec *sums, int n_columns)
+/* Rows m.. of C from their sums. A function of its own: its needs would cost the sums their
+ * registers. */
+__attribute__((noinline)) static void put_rows(const product *p, int m, const float *sums,
+                                               int rows)
 {
-    float all[PANEL];
-    if (n_columns == PANEL) {
-        for (int v = 0; v < VECS; v++) store(to + v * LANES, sums[v]);
-        return;
+    float *to = p->c + m * p->step_c;
+    for (int r = 0; r < rows; r++, to += p->step_c, sums += PANEL) {
+        if (p->n_columns < PANEL) {
+            memcpy(to, sums, (size_t)p->n_columns * sizeof *to); /* of y: not rounded */
+        } else {
+            for (int j = 0; j < PANEL; j += LANES)
+                store(to + j, p->round ? to_bf16(load(sums + j)) : load(sums + j));
+        }
     }
-    for (int v = 0; v < VECS; v++) store(all + v * LANES, sums[v]);
-    memcpy(to, all, (size_t)n_columns * sizeof *to);
 }
 
 /* rows x 16 of C from row m on. step_m and step_k beside p's: constants where they are 1. */
 FL_INLINE void block(const product *p, int m, int64_t step_m, int64_t step_k, const int rows)
 {
-    vec sum[ROWS][VECS];
+    vec sum[ROWS * VECS];
+    float sums[ROWS * PANEL];
     const float *a = p->a + m * step_m, *b = p->b;
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < VECS; v++) sum[r][v] = broadcast_value(0);
+#pragma GCC unroll 12
+    for (int s = 0; s < rows * VECS; s++) sum[s] = broadcast_value(0);
     for (int k = 0; k < p->K; k++, a += step_k, b += p->step_b) {
-        vec at_k[VECS];
-        for (int v = 0; v < VECS; v++) at_k[v] = load(b + v * LANES);
-        for (int r = 0; r < rows; r++) {
-            const vec x = broadcast(a + r * step_m);
-            for (int v = 0; v < VECS; v++) {
-                sum[r][v] = fused_add(x, at_k[v], sum[r][v]);
-                FL_KEEP(sum[r][v]);
-            }
+#pragma GCC unroll 12
+        for (int s = 0; s < rows * VECS; s++) {
+            sum[s] = fused_add(broadcast(a + s / VECS * step_m), load(b + s % VECS * LANES),
+                               sum[s]);
+            FL_KEEP(sum[s]);
         }
     }
-    for (int r = 0; r < rows; r++) {
-        for (int v = 0; p->round && v < VECS; v++) sum[r][v] = to_bf16(sum[r][v]);
-        store_columns(p->c + (m + r) * p->step_c, sum[r], p->n_columns);
-    }
+#pragma GCC unroll 12
+    for (int s = 0; s < rows * VECS; s++) store(sums + s * LANES, sum[s]);
+    put_rows(p, m, sums, rows);
 }
 
 FL_INLINE void all_rows(const product *p, int M, int64_t step_m, int64_t step_k)
