@@ -195,6 +195,9 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
         if (c->flatten.alpha < 0) c->flatten.alpha = 0.5;
         c->flatten.beta = 1.3; /* unused */
     }
+    const bool official = is(o->recipe, "official");
+    c->asymmetric = c->act == FL_ACT_TOKEN &&
+                    pick(o->asymmetric, is(o->method, "flatquant") && !official);
     if (c->transforms && (st = fl__flatquant_config_resolve(c, o, model, err))) return st;
     if (c->mixed && c->act != FL_ACT_STATIC && !o->a_granularity)
         return usage(err, "--a-granularity",
@@ -206,14 +209,14 @@ json_t *fl__quant_config_json(const fl_quant_config *c)
 {
     static const char *const selects[] = {"kl", "output", "random"};
     json_t *o = json_pack(
-        "{s:s,s:s,s:b,s:i,s:i,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,s:f,"
+        "{s:s,s:s,s:b,s:b,s:i,s:i,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,s:f,"
         "s:i,s:b,"
         "s:b,s:b,s:s,s:b,s:I,s:i,s:i}",
         "method", c->method, "activation",
         c->act == FL_ACT_FLOAT    ? "float"
         : c->act == FL_ACT_STATIC ? "static"
                                   : "token",
-        "mixed", c->mixed, "w_bits", c->mixed ? 0 : c->w_bits, "a_bits",
+        "asymmetric", c->asymmetric, "mixed", c->mixed, "w_bits", c->mixed ? 0 : c->w_bits, "a_bits",
         c->mixed ? 0 : c->a_bits, "k_bits", c->k_bits, "v_bits", c->v_bits, "smooth",
         c->flatten.smooth, "smooth_all", c->smooth_all, "suppress", c->flatten.suppress,
         "flatten", c->flatten.flatten, "unsigned_codes", c->unsigned_codes, "alpha",

@@ -8,7 +8,7 @@
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
-#include "base/isa.h"
+#include "base/mem.h"
 
 #include <math.h>
 #include <string.h>
@@ -79,7 +79,7 @@ static fl_flatquant_options common(const fl_quantize_options *o, const fl_quant_
         .v_bits = c->v_bits,
         .scale = pick(o->learn_scale, true),
         .clip = pick(o->learn_clip, true),
-        .asymmetric = pick(o->asymmetric, !official),
+        .asymmetric = c->asymmetric,
         .quantized_inputs = pick(o->quantized_inputs, !official),
         .epochs = o->epochs < 0 ? 15 : o->epochs,
         .batch_windows = o->batch_windows < 0 ? 4 : o->batch_windows,
@@ -119,6 +119,20 @@ fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_opt
         return usage(err, "--a-granularity", "transforms come with one scale per token",
                      "use token");
     return FL_OK;
+}
+
+size_t fl__quant_transform_bytes(const fl_quant_config *c, const fl_model_config *model,
+                                 const fl_exec *ex)
+{
+    const int widths[] = {model->hidden_size, model->ffn_size};
+    if (!c->transforms || c->flatquant.transform == FL_TRANSFORM_NONE) return 0;
+    size_t most = fl__transform_scratch_bytes(ex, model->n_heads, model->head_dim);
+    for (int i = 0; i < 2; i++) {
+        int n1, n2;
+        fl__factor_pair(widths[i], &n1, &n2);
+        most = FL_MAX(most, fl__transform_scratch_bytes(ex, n1, n2));
+    }
+    return FL_MAX(most, fl__transform_scratch_bytes(ex, 1, model->head_dim));
 }
 
 json_t *fl__flatquant_config_json(const fl_flatquant_options *o)
