@@ -259,7 +259,8 @@ static void patch_config(const char *dir, fl_act_kind first)
                        "%s{\"layer\": %d, \"site\": \"%s\", \"activation\": \"%s\", "
                        "\"w_bits\": %d, \"a_bits\": %d, \"asymmetric\": %s}",
                        i ? ", " : "", i / FL_N_SITES, fl__site_names[i % FL_N_SITES],
-                       acts[i ? p->act : first], p->w_bits, p->a_bits, p->asymmetric ? "true" : "false");
+                       acts[i ? p->act : first], p->w_bits, p->a_bits,
+                       p->asymmetric ? "true" : "false");
     }
     (void)snprintf(at, (size_t)(end - at), "]}}");
     fl_test_patch_json(dir, "config.json", text);
