@@ -300,8 +300,8 @@ fl_status fl__quantized_site_load(fl_block *block, const fl_model *model, int la
     site->a_bits = info->a_bits;
     site->is_unsigned = info->is_unsigned;
     site->asymmetric = info->asymmetric;
-    if ((st = load_input(site, model, layer, linears[0], err)) ||
-        (st = load_transform(site, model, layer, which, linears[0], err)))
+    if ((st = load_transform(site, model, layer, which, linears[0], err)) ||
+        (st = load_input(site, model, layer, linears[0], err)))
         return st;
     if (site->n_in + fl__site_n_extra(site) > FL_MAX_CODE_COLUMNS)
         return fl__fail(err, FL_E_INPUT,
