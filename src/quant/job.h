@@ -42,10 +42,10 @@ typedef struct fl_quant_config {
 
 /* FL_E_USAGE names the option. */
 fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
-                                   const fl_model_config *model, fl_err *err);
+                                   const fl_model_config *model, uint32_t isa, fl_err *err);
 /* FlatQuant's part of it. */
 fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
-                                       const fl_model_config *model, fl_err *err);
+                                       const fl_model_config *model, uint32_t isa, fl_err *err);
 json_t *fl__flatquant_config_json(const fl_flatquant_options *o);
 /* The configuration as JSON, for fingerprint, config.json and report. New reference, NULL:
  * memory. */

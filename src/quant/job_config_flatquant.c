@@ -8,7 +8,7 @@
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
-#include "base/mem.h"
+#include "base/isa.h"
 
 #include <math.h>
 #include <string.h>
@@ -70,7 +70,7 @@ static fl_status check(const fl_quantize_options *o, const fl_quant_config *c,
 
 /* Options that hold for both recipes and for both methods. */
 static fl_flatquant_options common(const fl_quantize_options *o, const fl_quant_config *c,
-                                   bool official)
+                                   uint32_t isa)
 {
     return (fl_flatquant_options){
         .w_bits = c->w_bits,
@@ -80,7 +80,6 @@ static fl_flatquant_options common(const fl_quantize_options *o, const fl_quant_
         .scale = pick(o->learn_scale, true),
         .clip = pick(o->learn_clip, true),
         .asymmetric = c->asymmetric,
-        .quantized_inputs = pick(o->quantized_inputs, !official),
         .epochs = o->epochs < 0 ? 15 : o->epochs,
         .batch_windows = o->batch_windows < 0 ? 4 : o->batch_windows,
         .warmup_steps = o->warmup_steps < 0 ? 0 : o->warmup_steps,
@@ -91,20 +90,22 @@ static fl_flatquant_options common(const fl_quantize_options *o, const fl_quant_
         .weight_decay = choose(o->weight_decay, 0.01),
         .clip_start = 4.0,
         .diag_alpha = choose(o->diag_alpha, 0.3),
-        .bf16 = is(o->train_dtype, "bf16"),
+        .bf16 = is(o->train_dtype, "bf16") ||
+                (is(o->train_dtype, "auto") && (isa & FL_ISA_AMXBF16)),
         .seed = o->seed,
     };
 }
 
 fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
-                                       const fl_model_config *model, fl_err *err)
+                                       const fl_model_config *model, uint32_t isa, fl_err *err)
 {
     const bool official = is(o->recipe, "official"), quarot = is(o->method, "quarot");
     const char *automatic = quarot ? "hadamard" : official ? "svd" : "inverse";
     fl_status st = check(o, c, model, err);
     if (st) return st;
     fl_flatquant_options *f = &c->flatquant;
-    *f = common(o, c, official || quarot);
+    *f = common(o, c, isa);
+    f->quantized_inputs = pick(o->quantized_inputs, !official && !quarot);
     if ((st = find_transform(&f->transform, o->transform ? o->transform : automatic, err)))
         return st;
     const bool fixed =

@@ -233,7 +233,7 @@ static void init_heads(fl_block *b, const fl_model_config *cfg)
 static void init_job(fl_block_job *job, const fl_model *m, const fl_exec *ex)
 {
     fl_err err = {""};
-    assert_int_equal(fl__block_job_init(job, m, ex, 0, plans, &options, &err), FL_OK);
+    assert_int_equal(fl__block_job_init(job, m, ex, 0, plans, &options, NULL, &err), FL_OK);
     fl_site *site = job->quant.site;
     random_transform(&site[FL_SITE_QKV].transform, 10, 16, true, true);
     random_transform(&site[FL_SITE_O].transform, 5, 32, true, false);
