@@ -14,6 +14,7 @@
 #include <string.h>
 
 enum { ROW_CHUNK = 16, QUERY_ROWS = 64 };
+_Static_assert(FL_KV_PAGE == FL_ATTENTION_KEYS, "the attention takes the cache page by page");
 
 typedef struct walk {
     const fl_model *model;

@@ -44,8 +44,8 @@ static fl_status parse_site(fl_model *model, const json_t *o, size_t i, fl_err *
                                err)) ||
         (st = fl__json_get_string(o, "site", true, &site, where, err)) ||
         (st = fl__json_get_string(o, "activation", true, &act, where, err)) ||
-        (st = fl__json_get_int(o, "w_bits", true, 4, 16, &w_bits, where, err)) ||
-        (st = fl__json_get_int(o, "a_bits", true, 4, 16, &a_bits, where, err)) ||
+        (st = fl__json_get_int(o, "w_bits", true, 3, 16, &w_bits, where, err)) ||
+        (st = fl__json_get_int(o, "a_bits", true, 3, 16, &a_bits, where, err)) ||
         (st = fl__json_get_bool(o, "unsigned", false, &is_unsigned, where, err)) ||
         (st = fl__json_get_bool(o, "asymmetric", false, &asymmetric, where, err)))
         return st;
@@ -56,10 +56,11 @@ static fl_status parse_site(fl_model *model, const json_t *o, size_t i, fl_err *
                         "%s: %s \"%s\": unknown name; the file is damaged or of a newer "
                         "version",
                         where, s < 0 ? "site" : "activation", s < 0 ? site : act);
-    if (w_bits != 4 && w_bits != 8 && w_bits != 16)
+    if (w_bits != 3 && w_bits != 4 && w_bits != 8 && w_bits != 16)
         return bad_bits(where, "w_bits", w_bits, err);
     const bool float_act = a == FL_ACT_FLOAT;
-    if (float_act ? a_bits != 16 : (a_bits != 4 && a_bits != 8))
+    const bool three = a == FL_ACT_TOKEN && a_bits == 3;
+    if (float_act ? a_bits != 16 : (a_bits != 4 && a_bits != 8 && !three))
         return bad_bits(where, "a_bits", a_bits, err);
     if (!float_act && w_bits == 16) return bad_bits(where, "w_bits", w_bits, err);
     if (asymmetric && a != FL_ACT_TOKEN)
@@ -300,8 +301,8 @@ fl_status fl__quantized_site_load(fl_block *block, const fl_model *model, int la
     site->a_bits = info->a_bits;
     site->is_unsigned = info->is_unsigned;
     site->asymmetric = info->asymmetric;
-    if ((st = load_input(site, model, layer, linears[0], err)) ||
-        (st = load_transform(site, model, layer, which, linears[0], err)))
+    if ((st = load_transform(site, model, layer, which, linears[0], err)) ||
+        (st = load_input(site, model, layer, linears[0], err)))
         return st;
     if (site->n_in + fl__site_n_extra(site) > FL_MAX_CODE_COLUMNS)
         return fl__fail(err, FL_E_INPUT,
@@ -310,7 +311,8 @@ fl_status fl__quantized_site_load(fl_block *block, const fl_model *model, int la
                         layer, fl__site_names[which], fl__site_n_extra(site));
     if ((st = fl__site_prepare(site, err))) return st;
     for (int i = 0; i < site->n_linears && !st; i++)
-        st = load_linear(site->linears[i], model, layer, linears[i], site, info->w_bits, err);
+        st = load_linear(site->linears[i], model, layer, linears[i], site,
+                         fl__stored_bits(info->w_bits), err);
     return st;
 }
 

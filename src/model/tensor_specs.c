@@ -191,7 +191,8 @@ static void emit_block(const walk *w, int layer)
             emit_input(w, layer, linears[0], info);
             emit_transform(w, layer, site, linears[0], info);
         }
-        for (int i = 0; i < n; i++) emit_linear(w, layer, linears[i], info ? info->w_bits : 16);
+        for (int i = 0; i < n; i++) emit_linear(w, layer, linears[i],
+                                                info ? fl__stored_bits(info->w_bits) : 16);
     }
 }
 

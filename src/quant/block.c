@@ -33,6 +33,7 @@ size_t fl__block_linear_bytes(const fl_model *model, int linear, int w_bits, fl_
     int n_out, n_in;
     fl__linear_shape(&n_out, &n_in, &model->cfg, linear);
     if (w_bits == 16) return 0;
+    w_bits = fl__stored_bits(w_bits);
     const size_t N = (size_t)n_out, K = (size_t)n_in, scales = w_per_tensor ? 1 : N;
     const size_t codes = N * K + scales * sizeof(float);
     if (act == FL_ACT_FLOAT) return codes + (w_bits == 4 ? N * ((K + 1) / 2) : 0);
@@ -183,7 +184,7 @@ static fl_status round_linear(fl_block_job *j, int which, int i, const fl_gptq *
         (void)fl__weight_round(j->ex, j->codes[id], from->own_w, lin->w_scale,
                                lin->w_scale_stride, lin->n_out, lin->n_in, bits, NULL);
     }
-    if (!st) st = install(j, lin, site, id, bits, err);
+    if (!st) st = install(j, lin, site, id, fl__stored_bits(bits), err);
 out:
     fl__free(&w);
     fl__free(&shift);

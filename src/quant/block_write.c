@@ -120,7 +120,7 @@ static void add_attention(shard *s)
 size_t fl__block_write_bytes(const fl_model *model, int w_bits)
 {
     size_t nibbles = 0;
-    for (int i = 0; i < FL_N_LINEARS && w_bits == 4; i++) {
+    for (int i = 0; i < FL_N_LINEARS && fl__stored_bits(w_bits) == 4; i++) {
         int n_out, n_in;
         fl__linear_shape(&n_out, &n_in, &model->cfg, i);
         nibbles += (size_t)n_out * (size_t)((n_in + 1) / 2);

@@ -33,6 +33,7 @@ typedef struct fl_quant_config {
     double int4_ratio, gamma;   /* gamma < 0: off */
     fl_select select;
     fl_block_options block;
+    bool asymmetric;     /* per-token activations with a zero point */
     bool transforms;     /* flatquant, quarot: sites get transforms before they are rounded */
     fl_flatquant_options flatquant;
     uint64_t seed;
@@ -41,14 +42,18 @@ typedef struct fl_quant_config {
 
 /* FL_E_USAGE names the option. */
 fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
-                                   const fl_model_config *model, fl_err *err);
+                                   const fl_model_config *model, uint32_t isa, fl_err *err);
 /* FlatQuant's part of it. */
 fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
-                                       const fl_model_config *model, fl_err *err);
+                                       const fl_model_config *model, uint32_t isa, fl_err *err);
 json_t *fl__flatquant_config_json(const fl_flatquant_options *o);
 /* The configuration as JSON, for fingerprint, config.json and report. New reference, NULL:
  * memory. */
 json_t *fl__quant_config_json(const fl_quant_config *c);
+/* Scratch that the transforms which the blocks will get need (fl_model.stream_transform_bytes);
+ * 0: none. */
+size_t fl__quant_transform_bytes(const fl_quant_config *c, const fl_model_config *model,
+                                 const fl_exec *ex);
 /* Does the method look at activations at all? Does it follow the quantised lane? */
 bool fl__quant_needs_plan_pass(const fl_quant_config *c);
 bool fl__quant_needs_lanes(const fl_quant_config *c);

@@ -41,10 +41,12 @@ static fl_status check_bits(const fl_quantize_options *o, bool flattenquant, fl_
         return usage(err, "--k-bits", "not 16, 8, 4, 3 or 2", "give one of them");
     if (!fl__kv_format_of_bits(&unused, value_bits(o)))
         return usage(err, "--v-bits", "not 16, 8, 4, 3 or 2", "give one of them");
-    if (w && w != 4 && w != 8 && w != 16)
-        return usage(err, "--w-bits", "not 4, 8 or 16", "give one of them");
-    if (a && a != 4 && a != 8 && a != 16)
-        return usage(err, "--a-bits", "not 4, 8 or 16", "give one of them");
+    if (w && w != 3 && w != 4 && w != 8 && w != 16)
+        return usage(err, "--w-bits", "not 3, 4, 8 or 16", "give one of them");
+    if (a && a != 3 && a != 4 && a != 8 && a != 16)
+        return usage(err, "--a-bits", "not 3, 4, 8 or 16", "give one of them");
+    if (flattenquant && (w == 3 || a == 3))
+        return usage(err, "--w-bits", "flattenquant has 4 and 8 bits", "give one of them");
     if (flattenquant && !w != !a)
         return usage(err, w ? "--w-bits" : "--a-bits",
                      "only one of weight and activation bits is given",
@@ -138,7 +140,7 @@ static fl_select select_of(const char *name, fl_select automatic)
 }
 
 fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
-                                   const fl_model_config *model, fl_err *err)
+                                   const fl_model_config *model, uint32_t isa, fl_err *err)
 {
     const bool flattenquant = is(o->method, "flattenquant"), paper = is(o->preset, "paper");
     fl_status st;
@@ -195,7 +197,12 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
         if (c->flatten.alpha < 0) c->flatten.alpha = 0.5;
         c->flatten.beta = 1.3; /* unused */
     }
-    if (c->transforms && (st = fl__flatquant_config_resolve(c, o, model, err))) return st;
+    if (c->act == FL_ACT_STATIC && c->a_bits == 3)
+        return usage(err, "--a-bits", "3 bits are per token only", "give 4 or 8");
+    const bool official = is(o->recipe, "official");
+    c->asymmetric = c->act == FL_ACT_TOKEN &&
+                    pick(o->asymmetric, is(o->method, "flatquant") && !official);
+    if (c->transforms && (st = fl__flatquant_config_resolve(c, o, model, isa, err))) return st;
     if (c->mixed && c->act != FL_ACT_STATIC && !o->a_granularity)
         return usage(err, "--a-granularity",
                      "the mix of 4 and 8 bits needs integer activations", "use tensor");
@@ -206,14 +213,14 @@ json_t *fl__quant_config_json(const fl_quant_config *c)
 {
     static const char *const selects[] = {"kl", "output", "random"};
     json_t *o = json_pack(
-        "{s:s,s:s,s:b,s:i,s:i,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,s:f,"
+        "{s:s,s:s,s:b,s:b,s:i,s:i,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,s:f,"
         "s:i,s:b,"
         "s:b,s:b,s:s,s:b,s:I,s:i,s:i}",
         "method", c->method, "activation",
         c->act == FL_ACT_FLOAT    ? "float"
         : c->act == FL_ACT_STATIC ? "static"
                                   : "token",
-        "mixed", c->mixed, "w_bits", c->mixed ? 0 : c->w_bits, "a_bits",
+        "asymmetric", c->asymmetric, "mixed", c->mixed, "w_bits", c->mixed ? 0 : c->w_bits, "a_bits",
         c->mixed ? 0 : c->a_bits, "k_bits", c->k_bits, "v_bits", c->v_bits, "smooth",
         c->flatten.smooth, "smooth_all", c->smooth_all, "suppress", c->flatten.suppress,
         "flatten", c->flatten.flatten, "unsigned_codes", c->unsigned_codes, "alpha",

@@ -70,7 +70,7 @@ static fl_status check(const fl_quantize_options *o, const fl_quant_config *c,
 
 /* Options that hold for both recipes and for both methods. */
 static fl_flatquant_options common(const fl_quantize_options *o, const fl_quant_config *c,
-                                   bool official)
+                                   uint32_t isa)
 {
     return (fl_flatquant_options){
         .w_bits = c->w_bits,
@@ -79,8 +79,7 @@ static fl_flatquant_options common(const fl_quantize_options *o, const fl_quant_
         .v_bits = c->v_bits,
         .scale = pick(o->learn_scale, true),
         .clip = pick(o->learn_clip, true),
-        .asymmetric = pick(o->asymmetric, !official),
-        .quantized_inputs = pick(o->quantized_inputs, !official),
+        .asymmetric = c->asymmetric,
         .epochs = o->epochs < 0 ? 15 : o->epochs,
         .batch_windows = o->batch_windows < 0 ? 4 : o->batch_windows,
         .warmup_steps = o->warmup_steps < 0 ? 0 : o->warmup_steps,
@@ -91,20 +90,22 @@ static fl_flatquant_options common(const fl_quantize_options *o, const fl_quant_
         .weight_decay = choose(o->weight_decay, 0.01),
         .clip_start = 4.0,
         .diag_alpha = choose(o->diag_alpha, 0.3),
-        .bf16 = is(o->train_dtype, "bf16"),
+        .bf16 = is(o->train_dtype, "bf16") ||
+                (is(o->train_dtype, "auto") && (isa & FL_ISA_AMXBF16)),
         .seed = o->seed,
     };
 }
 
 fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
-                                       const fl_model_config *model, fl_err *err)
+                                       const fl_model_config *model, uint32_t isa, fl_err *err)
 {
     const bool official = is(o->recipe, "official"), quarot = is(o->method, "quarot");
     const char *automatic = quarot ? "hadamard" : official ? "svd" : "inverse";
     fl_status st = check(o, c, model, err);
     if (st) return st;
     fl_flatquant_options *f = &c->flatquant;
-    *f = common(o, c, official || quarot);
+    *f = common(o, c, isa);
+    f->quantized_inputs = pick(o->quantized_inputs, !official && !quarot);
     if ((st = find_transform(&f->transform, o->transform ? o->transform : automatic, err)))
         return st;
     const bool fixed =
@@ -119,6 +120,20 @@ fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_opt
         return usage(err, "--a-granularity", "transforms come with one scale per token",
                      "use token");
     return FL_OK;
+}
+
+size_t fl__quant_transform_bytes(const fl_quant_config *c, const fl_model_config *model,
+                                 const fl_exec *ex)
+{
+    const int widths[] = {model->hidden_size, model->ffn_size};
+    if (!c->transforms || c->flatquant.transform == FL_TRANSFORM_NONE) return 0;
+    size_t most = fl__transform_scratch_bytes(ex, model->n_heads, model->head_dim);
+    for (int i = 0; i < 2; i++) {
+        int n1, n2;
+        fl__factor_pair(widths[i], &n1, &n2);
+        most = FL_MAX(most, fl__transform_scratch_bytes(ex, n1, n2));
+    }
+    return FL_MAX(most, fl__transform_scratch_bytes(ex, 1, model->head_dim));
 }
 
 json_t *fl__flatquant_config_json(const fl_flatquant_options *o)

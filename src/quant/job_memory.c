@@ -77,7 +77,7 @@ static size_t probe_bytes(const fl_quant_config *c, const fl_model *model)
 /* Bits of weights; of the mix, what they come to on average. */
 static double weight_bits(const fl_quant_config *c)
 {
-    return c->mixed ? 8 - 4 * c->int4_ratio : c->w_bits;
+    return c->mixed ? 8 - 4 * c->int4_ratio : fl__stored_bits(c->w_bits);
 }
 
 /* What stays of a rounded linear. */
@@ -86,7 +86,7 @@ static size_t rounded_bytes(const fl_quant_config *c, const fl_model *model, int
     const bool flattened = c->act == FL_ACT_STATIC && c->flatten.flatten;
     const double extra = flattened ? c->flatten.max_ratio : 0; /* 4-bit codes need none */
     const bool per_tensor = c->block.w_per_tensor;
-    const double share4 = c->mixed ? c->int4_ratio : c->w_bits == 4;
+    const double share4 = c->mixed ? c->int4_ratio : fl__stored_bits(c->w_bits) == 4;
     const double at4 = (double)fl__block_linear_bytes(model, linear, 4, c->act, 0, per_tensor);
     const double at8 =
         (double)fl__block_linear_bytes(model, linear, 8, c->act, extra, per_tensor);

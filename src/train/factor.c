@@ -356,7 +356,11 @@ fl_status fl__factor_init(fl_factor *f, const fl_exec *ex, fl_factor_kind kind, 
     }
     start_job job = {.f = f, .start = start, .rng = rng};
     fl__parallel_for(ex, 1, start_item, &job);
-    return FL_OK;
+    if (!f->singular) return FL_OK;
+    fl__factor_fini(f);
+    return fl__fail(err, FL_E_FAIL,
+                    "transform: factor of order %d: the random start is singular; use another "
+                    "seed", n);
 }
 
 void fl__factor_fini(fl_factor *f)

@@ -108,7 +108,7 @@ static void quantise_tile(void *arg, int64_t item, int thread)
         const row r = row_of_tokens(j->kernel, j->q, x, j->n);
         j->kernel->quantise(j->out ? j->out + i * j->n : NULL,
                             j->codes ? j->codes + i * j->n : NULL, x, j->n, &r.quant);
-        j->scale[i] = r.quant.scale;
+        if (j->scale) j->scale[i] = r.quant.scale;
         if (j->zero) j->zero[i] = r.zero;
     }
 }
@@ -262,7 +262,7 @@ static void quantise_weight(void *arg, int64_t item, int thread)
     for (int n = (int)item * ROWS; n < j->N && n < ((int)item + 1) * ROWS; n++) {
         const size_t at = (size_t)n * (size_t)j->K;
         const row r = row_of_weight(j, n);
-        j->scale[n] = r.quant.scale;
+        if (j->scale) j->scale[n] = r.quant.scale;
         j->kernel->quantise(j->out ? j->out + at : NULL, j->codes ? j->codes + at : NULL,
                             j->w + at, j->K, &r.quant);
     }

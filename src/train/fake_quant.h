@@ -40,9 +40,9 @@ typedef struct fl_fake_quant {
     float clip_min;
 } fl_fake_quant;
 
-/* x [R, n] -> x_hat [R, n] (NULL: not wanted; may be x), codes int8 [R, n] (NULL: not wanted;
- * those of 8 asymmetric bits are stored minus 128; not written without quantisation), scale
- * [R], zero [R] (whole numbers, not shifted; may be NULL when symmetric). */
+/* x [R, n] -> x_hat [R, n] (may be x), codes int8 [R, n] (those of 8 asymmetric bits minus 128;
+ * not written without quantisation), scale [R], zero [R] (a whole number, not shifted; 0 when
+ * symmetric). Each may be NULL: not wanted. */
 void fl__fake_quant_rows(const fl_exec *ex, const fl_fake_quant *q, float *x_hat, int8_t *codes,
                          float *scale, float *zero, const float *x, int64_t R, int n);
 
@@ -52,7 +52,7 @@ void fl__fake_quant_rows_grad(const fl_exec *ex, const fl_fake_quant *q, float *
                               double dclip[2], const float *dx_hat, const float *x, int64_t R,
                               int n);
 
-/* w [N, K] -> w_hat [N, K] (NULL: not wanted; may be w), codes int8 [N, K] or NULL, scale [N].
+/* w [N, K] -> w_hat [N, K] (may be w), codes int8 [N, K], scale [N], each NULL: not wanted.
  * clip_max, clip_min [N] in (0, 1], or both NULL: 1. */
 void fl__fake_quant_weight(const fl_exec *ex, int bits, float *w_hat, int8_t *codes,
                            float *scale, const float *w, const float *clip_max,

@@ -74,7 +74,7 @@ static fl_status forward_block(const job *j, const fl_attention_head *head, cons
                                const fl_attention_block *b)
 {
     const fl_train_attention *a = j->a;
-    const int T = a->shape.T, D = a->shape.D, H = a->shape.H;
+    const int ld = fl__attention_scratch_ld(a->blocks), D = a->shape.D, H = a->shape.H;
     float *p = fl__attention_scratch_p(a->blocks, head->thread);
     float *out = j->out + at->at_q + b->q0 * at->ld_q;
     float inv_sum[FL_ATTENTION_BLOCK];
@@ -82,7 +82,7 @@ static fl_status forward_block(const job *j, const fl_attention_head *head, cons
     fl_status st = fl__attention_scores(a->blocks, head, b);
     if (st != FL_OK) return st;
     for (int i = 0; i < b->m; i++) {
-        float *row = p + (int64_t)i * T, top;
+        float *row = p + (int64_t)i * ld, top;
         const int n = b->q0 + i + 1;
         const float sum = a->rows->exp_row(row, &top, j->scale, n);
         memset(row + n, 0, (size_t)(b->L - n) * sizeof *row);
@@ -116,10 +116,10 @@ static void softmax_backward(const job *j, const place *at, const fl_attention_b
                              int thread)
 {
     const fl_train_attention *a = j->a;
-    const int T = a->shape.T, D = a->shape.D, H = a->shape.H;
+    const int ld = fl__attention_scratch_ld(a->blocks), D = a->shape.D, H = a->shape.H;
     float *p = fl__attention_scratch_p(a->blocks, thread);
     float *ds = fl__attention_scratch_ds(a->blocks, thread);
-    for (int i = 0; i < b->m; i++, p += T, ds += T) {
+    for (int i = 0; i < b->m; i++, p += ld, ds += ld) {
         const int64_t row = at->at_q + (b->q0 + i) * at->ld_q;
         const int n = b->q0 + i + 1;
         const float delta = a->rows->dot(j->dout + row, j->saved_out + row, D);

@@ -14,6 +14,8 @@
 #include "base/mem.h"
 #include "kernels/onednn.h"
 
+#include <string.h>
+
 enum { PANEL = 64, STEP_K = 32, BLOCK = FL_ATTENTION_BLOCK };
 
 /* Indices of the shapes of a block; [1]: the last panel of D. */
@@ -32,7 +34,8 @@ typedef struct packed {
 struct fl_attention_blocks {
     const fl_train_rows *rows;
     int n_threads, T, H, G, D;
-    float *floats;        /* [n_threads][2][BLOCK, T] */
+    int ld;        /* of scores: T and some, see padded */
+    float *floats; /* [n_threads]: p [BLOCK, ld], ds [BLOCK, ld], x_b [BLOCK, padded D] */
     fl_onednn_bf16 *fast; /* NULL: float32 */
     block_shapes *shapes; /* [blocks] */
     uint16_t *halves;     /* [n_threads][halves_per_thread]: packed */
@@ -44,14 +47,36 @@ static int up_to(int n, int multiple)
     return (n + multiple - 1) / multiple * multiple;
 }
 
+/* Length of rows of n floats that a product walks down: rows a power of two apart fall into the
+ * same lines of the cache, which halves the speed of SGEMM. */
+static int padded(int n)
+{
+    return up_to(n, 16) + 16;
+}
+
+static size_t floats_per_thread(const fl_attention_blocks *b)
+{
+    return (size_t)BLOCK * (2 * (size_t)b->ld + (size_t)padded(b->D));
+}
+
+int fl__attention_scratch_ld(const fl_attention_blocks *blocks)
+{
+    return blocks->ld;
+}
+
 float *fl__attention_scratch_p(const fl_attention_blocks *blocks, int thread)
 {
-    return blocks->floats + (size_t)thread * 2 * BLOCK * (size_t)blocks->T;
+    return blocks->floats + (size_t)thread * floats_per_thread(blocks);
 }
 
 float *fl__attention_scratch_ds(const fl_attention_blocks *blocks, int thread)
 {
-    return fl__attention_scratch_p(blocks, thread) + (size_t)BLOCK * (size_t)blocks->T;
+    return fl__attention_scratch_p(blocks, thread) + (size_t)BLOCK * (size_t)blocks->ld;
+}
+
+static float *scratch_x(const fl_attention_blocks *b, int thread)
+{
+    return fl__attention_scratch_ds(b, thread) + (size_t)BLOCK * (size_t)b->ld;
 }
 
 /* The parts of a thread's scratch, each a multiple of 64 long; returns the sum. base NULL: that
@@ -93,7 +118,7 @@ static fl_status shapes_new(fl_attention_blocks *b, fl_err *err)
     for (int i = 0; i < n_blocks && st == FL_OK; i++) {
         block_shapes *s = &b->shapes[i];
         const int m = FL_MIN(BLOCK, b->T - i * BLOCK), L = i * BLOCK + m;
-        st = fl__onednn_bf16_shape(b->fast, &s->scores, m, L, D32, b->T, false, err);
+        st = fl__onednn_bf16_shape(b->fast, &s->scores, m, L, D32, b->ld, false, err);
         for (int last = 0; last < 2 && st == FL_OK; last++) {
             st = fl__onednn_bf16_shape(b->fast, &s->mix[last], m, widths[last],
                                        up_to(L, STEP_K), ld, false, err);
@@ -132,7 +157,8 @@ fl_status fl__attention_blocks_new(fl_attention_blocks **out, const fl_train_row
     b->H = H;
     b->G = G;
     b->D = D;
-    const size_t n_floats = (size_t)n_threads * 2 * BLOCK * (size_t)T;
+    b->ld = padded(T);
+    const size_t n_floats = (size_t)n_threads * floats_per_thread(b);
     b->floats = fl__alloc(n_floats, sizeof *b->floats);
     if (!b->floats) {
         st = fl__fail_nomem(err, "attention scores", n_floats * sizeof *b->floats);
@@ -197,7 +223,7 @@ void fl__attention_head_begin(fl_attention_blocks *b, const fl_attention_head *h
 
 /* ---- products --------------------------------------------------------------------------- */
 
-/* to [m, T] = x_b y^T */
+/* to [m, ld] = x_b y^T */
 static fl_status scores(fl_attention_blocks *b, const fl_attention_head *head,
                         const fl_attention_block *block, float *to, const float *x,
                         const float *y, const uint16_t *rows, const uint16_t *keys)
@@ -205,7 +231,7 @@ static fl_status scores(fl_attention_blocks *b, const fl_attention_head *head,
     const int64_t ld_q = (int64_t)b->H * b->D, ld_kv = (int64_t)b->G * b->D;
     if (!b->fast)
         return fl__onednn_sgemm(block->m, block->L, b->D, 1.0f, x + block->q0 * ld_q, ld_q, y,
-                                ld_kv, true, 0.0f, to, b->T, NULL);
+                                ld_kv, true, 0.0f, to, b->ld, NULL);
     return fl__onednn_bf16_run(b->fast, b->shapes[block->index].scores, head->thread,
                                rows + (size_t)block->q0 * (size_t)up_to(b->D, STEP_K), keys, to,
                                NULL);
@@ -235,10 +261,10 @@ static fl_status mix(fl_attention_blocks *b, const fl_attention_head *head,
     const int64_t ld_q = (int64_t)b->H * b->D, ld_kv = (int64_t)b->G * b->D;
     fl_status st = FL_OK;
     if (!b->fast)
-        return fl__onednn_sgemm(block->m, b->D, block->L, 1.0f, w, b->T, y, ld_kv, false, 0.0f,
+        return fl__onednn_sgemm(block->m, b->D, block->L, 1.0f, w, b->ld, y, ld_kv, false, 0.0f,
                                 to, ld_q, NULL);
     const packed p = packed_of(b, head->thread);
-    b->rows->pack_a(p.weights, w, b->T, block->m, block->L);
+    b->rows->pack_a(p.weights, w, b->ld, block->m, block->L);
     for (int d = 0; d < b->D && st == FL_OK; d += PANEL) {
         const int shape = b->shapes[block->index].mix[d + PANEL >= b->D];
         st =
@@ -270,12 +296,18 @@ static fl_status spread(fl_attention_blocks *b, const fl_attention_head *head,
     const int64_t ld = (int64_t)b->H * b->D;
     const float *x_b = x + block->q0 * ld;
     fl_status st = FL_OK;
-    if (!b->fast)
-        return fl__onednn_sgemm_tn(block->L, b->D, block->m, 1.0f, w, b->T, x_b, ld,
+    if (!b->fast) {
+        float *x_near = scratch_x(b, head->thread);
+        const int ld_near = padded(b->D);
+        for (int i = 0; i < block->m; i++)
+            memcpy(x_near + (size_t)i * (size_t)ld_near, x_b + i * ld,
+                   (size_t)b->D * sizeof *x_near);
+        return fl__onednn_sgemm_tn(block->L, b->D, block->m, 1.0f, w, b->ld, x_near, ld_near,
                                    block->L == b->T ? 0.0f : 1.0f, to, ld, NULL);
+    }
     const packed p = packed_of(b, head->thread);
     const uint16_t *columns = p.block;
-    b->rows->pack_a_transposed(p.weights, w, b->T, block->L, block->m);
+    b->rows->pack_a_transposed(p.weights, w, b->ld, block->L, block->m);
     pack_columns(b, p.block, x_b, ld, block->m);
     for (int d = 0; d < b->D && st == FL_OK; d += PANEL) {
         const int shape = b->shapes[block->index].spread[d + PANEL >= b->D];

@@ -35,7 +35,8 @@ typedef struct fl_attention_block {
     int index, q0, m, L;
 } fl_attention_block;
 
-/* Rows of T floats, a thread's own: p, and ds for backward. */
+/* A thread's own scratch: p, and ds for backward, [FL_ATTENTION_BLOCK, ld] each. */
+int fl__attention_scratch_ld(const fl_attention_blocks *blocks);
 float *fl__attention_scratch_p(const fl_attention_blocks *blocks, int thread);
 float *fl__attention_scratch_ds(const fl_attention_blocks *blocks, int thread);
 

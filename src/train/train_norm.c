@@ -22,11 +22,11 @@ static void for_rows(const fl_exec *ex, job *j, fl__item_fn *fn)
     fl__parallel_for(ex, ((int64_t)j->R + j->item_rows - 1) / j->item_rows, fn, j);
 }
 
-/* Columns of an item: one cache line, more where rows are so far apart that each is another
+/* Columns of an item: two cache lines, more where rows are so far apart that each is another
  * page. A column's sum does not depend on it. */
 static void for_columns(const fl_exec *ex, job *j, fl__item_fn *fn)
 {
-    j->item_columns = j->n >= 2048 ? 64 : 16;
+    j->item_columns = j->n >= 2048 ? 64 : 32;
     fl__parallel_for(ex, (j->n + j->item_columns - 1) / j->item_columns, fn, j);
 }
 

@@ -238,7 +238,8 @@ static void rows_run(ck *t, const fl_transform_kernel *k, int n1, int n2, int dr
                      int n_threads)
 {
     const fl_exec ex = {k->isa, n_threads};
-    const int M = is_amx(k) ? ROWS : 21, ldx = n1 * n2 + 3, ld = (n1 * n2 + 127) / 64 * 64;
+    const int M = is_amx(k) || n_threads > 1 ? ROWS : 21; /* enough for threads to meet */
+    const int ldx = n1 * n2 + 3, ld = (n1 * n2 + 127) / 64 * 64;
     transform_problem p = problem_new(t, n1, n2, draw);
     fl_rng rng = fl__rng_init(t->seed, draw, "transform-rows");
     ck_buf x = draw_normal((size_t)(M * ldx), 1, &rng), y = ck_buf_new(x.n_bytes);

@@ -316,6 +316,24 @@ static void inspect_describes_a_float_model(void **state)
     assert_non_null(strstr(r.out, "quantised   no"));
 }
 
+static void bits_of_keys_and_values_are_options(void **state)
+{
+    (void)state;
+    write_model_and_text();
+    fl_test_run_program(&r,
+                        "quantize m out --method rtn --w-bits 8 --a-bits 8 --kv-bits 4 "
+                        "--v_bits 2 --calib text",
+                        NULL);
+    assert_int_equal(r.exit_code, 0);
+    assert_non_null(strstr(r.out, "bits of keys                 4\n"));
+    assert_non_null(strstr(r.out, "bits of values               2\n"));
+    fl_test_run_program(&r, "inspect out", NULL);
+    assert_non_null(strstr(r.out, "KV cache    int4/int2, 72 bytes per token\n"));
+    fl_test_run_program(&r, "quantize m kv --method rtn --calib text", "FLATIRON_KV_BITS=3");
+    assert_int_equal(r.exit_code, 0);
+    assert_non_null(strstr(r.out, "bits of values               3\n"));
+}
+
 static void output_that_cannot_be_written_is_a_failure(void **state)
 {
     (void)state;
@@ -341,6 +359,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(generate_reads_the_prompt_from_a_file),
     cmocka_unit_test(a_level_that_is_not_there_is_lowered_with_a_warning),
     cmocka_unit_test(inspect_describes_a_float_model),
+    cmocka_unit_test(bits_of_keys_and_values_are_options),
     cmocka_unit_test(output_that_cannot_be_written_is_a_failure),
 };
 FL_TEST_MAIN(tests)

@@ -5,7 +5,6 @@
 #include "support/fl_test.h"
 #include "support/opt_model.h"
 #include "support/quantize_once.h"
-#include "support/run_program.h"
 #include "support/small_model.h"
 
 #include "base/mem.h"
@@ -163,63 +162,74 @@ static void stopped_runs_continue_to_the_same_bytes(void **state)
         assert_true(limit < 200);
     }
     fl_test_same_dirs(whole, o.out_dir);
-    o.kv_bits = 16; /* other bits, other activations behind the first block */
-    o.out_dir = fl_test_path("bf16");
-    o.resume = false;
-    o.should_stop = NULL;
-    const char *name = "model.decoder.layers.1.fc1.weight_scale";
-    assert_true(sum_of_sizes(fl_test_quantize(&o, NULL), name) != sum_of_sizes(whole, name));
 }
 
-static json_t *run_json(fl_test_run_result *r, const char *command)
+/* Blocks are rounded behind the cache that they will run with: bias correction sees the bits of
+ * K and those of V. */
+static void calibration_reads_the_quantised_cache(void **state)
 {
+    (void)state;
+    static const int bits[][2] = {{16, 16}, {2, 16}, {16, 2}};
+    const fl_small_model m = fl_test_small_model_defaults();
+    const char *model = fl_test_small_model("m", &m);
+    double sum[3];
+    for (int i = 0; i < 3; i++) {
+        fl_quantize_options o =
+            fl_test_quantize_options(model, i == 0 ? "b" : i == 1 ? "k" : "v", "flattenquant");
+        o.k_bits = bits[i][0];
+        o.v_bits = bits[i][1];
+        sum[i] = sum_of_sizes(fl_test_quantize(&o, NULL), "model.layers.1.mlp.gate_proj.bias");
+        for (int k = 0; k < i; k++) assert_true(sum[i] != sum[k]);
+    }
+}
+
+static json_t *inspect(const char *dir)
+{
+    char *text;
     json_error_t why;
-    fl_test_run_program(r, command, NULL);
-    if (r->exit_code != 0) fail_msg("%s: %s", command, r->err);
-    json_t *doc = json_loads(r->out, 0, &why);
-    if (!doc) fail_msg("%s: %s", command, why.text);
+    if (fl_inspect_run(&text, dir, &err)) fail_msg("%s", err.text);
+    json_t *doc = json_loads(text, 0, &why);
+    if (!doc) fail_msg("%s", why.text);
+    fl_string_free(&text);
     return doc;
 }
 
-static const char *text_of(const json_t *doc, const char *key)
+static void check_inspect(const char *dir, const char *kv_format, int bytes_per_token)
 {
-    return json_string_value(json_object_get(doc, key));
+    json_t *doc = inspect(dir);
+    assert_string_equal(json_string_value(json_object_get(doc, "kv_format")), kv_format);
+    assert_int_equal(json_integer_value(json_object_get(doc, "kv_bytes_per_token")),
+                     bytes_per_token);
+    json_decref(doc);
 }
 
 static void everything_says_the_bits(void **state)
 {
     (void)state;
-    static fl_test_run_result r;
-    const fl_small_model m = fl_test_small_model_defaults(); /* heads of 16, two for KV */
-    (void)fl_test_small_model("m", &m);
-    fl_test_write_text(fl_test_path("text"),
-                       "All of this is one window of text, and the window "
-                       "is as long as the context of the small model, "
-                       "which has about one hundred tokens; so it ends.");
-    fl_test_run_program(&r,
-                        "quantize m out --method rtn --w-bits 8 --a-bits 8 --kv-bits 4 "
-                        "--v_bits 2 --calib text",
-                        NULL);
-    assert_int_equal(r.exit_code, 0);
-    assert_non_null(strstr(r.out, "bits of keys                 4\n"));
-    assert_non_null(strstr(r.out, "bits of values               2\n"));
-    json_t *doc = run_json(&r, "inspect out --json");
+    const fl_small_model m = fl_test_small_model_defaults(); /* two KV heads of 16, 2 layers */
+    const char *model = fl_test_small_model("m", &m);
+    fl_quantize_options o = fl_test_quantize_options(model, "out", "rtn");
+    o.w_bits = o.a_bits = 8;
+    o.kv_bits = 4;
+    o.v_bits = 2;
+    const char *dir = fl_test_quantize(&o, NULL);
+    json_t *doc = inspect(dir);
     const json_t *q = json_object_get(doc, "quantization");
     assert_int_equal(json_integer_value(json_object_get(q, "k_bits")), 4);
     assert_int_equal(json_integer_value(json_object_get(q, "v_bits")), 2);
-    assert_string_equal(text_of(doc, "kv_format"), "int4/int2");
-    /* 2 layers, 2 heads, 16 wide: (8 + 3) + (4 + 3) bytes */
-    assert_int_equal(json_integer_value(json_object_get(doc, "kv_bytes_per_token")), 72);
     json_decref(doc);
-    fl_test_run_program(&r, "inspect out", NULL);
-    assert_non_null(strstr(r.out, "int4/int2, 72 bytes per token"));
-    doc = run_json(&r, "eval out --ppl text --seq-len 64 --json");
-    assert_string_equal(text_of(json_object_get(doc, "model"), "kv_format"), "int4/int2");
-    json_decref(doc);
-    doc = run_json(&r, "inspect m --json");
-    assert_string_equal(text_of(doc, "kv_format"), "f32");
-    assert_int_equal(json_integer_value(json_object_get(doc, "kv_bytes_per_token")), 512);
-    json_decref(doc);
+    check_inspect(dir, "int4/int2", 2 * 2 * ((8 + 3) + (4 + 3)));
+    check_inspect(model, "f32", 2 * 2 * 2 * 16 * 4);
+    fl_eval_options e;
+    fl_eval_result r;
+    fl_eval_options_defaults(&e);
+    e.model_dir = dir;
+    e.ppl_path = fl_test_path("text");
+    e.seq_len = 64;
+    fl_test_write_text(e.ppl_path, "One window of text at least, of sixty-four tokens of one "
+                                   "byte each, is what an evaluation asks for.");
+    if (fl_eval_run(&r, &e, &err)) fail_msg("%s", err.text);
+    assert_string_equal(r.model.kv_format, "int4/int2");
 }
 
 /* Nothing but the cache is quantised. */
@@ -242,6 +252,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(opt_too),
     cmocka_unit_test(the_key_bias_of_opt_is_dropped),
     cmocka_unit_test(stopped_runs_continue_to_the_same_bytes),
+    cmocka_unit_test(calibration_reads_the_quantised_cache),
     cmocka_unit_test(everything_says_the_bits),
     cmocka_unit_test(the_cache_alone),
 };

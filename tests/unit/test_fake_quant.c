@@ -136,7 +136,7 @@ static void codes_follow_formulas(void **state)
 
 static void odd_rows(void **state)
 {
-    float x[10][9] = {{0}};
+    float x[11][9] = {{0}};
     (void)state;
     for (int i = 0; i < 9; i++) {
         x[1][i] = 1e-41f * (float)(i - 4);
@@ -148,6 +148,7 @@ static void odd_rows(void **state)
         x[7][i] = 2e-7f * (float)(i - 6); /* scale is a subnormal float16 */
         x[8][i] = 70000.0f * (float)(i - 3);
         x[9][i] = i == 1 ? INFINITY : (float)i;
+        x[10][i] = i == 1 ? 509537.8f : 1; /* 4 bits: a scale just under float16's end */
     }
     for (int bits = 2; bits <= 8; bits += 2)
         for (int form = 0; form < 4; form++) {
@@ -156,7 +157,7 @@ static void odd_rows(void **state)
                                      .f16_scale = form >> 1,
                                      .clip_max = 0.9f,
                                      .clip_min = 1};
-            for (int r = 0; r < 10; r++) expect_plain(x[r], 1, 9, &q);
+            for (int r = 0; r < 11; r++) expect_plain(x[r], 1, 9, &q);
         }
 }
 

@@ -91,6 +91,7 @@ static void check_all(bool bf16)
         check_one(form, 65, 64, 2100, 0.5, bf16); /* four */
         check_one(form, 40, 37, 1024, 1, bf16);
         check_one(form, 40, 37, 32, -2, bf16);
+        check_one(form, 256, 512, 20, 0, bf16); /* rows 1 KiB apart */
     }
 }
 

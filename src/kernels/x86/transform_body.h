@@ -74,7 +74,8 @@ FL_INLINE void all_rows(const product *p, int M, int64_t step_m, int64_t step_k)
     for (; m < M; m++) block(p, m, step_m, step_k, 1);
 }
 
-/* U with rows n2_pad apart, the columns between filled with zeros. */
+/* U with rows n2_pad apart. The columns between become zeros: their sums are not stored, but
+ * what lay there before could be subnormal and slow. */
 static void round_input(float *u, const float *x, const float *premul, int n1, int n2,
                         int n2_pad)
 {

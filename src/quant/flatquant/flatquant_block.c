@@ -163,7 +163,10 @@ fl_status fl__flatquant_pass_new(fl_flatquant_pass **out, const fl_model *model,
         if (!*list[i].at) st = fl__fail_nomem(err, "training", list[i].n * sizeof(float));
     }
     if (!st) st = fl__train_gemm_new(&s->gemm, ex, params->o.bf16, err);
-    if (!st) st = fl__train_attention_new(&s->attention, ex, seq_len, s->H, s->G, s->hd, err);
+    if (!st) st = fl__train_attention_new(
+            &s->attention, ex,
+            &(fl_train_attention_shape){n_windows, seq_len, s->H, s->G, s->hd},
+            params->o.bf16, err);
     if (!st) st = fl__kron_new(&s->kron, ex, err);
     if (st)
         fl__flatquant_pass_free(&s);
@@ -350,7 +353,7 @@ static fl_status attention_backward(fl_flatquant_pass *s, const float *dh, int n
     fl_status st;
     if ((st = linear_grad(s, FL_LIN_O, FL_SITE_O, d_att, 0, dh, R, err)) ||
         (st = site_grad(s, FL_SITE_O, d_att, s->att, R, err)) ||
-        (st = fl__train_attention_backward(
+        (st = fl__train_attention_grad(
              s->attention, s->d_wide[0], s->d_wide[1], s->d_wide[2], d_att, s->att, s->lse,
              s->p->head.n ? s->q_h : s->q, s->key.x_hat, s->value.x_hat, n_windows, err)) ||
         (st = heads_grad(s, R, err)))

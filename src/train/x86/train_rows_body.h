@@ -54,16 +54,28 @@ static float rms_norm(float *y, const float *x, const float *gain, int n, double
     return inv;
 }
 
+/* sum (x[i] - mean)^2 */
+static float square_sum(const float *x, float mean, int n)
+{
+    vec sum[SUMS] = {vec_set(0), vec_set(0), vec_set(0), vec_set(0)};
+    int i = 0;
+    for (; i + SUMS * VEC_N <= n; i += SUMS * VEC_N)
+        for (int s = 0; s < SUMS; s++) {
+            const vec d = vec_sub(vec_load(x + i + s * VEC_N, VEC_N), vec_set(mean));
+            sum[s] = vec_fma(d, d, sum[s]);
+        }
+    for (; i < n; i += VEC_N) {
+        const vec d = vec_first(vec_sub(vec_load(x + i, n - i), vec_set(mean)), n - i);
+        sum[0] = vec_fma(d, d, sum[0]);
+    }
+    return vec_sum(vec_add(vec_add(sum[0], sum[1]), vec_add(sum[2], sum[3])));
+}
+
 static float layer_norm(float *y, float *mean, const float *x, const float *gain,
                         const float *bias, int n, double eps)
 {
     const float m = (float)((double)sum_of(x, n) / n);
-    vec square[2] = {vec_set(0), vec_set(0)};
-    for (int i = 0, odd = 0; i < n; i += VEC_N, odd = !odd) {
-        const vec d = vec_first(vec_sub(vec_load(x + i, n - i), vec_set(m)), n - i);
-        square[odd] = vec_fma(d, d, square[odd]);
-    }
-    const double var = (double)vec_sum(vec_add(square[0], square[1])) / n;
+    const double var = (double)square_sum(x, m, n) / n;
     const float inv = (float)(1.0 / sqrt(var + eps));
     for (int i = 0; i < n; i += VEC_N) {
         const vec d = vec_sub(vec_load(x + i, n - i), vec_set(m));
@@ -108,8 +120,31 @@ static void layer_norm_grad(float *dx, const float *dy, const float *x, const fl
     norm_grad(dx, dy, x, gain, mean, inv_std, n, 1);
 }
 
-/* CHUNK rows at a time: they stay in the first cache while the columns are walked, and a sum of
- * thousands of rows loses less. */
+/* Adds n_rows rows to up to SUMS vectors of columns. */
+static void add_gain_grad(float *dgain, float *dbias, const float *dy, const float *x,
+                          const float *mean, const float *inv, int n_rows, int n, int n_columns)
+{
+    vec gain[SUMS], bias[SUMS];
+    for (int s = 0; s < SUMS; s++) gain[s] = bias[s] = vec_set(0);
+    for (int r = 0; r < n_rows; r++, dy += n, x += n) {
+        const vec centre = vec_set(mean ? mean[r] : 0.0f), scale = vec_set(inv[r]);
+        for (int s = 0; s < SUMS && s * VEC_N < n_columns; s++) {
+            const int count = n_columns - s * VEC_N;
+            const vec d = vec_load(dy + s * VEC_N, count);
+            const vec z = vec_mul(vec_sub(vec_load(x + s * VEC_N, count), centre), scale);
+            gain[s] = vec_fma(d, z, gain[s]);
+            bias[s] = vec_add(bias[s], d);
+        }
+    }
+    for (int s = 0; s < SUMS && s * VEC_N < n_columns; s++) {
+        const int at = s * VEC_N, count = n_columns - at;
+        vec_store(dgain + at, vec_add(vec_load(dgain + at, count), gain[s]), count);
+        if (dbias) vec_store(dbias + at, vec_add(vec_load(dbias + at, count), bias[s]), count);
+    }
+}
+
+/* CHUNK rows at a time: a sum of thousands of rows loses less, and the rows are still in a
+ * cache when the next columns come. */
 static void norm_gain_grad(float *dgain, float *dbias, const float *dy, const float *x,
                            const float *mean, const float *inv, int n_rows, int n,
                            int n_columns)
@@ -117,24 +152,13 @@ static void norm_gain_grad(float *dgain, float *dbias, const float *dy, const fl
     enum { CHUNK = 64 };
     memset(dgain, 0, (size_t)n_columns * sizeof *dgain);
     if (dbias) memset(dbias, 0, (size_t)n_columns * sizeof *dbias);
-    for (int r0 = 0; r0 < n_rows; r0 += CHUNK) {
-        const int r1 = r0 + CHUNK < n_rows ? r0 + CHUNK : n_rows;
-        for (int j = 0; j < n_columns; j += VEC_N) {
-            const int count = n_columns - j;
-            vec gain = vec_set(0), bias = vec_set(0);
-            for (int r = r0; r < r1; r++) {
-                const int64_t at = (int64_t)r * n + j;
-                const vec d = vec_load(dy + at, count);
-                const vec centre = vec_set(mean ? mean[r] : 0.0f);
-                const vec z =
-                    vec_mul(vec_sub(vec_load(x + at, count), centre), vec_set(inv[r]));
-                gain = vec_fma(d, z, gain);
-                bias = vec_add(bias, d);
-            }
-            vec_store(dgain + j, vec_add(vec_load(dgain + j, count), gain), count);
-            if (dbias) vec_store(dbias + j, vec_add(vec_load(dbias + j, count), bias), count);
+    for (int r = 0; r < n_rows; r += CHUNK)
+        for (int j = 0; j < n_columns; j += SUMS * VEC_N) {
+            const int64_t at = (int64_t)r * n + j;
+            add_gain_grad(dgain + j, dbias ? dbias + j : NULL, dy + at, x + at,
+                          mean ? mean + r : NULL, inv + r,
+                          n_rows - r < CHUNK ? n_rows - r : CHUNK, n, n_columns - j);
         }
-    }
 }
 
 /* ---- elements --------------------------------------------------------------------------- */

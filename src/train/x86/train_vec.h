@@ -169,10 +169,25 @@ static inline vec vec_load(const float *p, int count)
     return count >= VEC_N ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, vec_lanes(count));
 }
 
+/* In pieces: masked stores are slow on AMD's cores. */
 static inline void vec_store(float *p, vec v, int count)
 {
-    if (count >= VEC_N) _mm256_storeu_ps(p, v);
-    else _mm256_maskstore_ps(p, vec_lanes(count), v);
+    __m128 half = _mm256_castps256_ps128(v);
+    if (count >= VEC_N) {
+        _mm256_storeu_ps(p, v);
+        return;
+    }
+    if (count & 4) {
+        _mm_storeu_ps(p, half);
+        half = _mm256_extractf128_ps(v, 1);
+        p += 4;
+    }
+    if (count & 2) {
+        _mm_storel_pi((__m64 *)(void *)p, half);
+        half = _mm_movehl_ps(half, half);
+        p += 2;
+    }
+    if (count & 1) _mm_store_ss(p, half);
 }
 
 static inline vec vec_first(vec v, int count)

@@ -1,7 +1,8 @@
 /* fake_quant_body.h - the loops of fake_quant_rows.h, compiled once per instruction set.
  * SPDX-License-Identifier: MIT */
 #include "train/fake_quant_rows.h"
-#include "train/vec.h"
+#include "kernels/x86/simd.h"
+#include "train/x86/train_vec_masks.h"
 
 static void extremes(float *most, float *least, const float *x, int n)
 {
@@ -34,7 +35,7 @@ static int find(const float *x, int n, float value)
     return i;
 }
 
-VEC_INLINE void quantise_some(float *x_hat, int8_t *codes, const float *x, int n,
+FL_INLINE void quantise_some(float *x_hat, int8_t *codes, const float *x, int n,
                               const fl_row_quant *q)
 {
     const vec v = vec_min(vec_max(vec_load(x, n), vec_set(q->clip_lo)), vec_set(q->clip_hi));
@@ -59,7 +60,7 @@ typedef struct lane_sums {
 
 /* Rounded one step beyond the bounds, u tells whether its code is clamped: not where it merely
  * rounds to the bound. */
-VEC_INLINE void grad_some(lane_sums *s, float *dx, const float *grad_x, const float *x, int n,
+FL_INLINE void grad_some(lane_sums *s, float *dx, const float *grad_x, const float *x, int n,
                           const fl_row_quant *q)
 {
     const vec g = vec_load(grad_x, n), at = vec_load(x, n), one = vec_set(1);

@@ -5,12 +5,13 @@
  * for the other.
  * SPDX-License-Identifier: MIT */
 #include "train/kron_rows.h"
-#include "train/vec.h"
+#include "kernels/x86/simd.h"
+#include "train/x86/train_vec_masks.h"
 
 enum { MR = 6, DOT_M = 4, DOT_N = 3 };
 
 /* mr rows by nv vectors, the last of them with `left` lanes; all but K constants. */
-VEC_INLINE void product_block(const fl_small_product *p, float *c, const float *a,
+FL_INLINE void product_block(const fl_small_product *p, float *c, const float *a,
                               const float *b, int mr, int nv, int left)
 {
     vec acc[MR][2];
@@ -36,7 +37,7 @@ VEC_INLINE void product_block(const fl_small_product *p, float *c, const float *
 }
 
 /* All rows of one panel of c, in blocks of equal size but for one row. */
-VEC_INLINE void product_panel(const fl_small_product *p, int n, int nv, int left)
+FL_INLINE void product_panel(const fl_small_product *p, int n, int nv, int left)
 {
     const int blocks = (p->M + MR - 1) / MR, least = p->M / blocks, more = p->M % blocks;
     const float *a = p->a, *b = p->b + n;
@@ -69,7 +70,7 @@ static void product(const fl_small_product *p)
         product_panel(p, n, 1, left);
 }
 
-VEC_INLINE void dot_step(vec acc[DOT_N][DOT_M], const float *a, const float *b, int K, int mr,
+FL_INLINE void dot_step(vec acc[DOT_N][DOT_M], const float *a, const float *b, int K, int mr,
                          int nr, int n)
 {
     vec left[DOT_M];
@@ -80,7 +81,7 @@ VEC_INLINE void dot_step(vec acc[DOT_N][DOT_M], const float *a, const float *b, 
     }
 }
 
-VEC_INLINE void dot_block(const fl_small_dots *d, int m, int n, int mr, int nr)
+FL_INLINE void dot_block(const fl_small_dots *d, int m, int n, int mr, int nr)
 {
     vec acc[DOT_N][DOT_M];
     for (int j = 0; j < nr; j++)
