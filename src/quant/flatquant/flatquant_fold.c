@@ -248,8 +248,9 @@ static fl_status fold_heads(const folder *f, fl_err *err)
     float *key, *query = NULL;
     fl_status st = narrow(&key, f->head.p, n, err);
     if (!st) st = narrow(&query, f->head.q, n, err);
-    if (!st && n) st = fl__transform_init(&f->block->head_transform_k, 1, n, NULL, key, err);
-    if (!st && n) st = fl__transform_init(&f->block->head_transform_q, 1, n, NULL, query, err);
+    fl_transform *to_k = &f->block->head_transform_k, *to_q = &f->block->head_transform_q;
+    if (!st && n) st = fl__transform_init(to_k, p->n_kv_heads, n, NULL, key, err);
+    if (!st && n) st = fl__transform_init(to_q, p->n_heads, n, NULL, query, err);
     for (int i = 0; i < 2; i++) {
         f->block->kv_clip[i] = p->k_clip.n ? p->k_clip.value[i] : 1.0f;
         f->block->kv_clip[2 + i] = p->v_clip.n ? p->v_clip.value[i] : 1.0f;
