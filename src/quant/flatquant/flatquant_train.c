@@ -3,12 +3,14 @@
  * Loss: mean squared error of the block's output, its gradient divided by the loss itself (the
  * official code's normalisation). A loss or gradient that is no number puts the best
  * parameters back and halves the rate; after the second time bfloat16 gives way to float32.
- * The parameters with the lowest loss over an epoch are kept.
+ * The parameters with the lowest loss over an epoch are kept, over all attempts; before there
+ * are any, those of the start.
  * SPDX-License-Identifier: MIT */
 #include "quant/flatquant/flatquant.h"
 
 #include "base/mem.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -74,6 +76,7 @@ typedef struct trainer {
     fl_adamw *adamw;
     float *dy;
     double *sums;
+    double best; /* loss of the parameters to go back to */
 } trainer;
 
 static int n_batches(const trainer *t)
@@ -113,7 +116,7 @@ static fl_status epoch(trainer *t, int number, fl_err *err)
     }
     t->r->epoch_loss[number] = sum / n;
     t->r->n_epochs = number + 1;
-    (void)fl__adamw_keep_best(t->adamw, sum / n);
+    if (fl__adamw_keep_best(t->adamw, sum / n)) t->best = sum / n;
     return FL_OK;
 }
 
@@ -127,10 +130,12 @@ static fl_status prepare(trainer *t, const fl_block *block, double rate, fl_err 
     a.rate_floor = o->min_lr;
     a.weight_decay = o->weight_decay;
     a.n_warmup = o->warmup_steps;
-    const fl_status st = fl__flatquant_pass_new(&t->pass, t->model, block, t->p, t->ex,
-                                                FL_MIN(o->batch_windows, t->data->n_windows),
-                                                t->data->seq_len, err);
-    return st ? st : fl__adamw_new(&t->adamw, groups, n, &a, err);
+    fl_status st = fl__flatquant_pass_new(&t->pass, t->model, block, t->p, t->ex,
+                                          FL_MIN(o->batch_windows, t->data->n_windows),
+                                          t->data->seq_len, err);
+    if (!st) st = fl__adamw_new(&t->adamw, groups, n, &a, err);
+    if (!st) (void)fl__adamw_keep_best(t->adamw, t->best); /* until an epoch is better */
+    return st;
 }
 
 static void put_best_back(trainer *t)
@@ -152,19 +157,19 @@ static fl_status attempt(trainer *t, const fl_block *block, double rate, fl_err 
 
 /* ---- training ---------------------------------------------------------------------------- */
 
-static void summarize(fl_flatquant_result *r)
+static void summarize(fl_flatquant_result *r, double best)
 {
     r->first_loss = r->n_epochs ? r->epoch_loss[0] : NAN;
     r->last_loss = r->n_epochs ? r->epoch_loss[r->n_epochs - 1] : NAN;
-    r->best_loss = r->first_loss;
-    for (int i = 0; i < r->n_epochs; i++) r->best_loss = fmin(r->best_loss, r->epoch_loss[i]);
+    r->best_loss = r->n_epochs ? best : NAN;
 }
 
 fl_status fl__flatquant_train(fl_flatquant_result *result, fl_flatquant_params *params,
                               const fl_model *model, const fl_block *block,
                               const fl_flatquant_data *data, const fl_exec *ex, fl_err *err)
 {
-    trainer t = {.r = result, .p = params, .data = data, .model = model, .ex = ex};
+    trainer t = {.r = result, .p = params, .data = data, .model = model, .ex = ex,
+                 .best = DBL_MAX};
     const size_t n = (size_t)FL_MIN(params->o.batch_windows, data->n_windows) *
                      (size_t)data->seq_len * (size_t)model->cfg.hidden_size;
     double rate = params->o.lr;
@@ -188,7 +193,7 @@ fl_status fl__flatquant_train(fl_flatquant_result *result, fl_flatquant_params *
                 "rate %g in %s",
                 data->layer, rate, params->o.bf16 ? "bfloat16" : "float32");
     }
-    summarize(result);
+    summarize(result, t.best);
     fl__free(&t.dy);
     fl__free(&t.sums);
     if (st) fl__flatquant_result_fini(result);
