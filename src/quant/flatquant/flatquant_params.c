@@ -85,16 +85,18 @@ static fl_status site_factors(fl_flatquant_params *p, int which, int layer, cons
     return st ? st : factor_start(&s->right, s->n_right, &p->o, layer, right, ex, err);
 }
 
-static double column_max(const fl_site *site, int channel)
+/* w_max[k]: largest |w| of input channel k, at least 1e-5, over the site's linears. */
+static void column_maxima(float *w_max, const fl_site *site)
 {
-    double most = 0;
+    const size_t K = (size_t)site->n_in;
+    for (size_t k = 0; k < K; k++) w_max[k] = 1e-5f;
     for (int i = 0; i < site->n_linears; i++) {
         const fl_linear *lin = site->linears[i];
-        for (int n = 0; n < lin->n_out; n++)
-            most = fmax(most, fabs((double)lin->own_w[(size_t)n * (size_t)lin->n_in +
-                                                      (size_t)channel]));
+        for (size_t n = 0; n < (size_t)lin->n_out; n++) {
+            const float *w = lin->own_w + n * K;
+            for (size_t k = 0; k < K; k++) w_max[k] = FL_MAX(w_max[k], fabsf(w[k]));
+        }
     }
-    return most;
 }
 
 static fl_status site_scale(fl_flatquant_site *s, const fl_site *site, const float *x_max,
@@ -108,8 +110,9 @@ static fl_status site_scale(fl_flatquant_site *s, const fl_site *site, const flo
     s->d_raw_c = fl__calloc(n, sizeof(float));
     if (!s->raw_c || !s->c || !s->d_c || !s->d_raw_c)
         return fl__fail_nomem(err, "scales", n * 4 * sizeof(float));
+    column_maxima(s->raw_c, site);
     for (size_t i = 0; i < n; i++) {
-        const double w = fmax(column_max(site, (int)i), 1e-5), x = (double)x_max[i];
+        const double w = (double)s->raw_c[i], x = (double)x_max[i];
         const double c = x <= 1e-5 ? 1 : pow(w, 1 - alpha) / pow(x, alpha);
         s->raw_c[i] = (float)(log_scale ? log(c) : c);
     }
