@@ -267,16 +267,14 @@ static void kron(fl_reference *r, double *x, int n1, int n2, const double *left,
         memset(t, 0, (size_t)(n1 * n2) * sizeof *t);
         for (int i = 0; i < n1; i++)
             for (int k = 0; k < n2; k++)
-                for (int j = 0; j < n2; j++)
-                    t[i * n2 + j] += x[i * n2 + k] * right[k * n2 + j];
+                for (int j = 0; j < n2; j++) t[i * n2 + j] += x[i * n2 + k] * right[k * n2 + j];
         for (int i = 0; i < n1 * n2; i++) x[i] = online && left ? bf16(r, t[i]) : t[i];
     }
     if (left) {
         memset(t, 0, (size_t)(n1 * n2) * sizeof *t);
         for (int i = 0; i < n1; i++)
             for (int k = 0; k < n1; k++)
-                for (int j = 0; j < n2; j++)
-                    t[i * n2 + j] += left[k * n1 + i] * x[k * n2 + j];
+                for (int j = 0; j < n2; j++) t[i * n2 + j] += left[k * n1 + i] * x[k * n2 + j];
         memcpy(x, t, (size_t)(n1 * n2) * sizeof *t);
     }
     r->used = used;
@@ -302,9 +300,9 @@ static void mix_outputs(fl_reference *r, linear *l, int which)
         memset(w, 0, (size_t)l->K * sizeof *w);
         if (l->bias) l->b_hat[n] = 0;
         for (int i = first; i < end; i++) {
-            const double f = end - first > 1                   ? P->p[(i - head) * r->hd + j]
+            const double f = end - first > 1              ? P->p[(i - head) * r->hd + j]
                              : which == FL_LIN_UP && down ? down[n]
-                                                               : 1;
+                                                          : 1;
             for (int k = 0; k < l->K; k++) w[k] += f * l->w[i * l->K + k];
             if (l->bias) l->b_hat[n] += f * l->bias[i];
         }
@@ -328,8 +326,8 @@ static void update_weight(fl_reference *r, int which, const site *s)
 static void update(fl_reference *r)
 {
     static const int site_of[FL_N_LINEARS] = {
-        [FL_LIN_Q] = FL_SITE_QKV, [FL_LIN_K] = FL_SITE_QKV,  [FL_LIN_V] = FL_SITE_QKV,
-        [FL_LIN_O] = FL_SITE_O,   [FL_LIN_GATE] = FL_SITE_UP, [FL_LIN_UP] = FL_SITE_UP,
+        [FL_LIN_Q] = FL_SITE_QKV,    [FL_LIN_K] = FL_SITE_QKV,   [FL_LIN_V] = FL_SITE_QKV,
+        [FL_LIN_O] = FL_SITE_O,      [FL_LIN_GATE] = FL_SITE_UP, [FL_LIN_UP] = FL_SITE_UP,
         [FL_LIN_DOWN] = FL_SITE_DOWN};
     for (int i = 0; i < FL_N_SITES; i++) {
         site *s = &r->site[i];

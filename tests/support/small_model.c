@@ -62,8 +62,9 @@ static void write_config(const char *dir, const fl_small_model *m)
                   "num_hidden_layers", m->n_layers, "hidden_size", m->hidden_size,
                   "num_attention_heads", m->n_heads, "num_key_value_heads", m->n_kv_heads,
                   "head_dim", head_dim(m), "intermediate_size", m->ffn_size,
-                  "max_position_embeddings", m->n_positions, "vocab_size", m->vocab_size, "hidden_act", "silu", "rms_norm_eps", 1e-5,
-                  "rope_theta", 10000.0, "tie_word_embeddings", 1, "bos_token_id", FL_SMALL_BOS,
+                  "max_position_embeddings", m->n_positions, "vocab_size", m->vocab_size,
+                  "hidden_act", "silu", "rms_norm_eps", 1e-5, "rope_theta", 10000.0,
+                  "tie_word_embeddings", 1, "bos_token_id", FL_SMALL_BOS,
                   "eos_token_id", FL_SMALL_EOS));
 }
 
