@@ -192,8 +192,8 @@ void fl__attention_head_begin(fl_attention_blocks *b, const fl_attention_head *h
 /* ---- products --------------------------------------------------------------------------- */
 
 /* to [m, ld] = x_b y^T */
-static fl_status scores(fl_attention_blocks *b, const fl_attention_head *head,
-                        const fl_attention_block *block, float *to, const float *x,
+static fl_status scores(const fl_attention_blocks *b, const fl_attention_block *block,
+                        float *to, const float *x,
                         const float *y, const uint16_t *rows, const uint16_t *keys)
 {
     const int64_t ld_q = (int64_t)b->H * b->D, ld_kv = (int64_t)b->G * b->D;
@@ -210,7 +210,7 @@ fl_status fl__attention_scores(fl_attention_blocks *b, const fl_attention_head *
                                const fl_attention_block *block)
 {
     const packed p = packed_of(b, head->thread);
-    return scores(b, head, block, fl__attention_scratch_p(b, head->thread), head->q, head->k,
+    return scores(b, block, fl__attention_scratch_p(b, head->thread), head->q, head->k,
                   p.q_rows, p.k_keys);
 }
 
@@ -218,7 +218,7 @@ fl_status fl__attention_scores_grad(fl_attention_blocks *b, const fl_attention_h
                                     const fl_attention_block *block)
 {
     const packed p = packed_of(b, head->thread);
-    return scores(b, head, block, fl__attention_scratch_ds(b, head->thread), head->dout,
+    return scores(b, block, fl__attention_scratch_ds(b, head->thread), head->dout,
                   head->v, p.dout_rows, p.v_keys);
 }
 

@@ -145,6 +145,7 @@ static void tile_bf16(void *arg, int64_t item, int thread)
     const int64_t k0 = (int64_t)t.part * p->part_k, K = part_length_packed(p, t.part);
     const uint16_t *A = (const uint16_t *)g->a + k0 * p->M + t.m0 * K;
     const uint16_t *B = (const uint16_t *)g->b + k0 * columns_packed(p) + t.n0 * K;
+    (void)thread;
     if (t.beta != 0.0f && t.beta != 1.0f)
         for (int m = 0; m < t.m; m++) g->rows->scale(t.C + (int64_t)m * p->N, t.beta, t.n);
     const bool add = p->n_parts == 1 && p->beta != 0.0f;
