@@ -65,7 +65,7 @@ static fl_attention_block block_of(const job *j, int index)
 {
     const int q0 = index * FL_ATTENTION_BLOCK;
     const int m = FL_MIN(FL_ATTENTION_BLOCK, j->a->shape.T - q0);
-    return (fl_attention_block){.index = index, .q0 = q0, .m = m, .L = q0 + m};
+    return (fl_attention_block){.q0 = q0, .m = m, .L = q0 + m};
 }
 
 /* ---- forward ---------------------------------------------------------------------------- */
@@ -241,8 +241,8 @@ static fl_status attention_init(fl_train_attention *a, bool bf16, fl_err *err)
         if (!a->dk_heads || !a->dv_heads)
             return fl__fail_nomem(err, "attention gradients", 2 * n * sizeof *a->dk_heads);
     }
-    return fl__attention_blocks_new(&a->blocks, a->rows, a->ex.n_threads, s->T, s->H, s->G,
-                                    s->D, bf16 && (a->ex.isa & FL_ISA_AVX512), err);
+    return fl__attention_blocks_new(&a->blocks, a->rows, &a->ex, s->T, s->H, s->G, s->D,
+                                    bf16, err);
 }
 
 fl_status fl__train_attention_new(fl_train_attention **out, const fl_exec *ex,

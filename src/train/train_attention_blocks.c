@@ -1,6 +1,6 @@
 /* train_attention_blocks.c - products inside one head, float32 or bfloat16.
  *
- * bfloat16 operands (layouts of kernels/onednn.h; 32 and 64 mean rounded up to a multiple):
+ * bfloat16 operands (layouts of kernels/gemm_bf16.h; 32 and 64 mean rounded up to a multiple):
  *     rows     A operand [n, D32]: q, dout, all T of them once per head
  *     keys     B operand of scores, [T64 / 64] panels of [D32 / 2][64][2]: k, v, once per head
  *     columns  B operand of mix, [D64 / 64] panels of [T32 / 2][64][2]: v, k, once per head; a
@@ -12,16 +12,12 @@
 #include "train/train_attention_blocks.h"
 
 #include "base/mem.h"
+#include "kernels/gemm_bf16.h"
 #include "kernels/onednn.h"
 
 #include <string.h>
 
 enum { PANEL = 64, STEP_K = 32, BLOCK = FL_ATTENTION_BLOCK };
-
-/* Indices of the shapes of a block; [1]: the last panel of D. */
-typedef struct block_shapes {
-    int scores, mix[2], spread[2];
-} block_shapes;
 
 typedef struct packed {
     uint16_t *q_rows, *dout_rows;    /* [T, D32] */
@@ -36,9 +32,8 @@ struct fl_attention_blocks {
     int n_threads, T, H, G, D;
     int ld;        /* of scores: T and some, see padded */
     float *floats; /* [n_threads]: p [BLOCK, ld], ds [BLOCK, ld], x_b [BLOCK, padded D] */
-    fl_onednn_bf16 *fast; /* NULL: float32 */
-    block_shapes *shapes; /* [blocks] */
-    uint16_t *halves;     /* [n_threads][halves_per_thread]: packed */
+    const fl_gemm_bf16_kernel *fast; /* NULL: float32 */
+    uint16_t *halves; /* [n_threads][halves_per_thread]: packed */
     size_t halves_per_thread;
 };
 
@@ -106,45 +101,20 @@ static packed packed_of(const fl_attention_blocks *b, int thread)
 
 /* ---- set-up ----------------------------------------------------------------------------- */
 
-static fl_status shapes_new(fl_attention_blocks *b, fl_err *err)
-{
-    const int n_blocks = (b->T + BLOCK - 1) / BLOCK, D32 = up_to(b->D, STEP_K);
-    const int64_t ld = (int64_t)b->H * b->D;
-    const int widths[2] = {FL_MIN(PANEL, b->D), (b->D - 1) % PANEL + 1};
-    fl_status st = FL_OK;
-    b->shapes = fl__calloc((size_t)n_blocks, sizeof *b->shapes);
-    if (!b->shapes)
-        return fl__fail_nomem(err, "attention", (size_t)n_blocks * sizeof *b->shapes);
-    for (int i = 0; i < n_blocks && st == FL_OK; i++) {
-        block_shapes *s = &b->shapes[i];
-        const int m = FL_MIN(BLOCK, b->T - i * BLOCK), L = i * BLOCK + m;
-        st = fl__onednn_bf16_shape(b->fast, &s->scores, m, L, D32, b->ld, false, err);
-        for (int last = 0; last < 2 && st == FL_OK; last++) {
-            st = fl__onednn_bf16_shape(b->fast, &s->mix[last], m, widths[last],
-                                       up_to(L, STEP_K), ld, false, err);
-            if (st == FL_OK)
-                st = fl__onednn_bf16_shape(b->fast, &s->spread[last], L, widths[last],
-                                           up_to(m, STEP_K), ld, i < n_blocks - 1, err);
-        }
-    }
-    return st;
-}
-
-static fl_status bf16_init(fl_attention_blocks *b, fl_err *err)
+static fl_status bf16_init(fl_attention_blocks *b, uint32_t isa, fl_err *err)
 {
     packed unused;
-    const fl_status st = fl__onednn_bf16_new(&b->fast, b->n_threads, err);
-    if (st == FL_E_UNSUPPORTED) return FL_OK;
-    if (st != FL_OK) return st;
+    const fl_gemm_bf16_kernel *fast = fl__gemm_bf16_select(isa);
+    if (!fast->isa) return FL_OK; /* the reference would be slower than float32 */
+    b->fast = fast;
     b->halves_per_thread = packed_at(b, NULL, &unused);
     const size_t n = (size_t)b->n_threads * b->halves_per_thread;
     b->halves = fl__calloc(n, sizeof *b->halves);
-    if (!b->halves) return fl__fail_nomem(err, "attention operands", n * sizeof *b->halves);
-    return shapes_new(b, err);
+    return b->halves ? FL_OK : fl__fail_nomem(err, "attention operands", n * sizeof *b->halves);
 }
 
 fl_status fl__attention_blocks_new(fl_attention_blocks **out, const fl_train_rows *rows,
-                                   int n_threads, int T, int H, int G, int D, bool bf16,
+                                   const fl_exec *ex, int T, int H, int G, int D, bool bf16,
                                    fl_err *err)
 {
     fl_status st = FL_OK;
@@ -152,19 +122,19 @@ fl_status fl__attention_blocks_new(fl_attention_blocks **out, const fl_train_row
     fl_attention_blocks *b = fl__calloc(1, sizeof *b);
     if (!b) return fl__fail_nomem(err, "attention", sizeof *b);
     b->rows = rows;
-    b->n_threads = n_threads;
+    b->n_threads = ex->n_threads;
     b->T = T;
     b->H = H;
     b->G = G;
     b->D = D;
     b->ld = padded(T);
-    const size_t n_floats = (size_t)n_threads * floats_per_thread(b);
+    const size_t n_floats = (size_t)b->n_threads * floats_per_thread(b);
     b->floats = fl__alloc(n_floats, sizeof *b->floats);
     if (!b->floats) {
         st = fl__fail_nomem(err, "attention scores", n_floats * sizeof *b->floats);
         goto out;
     }
-    if (bf16) st = bf16_init(b, err);
+    if (bf16) st = bf16_init(b, ex->isa, err);
     if (st != FL_OK) goto out;
     *out = b;
     b = NULL;
@@ -177,9 +147,7 @@ void fl__attention_blocks_free(fl_attention_blocks **blocks)
 {
     fl_attention_blocks *b = *blocks;
     if (!b) return;
-    fl__onednn_bf16_free(&b->fast);
     fl__free(&b->floats);
-    fl__free(&b->shapes);
     fl__free(&b->halves);
     fl__free(blocks);
 }
@@ -224,24 +192,25 @@ void fl__attention_head_begin(fl_attention_blocks *b, const fl_attention_head *h
 /* ---- products --------------------------------------------------------------------------- */
 
 /* to [m, ld] = x_b y^T */
-static fl_status scores(fl_attention_blocks *b, const fl_attention_head *head,
-                        const fl_attention_block *block, float *to, const float *x,
+static fl_status scores(const fl_attention_blocks *b, const fl_attention_block *block,
+                        float *to, const float *x,
                         const float *y, const uint16_t *rows, const uint16_t *keys)
 {
     const int64_t ld_q = (int64_t)b->H * b->D, ld_kv = (int64_t)b->G * b->D;
     if (!b->fast)
         return fl__onednn_sgemm(block->m, block->L, b->D, 1.0f, x + block->q0 * ld_q, ld_q, y,
                                 ld_kv, true, 0.0f, to, b->ld, NULL);
-    return fl__onednn_bf16_run(b->fast, b->shapes[block->index].scores, head->thread,
-                               rows + (size_t)block->q0 * (size_t)up_to(b->D, STEP_K), keys, to,
-                               NULL);
+    const int D32 = up_to(b->D, STEP_K);
+    b->fast->run(to, b->ld, rows + (size_t)block->q0 * (size_t)D32, keys, block->m, block->L,
+                 D32, false);
+    return FL_OK;
 }
 
 fl_status fl__attention_scores(fl_attention_blocks *b, const fl_attention_head *head,
                                const fl_attention_block *block)
 {
     const packed p = packed_of(b, head->thread);
-    return scores(b, head, block, fl__attention_scratch_p(b, head->thread), head->q, head->k,
+    return scores(b, block, fl__attention_scratch_p(b, head->thread), head->q, head->k,
                   p.q_rows, p.k_keys);
 }
 
@@ -249,7 +218,7 @@ fl_status fl__attention_scores_grad(fl_attention_blocks *b, const fl_attention_h
                                     const fl_attention_block *block)
 {
     const packed p = packed_of(b, head->thread);
-    return scores(b, head, block, fl__attention_scratch_ds(b, head->thread), head->dout,
+    return scores(b, block, fl__attention_scratch_ds(b, head->thread), head->dout,
                   head->v, p.dout_rows, p.v_keys);
 }
 
@@ -259,19 +228,17 @@ static fl_status mix(fl_attention_blocks *b, const fl_attention_head *head,
                      const uint16_t *columns)
 {
     const int64_t ld_q = (int64_t)b->H * b->D, ld_kv = (int64_t)b->G * b->D;
-    fl_status st = FL_OK;
     if (!b->fast)
         return fl__onednn_sgemm(block->m, b->D, block->L, 1.0f, w, b->ld, y, ld_kv, false, 0.0f,
                                 to, ld_q, NULL);
     const packed p = packed_of(b, head->thread);
     b->rows->pack_a(p.weights, w, b->ld, block->m, block->L);
-    for (int d = 0; d < b->D && st == FL_OK; d += PANEL) {
-        const int shape = b->shapes[block->index].mix[d + PANEL >= b->D];
-        st =
-            fl__onednn_bf16_run(b->fast, shape, head->thread, p.weights, columns, to + d, NULL);
+    for (int d = 0; d < b->D; d += PANEL) {
+        b->fast->run(to + d, ld_q, p.weights, columns, block->m, FL_MIN(PANEL, b->D - d),
+                     up_to(block->L, STEP_K), false);
         columns += (size_t)PANEL * (size_t)up_to(b->T, STEP_K);
     }
-    return st;
+    return FL_OK;
 }
 
 fl_status fl__attention_mix_p(fl_attention_blocks *b, const fl_attention_head *head,
@@ -295,7 +262,6 @@ static fl_status spread(fl_attention_blocks *b, const fl_attention_head *head,
 {
     const int64_t ld = (int64_t)b->H * b->D;
     const float *x_b = x + block->q0 * ld;
-    fl_status st = FL_OK;
     if (!b->fast) {
         float *x_near = scratch_x(b, head->thread);
         const int ld_near = padded(b->D);
@@ -309,13 +275,12 @@ static fl_status spread(fl_attention_blocks *b, const fl_attention_head *head,
     const uint16_t *columns = p.block;
     b->rows->pack_a_transposed(p.weights, w, b->ld, block->L, block->m);
     pack_columns(b, p.block, x_b, ld, block->m);
-    for (int d = 0; d < b->D && st == FL_OK; d += PANEL) {
-        const int shape = b->shapes[block->index].spread[d + PANEL >= b->D];
-        st =
-            fl__onednn_bf16_run(b->fast, shape, head->thread, p.weights, columns, to + d, NULL);
+    for (int d = 0; d < b->D; d += PANEL) {
+        b->fast->run(to + d, ld, p.weights, columns, block->L, FL_MIN(PANEL, b->D - d),
+                     up_to(block->m, STEP_K), block->L != b->T);
         columns += (size_t)PANEL * (size_t)up_to(block->m, STEP_K);
     }
-    return st;
+    return FL_OK;
 }
 
 fl_status fl__attention_spread_p(fl_attention_blocks *b, const fl_attention_head *head,

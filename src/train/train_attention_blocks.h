@@ -10,6 +10,7 @@
 #ifndef FL_TRAIN_TRAIN_ATTENTION_BLOCKS_H
 #define FL_TRAIN_TRAIN_ATTENTION_BLOCKS_H
 
+#include "base/exec.h"
 #include "base/status.h"
 #include "train/train_rows.h"
 
@@ -18,7 +19,7 @@ enum { FL_ATTENTION_BLOCK = 128 };
 typedef struct fl_attention_blocks fl_attention_blocks;
 
 fl_status fl__attention_blocks_new(fl_attention_blocks **out, const fl_train_rows *rows,
-                                   int n_threads, int T, int H, int G, int D, bool bf16,
+                                   const fl_exec *ex, int T, int H, int G, int D, bool bf16,
                                    fl_err *err);
 void fl__attention_blocks_free(fl_attention_blocks **blocks);
 
@@ -32,7 +33,7 @@ typedef struct fl_attention_head {
 
 /* One block of queries: q0 its first, m how many, L = q0 + m. */
 typedef struct fl_attention_block {
-    int index, q0, m, L;
+    int q0, m, L;
 } fl_attention_block;
 
 /* A thread's own scratch: p, and ds for backward, [FL_ATTENTION_BLOCK, ld] each. */

@@ -13,6 +13,7 @@
 
 #include "base/isa.h"
 #include "base/mem.h"
+#include "kernels/gemm_bf16.h"
 #include "kernels/onednn.h"
 #include "train/train_rows.h"
 
@@ -28,7 +29,7 @@ struct fl_train_gemm {
     fl_exec ex;
     const fl_train_rows *rows;
     bool bf16;
-    fl_onednn_bf16 *fast; /* owned; NULL: float32 products */
+    const fl_gemm_bf16_kernel *fast; /* NULL: float32 products */
     void *a, *b;          /* operands packed, rounded or copied, owned, grown */
     float *parts;         /* [parts, M, N], owned, grown */
     size_t a_bytes, b_bytes, parts_bytes;
@@ -43,7 +44,6 @@ typedef struct product {
     float beta, *C;
     int m_tiles, n_tiles, n_parts,
         part_k;          /* part_k: a multiple of STEP_K; the last is shorter */
-    int shapes[2][2][2]; /* fast: [last part][last m tile][last n tile] */
     atomic_int status;   /* first failure of an item */
 } product;
 
@@ -145,11 +145,11 @@ static void tile_bf16(void *arg, int64_t item, int thread)
     const int64_t k0 = (int64_t)t.part * p->part_k, K = part_length_packed(p, t.part);
     const uint16_t *A = (const uint16_t *)g->a + k0 * p->M + t.m0 * K;
     const uint16_t *B = (const uint16_t *)g->b + k0 * columns_packed(p) + t.n0 * K;
+    (void)thread;
     if (t.beta != 0.0f && t.beta != 1.0f)
         for (int m = 0; m < t.m; m++) g->rows->scale(t.C + (int64_t)m * p->N, t.beta, t.n);
-    const int shape = p->shapes[t.part == p->n_parts - 1][t.m0 / TILE_M == p->m_tiles - 1]
-                               [t.n0 / TILE_N == p->n_tiles - 1];
-    note(p, fl__onednn_bf16_run(g->fast, shape, thread, A, B, t.C, NULL));
+    const bool add = p->n_parts == 1 && p->beta != 0.0f;
+    g->fast->run(t.C, p->N, A, B, t.m, t.n, (int)K, add);
 }
 
 static void add_parts(void *arg, int64_t item, int thread)
@@ -259,25 +259,6 @@ static void pack_item(void *arg, int64_t item, int thread)
     else pack_b_item(p, (int)(b_item / b_blocks), (int)(b_item % b_blocks) * PANEL);
 }
 
-/* Shapes of the last part and tiles along M and N, and of all others. */
-static fl_status prepare_shapes(fl_train_gemm *g, product *p, fl_err *err)
-{
-    const bool add = p->n_parts == 1 && p->beta != 0.0f;
-    fl_status st = FL_OK;
-    for (int i = 0; i < 8 && st == FL_OK; i++) {
-        const bool last_k = i & 4, last_m = i & 2, last_n = i & 1;
-        if ((!last_k && p->n_parts == 1) || (!last_m && p->m_tiles == 1) ||
-            (!last_n && p->n_tiles == 1))
-            continue;
-        const int M = last_m ? p->M - (p->m_tiles - 1) * TILE_M : TILE_M;
-        const int N = last_n ? p->N - (p->n_tiles - 1) * TILE_N : TILE_N;
-        const int K = part_length_packed(p, last_k ? p->n_parts - 1 : 0);
-        st = fl__onednn_bf16_shape(g->fast, &p->shapes[last_k][last_m][last_n], M, N, K, p->N,
-                                   add, err);
-    }
-    return st;
-}
-
 static fl_status pack_operands(fl_train_gemm *g, product *p, fl_err *err)
 {
     const size_t K32 = (size_t)ceil_div(p->K, STEP_K) * STEP_K;
@@ -285,7 +266,6 @@ static fl_status pack_operands(fl_train_gemm *g, product *p, fl_err *err)
     if (st == FL_OK)
         st =
             reserve(&g->b, &g->b_bytes, K32 * (size_t)columns_packed(p), sizeof(uint16_t), err);
-    if (st == FL_OK) st = prepare_shapes(g, p, err);
     if (st != FL_OK) return st;
     const int64_t items = ceil_div(p->M, PACK_ROWS) + ceil_div(p->N, PANEL);
     fl__parallel_for(&g->ex, items * p->n_parts, pack_item, p);
@@ -351,13 +331,8 @@ fl_status fl__train_gemm_new(fl_train_gemm **out, const fl_exec *ex, bool bf16, 
     g->ex = *ex;
     g->rows = fl__train_rows_select(ex->isa);
     g->bf16 = bf16;
-    if (bf16 && (ex->isa & FL_ISA_AVX512)) {
-        const fl_status st = fl__onednn_bf16_new(&g->fast, ex->n_threads, err);
-        if (st != FL_OK && st != FL_E_UNSUPPORTED) {
-            fl__train_gemm_free(&g);
-            return st;
-        }
-    }
+    const fl_gemm_bf16_kernel *fast = fl__gemm_bf16_select(ex->isa);
+    if (bf16 && fast->isa) g->fast = fast; /* the reference would be slower than float32 */
     *out = g;
     return FL_OK;
 }
@@ -366,7 +341,6 @@ void fl__train_gemm_free(fl_train_gemm **gemm)
 {
     fl_train_gemm *g = *gemm;
     if (!g) return;
-    fl__onednn_bf16_free(&g->fast);
     fl__free(&g->a);
     fl__free(&g->b);
     fl__free(&g->parts);
@@ -375,6 +349,6 @@ void fl__train_gemm_free(fl_train_gemm **gemm)
 
 const char *fl__train_gemm_impl(const fl_train_gemm *gemm)
 {
-    if (gemm->fast) return fl__onednn_bf16_impl(gemm->fast);
+    if (gemm->fast) return gemm->fast->name;
     return gemm->bf16 ? "bf16 rounded, f32 products" : "f32";
 }

@@ -131,6 +131,7 @@ int main(int argc, char **argv)
     check_gemm(&t);
     check_quantize(&t);
     check_transform(&t);
+    check_gemm_bf16(&t);
     check_flatten(&t);
     check_attention(&t);
     check_kv_codec(&t);

@@ -53,6 +53,7 @@ void check_layout(ck *t);
 void check_gemm(ck *t);
 void check_quantize(ck *t);
 void check_transform(ck *t);
+void check_gemm_bf16(ck *t);
 void check_flatten(ck *t);
 void check_attention(ck *t);
 void check_kv_codec(ck *t);
