@@ -107,8 +107,8 @@ static const cli_option options[] = {
      .help = "fit the float layer's output on the quantised inputs before rounding"},
 
     CLI_GROUP_ROW("FlatQuant"),
-    {.kind = CLI_TEXT, .name = "--recipe", .arg = "NAME", FIELD(o.recipe), .choices = "official",
-     .help = "the published code's choices: svd, symmetric activations, float inputs"},
+    {.kind = CLI_TEXT, .name = "--recipe", .arg = "NAME", FIELD(o.recipe),
+     .choices = "official", .help = "the published code's choices: svd, symmetric activations, float inputs"},
     {.kind = CLI_TEXT, .name = "--transform", .arg = "KIND", FIELD(o.transform),
      .choices = "inverse|svd|random-kron|hadamard|none",
      .shown_default = "inverse, quarot hadamard", .help = "what multiplies activations"},
@@ -219,6 +219,7 @@ static void print_estimate(const json_t *estimate)
         {"activations, MB", "items.activations", "%.1f", 1e-6},
         {"workspace of a batch, MB", "items.workspace", "%.1f", 1e-6},
         {"statistics, MB", "items.plan_statistics", "%.1f", 1e-6},
+        {"training, MB", "items.training", "%.1f", 1e-6},
         {"peak memory, MB", "peak_bytes", "%.1f", 1e-6},
         {"disk, MB", "disk_bytes", "%.1f", 1e-6},
         {"time, s (rough)", "seconds", "%.0f", 0},

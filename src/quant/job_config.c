@@ -213,15 +213,16 @@ json_t *fl__quant_config_json(const fl_quant_config *c)
 {
     static const char *const selects[] = {"kl", "output", "random"};
     json_t *o = json_pack(
-        "{s:s,s:s,s:b,s:b,s:i,s:i,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,s:f,"
+        "{s:s,s:s,s:b,s:b,s:i,s:i,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,"
+        "s:f,"
         "s:i,s:b,"
         "s:b,s:b,s:s,s:b,s:I,s:i,s:i}",
         "method", c->method, "activation",
         c->act == FL_ACT_FLOAT    ? "float"
         : c->act == FL_ACT_STATIC ? "static"
                                   : "token",
-        "asymmetric", c->asymmetric, "mixed", c->mixed, "w_bits", c->mixed ? 0 : c->w_bits, "a_bits",
-        c->mixed ? 0 : c->a_bits, "k_bits", c->k_bits, "v_bits", c->v_bits, "smooth",
+        "asymmetric", c->asymmetric, "mixed", c->mixed, "w_bits", c->mixed ? 0 : c->w_bits,
+        "a_bits", c->mixed ? 0 : c->a_bits, "k_bits", c->k_bits, "v_bits", c->v_bits, "smooth",
         c->flatten.smooth, "smooth_all", c->smooth_all, "suppress", c->flatten.suppress,
         "flatten", c->flatten.flatten, "unsigned_codes", c->unsigned_codes, "alpha",
         c->flatten.alpha, "beta", c->flatten.beta, "threshold",
@@ -231,7 +232,8 @@ json_t *fl__quant_config_json(const fl_quant_config *c)
         c->block.gptq.block, "act_order", c->block.gptq.act_order, "bias_correction",
         c->block.gptq.centred, "compensate", c->block.gptq.compensate, "w_granularity",
         c->block.w_per_tensor ? "tensor" : "channel", "search_scale", c->block.search_scale,
-        "seed", (json_int_t)c->seed, "samples", c->n_samples, "seq_len", c->seq_len);    if (o && c->transforms)
+        "seed", (json_int_t)c->seed, "samples", c->n_samples, "seq_len", c->seq_len);
+    if (o && c->transforms)
         (void)json_object_set_new(o, "flatquant", fl__flatquant_config_json(&c->flatquant));
     return o;
 }

@@ -71,7 +71,7 @@ static void usage_errors(void **state)
         {2, "quantize m out --method rtn", NULL, "missing option: --calib"},
         {2, "quantize m out --method best --calib c", NULL,
          "use flattenquant, flatquant, smoothquant, quarot or rtn"},
-        {2, QUANTIZE "--w-bits 5", NULL, "'5' is not one of the choices; use 16, 8 or 4"},
+        {2, QUANTIZE "--w-bits 5", NULL, "'5' is not one of the choices; use 16, 8, 4 or 3"},
         {2, QUANTIZE "--a-granularity row", NULL, "use tensor or token"},
         {2, QUANTIZE "--alpha 1.5", NULL, "from 0 to 1 or auto"},
         {2, QUANTIZE "--alpha automatic", NULL, "'automatic' is no number"},

@@ -42,7 +42,8 @@ static const char *clipped_model(const float clip[4])
     o.kv_bits = 4;
     const char *dir = fl_test_quantize(&o, NULL);
     fl_model *from = open_model(FL_TEST_TINY_LLAMA);
-    assert_int_equal(fl__block_job_init(&job, from, &ex, 0, plans, &options, NULL, &err), FL_OK);
+    assert_int_equal(fl__block_job_init(&job, from, &ex, 0, plans, &options, NULL, &err),
+                     FL_OK);
     for (int s = 0; s < FL_N_SITES; s++)
         assert_int_equal(fl__block_job_site(&job, NULL, s, &err), FL_OK);
     memcpy(job.quant.kv_clip, clip, sizeof job.quant.kv_clip);

@@ -4,8 +4,8 @@
 
 #include <stddef.h>
 
-void fl__gemm_bf16_ref(float *C, int64_t ldc, const uint16_t *A, const uint16_t *B, int M, int N,
-                       int K, bool add)
+void fl__gemm_bf16_ref(float *C, int64_t ldc, const uint16_t *A, const uint16_t *B, int M,
+                       int N, int K, bool add)
 {
     for (int m = 0; m < M; m++)
         for (int n = 0; n < N; n++) {

@@ -54,7 +54,8 @@ typedef struct fl_flatquant_options {
     uint64_t seed;
 } fl_flatquant_options;
 
-/* Learned pairs of clip factors (of the largest and the smallest value), each behind a sigmoid. */
+/* Learned pairs of clip factors (of the largest and the smallest value), each behind a
+ * sigmoid. */
 typedef struct fl_flatquant_clip {
     int n;         /* pairs: 1, or one per output channel; 0: none, nothing is clipped */
     float *raw;    /* [2 n] learned: the n of the largest, then the n of the smallest */
@@ -99,7 +100,8 @@ fl_status fl__flatquant_params_init(fl_flatquant_params *p, const fl_model *mode
 void fl__flatquant_params_fini(fl_flatquant_params *p);
 /* Factors, scales and clips from what is learned. FL_E_FAIL: a factor became singular. */
 fl_status fl__flatquant_params_update(fl_flatquant_params *p, const fl_exec *ex, fl_err *err);
-/* The other way round for gradients: of factors, scales and clips to those of what is learned. */
+/* The other way round for gradients: of factors, scales and clips to those of what is
+ * learned. */
 void fl__flatquant_params_grad(fl_flatquant_params *p, const fl_exec *ex);
 /* Every learned array with its gradient and its multiple of the rate; returns how many. */
 #define FL_FLATQUANT_MAX_GROUPS 64
@@ -115,8 +117,10 @@ fl_status fl__flatquant_pass_new(fl_flatquant_pass **out, const fl_model *model,
                                  const fl_block *block, fl_flatquant_params *params,
                                  const fl_exec *ex, int n_windows, int seq_len, fl_err *err);
 void fl__flatquant_pass_free(fl_flatquant_pass **pass);
-size_t fl__flatquant_pass_bytes(const fl_model *model, const fl_flatquant_options *o,
-                                int n_windows, int seq_len);
+/* What a block's parameters, their optimiser and a pass over batches of n_windows windows
+ * take. */
+size_t fl__flatquant_bytes(const fl_model *model, const fl_exec *ex,
+                           const fl_flatquant_options *o, int n_windows, int seq_len);
 
 /* Transformed, quantised weights from the parameters; before forward, after each change. */
 fl_status fl__flatquant_pass_weights(fl_flatquant_pass *pass, fl_err *err);

@@ -190,6 +190,54 @@ void fl__flatquant_pass_free(fl_flatquant_pass **pass)
     fl__free(pass);
 }
 
+/* Parameters that know their sizes and nothing else. */
+static void shape_params(fl_flatquant_params *p, const fl_model *model)
+{
+    for (int i = 0; i < FL_N_LINEARS; i++)
+        fl__linear_shape(&p->linear[i].N, &p->linear[i].K, &model->cfg, i);
+    for (int i = 0; i < FL_N_SITES; i++) {
+        int linears[FL_SITE_MAX_LINEARS], n_out;
+        fl_flatquant_site *s = &p->site[i];
+        (void)fl__site_linears(linears, &model->cfg, i);
+        fl__linear_shape(&n_out, &s->n_in, &model->cfg, linears[0]);
+        fl__factor_pair(s->n_in, &s->n_left, &s->n_right);
+    }
+}
+
+/* Operands that the products pack or copy, and a head's scores on every thread. */
+static size_t product_bytes(const fl_flatquant_pass *s, const fl_exec *ex, bool bf16)
+{
+    const size_t wide = most((size_t)s->F, (size_t)s->H * (size_t)s->hd);
+    const size_t operands = 2 * (size_t)s->max_rows * wide * (bf16 ? 2 : sizeof(float));
+    const size_t scores = 2 * 128 * ((size_t)s->T + 32) * sizeof(float);
+    const size_t halves = bf16 ? 8 * 64 * 2 * (size_t)s->T * 2 : 0;
+    const size_t per_head = s->G == s->H ? 0
+                                         : 2 * (size_t)s->max_rows * (size_t)s->H *
+                                               (size_t)s->hd * sizeof(float);
+    return operands + (size_t)ex->n_threads * (scores + halves) + per_head;
+}
+
+size_t fl__flatquant_bytes(const fl_model *model, const fl_exec *ex,
+                           const fl_flatquant_options *o, int n_windows, int seq_len)
+{
+    fl_flatquant_params p = {0};
+    fl_flatquant_pass s = {0};
+    buffer list[MAX_BUFFERS];
+    size_t n = 0;
+    shape_params(&p, model);
+    set_shape(&s, model, &p, n_windows * seq_len, seq_len);
+    const int n_buffers = list_buffers(list, &s);
+    for (int i = 0; i < n_buffers; i++) n += list[i].n;
+    for (int i = 0; i < FL_N_SITES; i++)
+        n += 2 * (size_t)s.max_rows * ((size_t)p.site[i].n_in + 1);
+    for (int i = 0; i < FL_N_LINEARS; i++) {
+        const size_t w = (size_t)p.linear[i].N * (size_t)p.linear[i].K;
+        n += 4 * w + (o->weight_lr > 0 ? 4 * w : 0) + 14 * (size_t)p.linear[i].N;
+    }
+    n += (size_t)s.max_rows * (size_t)s.D; /* the loss's gradient */
+    return n * sizeof(float) + product_bytes(&s, ex, o->bf16);
+}
+
 /* ---- weights ----------------------------------------------------------------------------- */
 
 static void fold_norm(fl_flatquant_pass *s, int which)
@@ -409,8 +457,8 @@ static fl_status mlp_backward(fl_flatquant_pass *s, float *dy, int R, fl_err *er
     if ((st = site_grad(s, FL_SITE_UP, d_norm, s->norm[1], R, err))) return st;
     float *dh = s->d_wide[0];
     if (s->opt)
-        fl__layer_norm_grad(s->ex, dh, NULL, NULL, d_norm, s->h, s->gain[1], s->mean[1], s->inv[1], R,
-                            s->D);
+        fl__layer_norm_grad(s->ex, dh, NULL, NULL, d_norm, s->h, s->gain[1], s->mean[1],
+                            s->inv[1], R, s->D);
     else
         fl__rms_norm_grad(s->ex, dh, NULL, d_norm, s->h, s->gain[1], s->inv[1], R, s->D);
     fl__add_forward(s->ex, dy, dy, dh, (int64_t)R * s->D);

@@ -116,8 +116,8 @@ static void mixed_row(double *row, const fold_job *j, int r)
 }
 
 /* row (n1 x n2) = Q1^T row Q2. */
-static void inverse_kron(double *row, double *tmp, const exact *left, const exact *right, int n1,
-                         int n2)
+static void inverse_kron(double *row, double *tmp, const exact *left, const exact *right,
+                         int n1, int n2)
 {
     if (right->n)
         for (int i = 0; i < n1; i++) {
@@ -180,7 +180,8 @@ static void fold_bias(const fold_job *j)
         if (head && head->n) {
             const int n = head->n, first = r / n * n;
             b = 0;
-            for (int i = 0; i < n; i++) b += head->p[i * n + r - first] * (double)from[first + i];
+            for (int i = 0; i < n; i++)
+                b += head->p[i * n + r - first] * (double)from[first + i];
         }
         to[r] = (float)b;
     }
@@ -266,7 +267,8 @@ static fl_status make_factors(folder *f, fl_err *err)
     for (int i = 0; i < FL_N_SITES && !st; i++) {
         st = exact_init(&f->left[i], &f->params->site[i].left, true, f->ex, err);
         if (!st)
-            st = exact_init(&f->right[i], &f->params->site[i].right, i != FL_SITE_O, f->ex, err);
+            st =
+                exact_init(&f->right[i], &f->params->site[i].right, i != FL_SITE_O, f->ex, err);
     }
     return st;
 }

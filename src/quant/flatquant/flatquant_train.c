@@ -88,7 +88,8 @@ static fl_status step(double *loss, trainer *t, int batch, fl_err *err)
 {
     const int first = batch * t->p->o.batch_windows, T = t->data->seq_len;
     const int n = FL_MIN(t->p->o.batch_windows, t->data->n_windows - first);
-    const size_t width = (size_t)t->model->cfg.hidden_size, at = (size_t)first * (size_t)T * width;
+    const size_t width = (size_t)t->model->cfg.hidden_size,
+                 at = (size_t)first * (size_t)T * width;
     const float *y;
     fl_status st = fl__flatquant_pass_weights(t->pass, err);
     if (!st) st = fl__flatquant_pass_forward(&y, t->pass, t->data->x + at, n, err);

@@ -196,7 +196,8 @@ static void head_grad_item(void *arg, int64_t item, int thread)
             for (; x + 16 <= K; x += 16)
                 for (size_t y = 0; y < 16; y++)
                     lane[y] += d[x + y] * (c ? from[x + y] / c[x + y] : from[x + y]);
-            for (size_t y = 0; x < K; x++, y++) lane[y] += d[x] * (c ? from[x] / c[x] : from[x]);
+            for (size_t y = 0; x < K; x++, y++)
+                lane[y] += d[x] * (c ? from[x] / c[x] : from[x]);
             for (size_t y = 0; y < 16; y++) sum += lane[y];
             w->mix_head->dp[i * n + k] += sum;
             if (w->bias) w->mix_head->dp[i * n + k] += w->lin->bias[r0 + i] * w->d_bias[r0 + k];

@@ -1,8 +1,8 @@
 /* flatquant_weight.h - one linear's weight under the block's transforms, quantised, with
  * gradients.
  *
- *   in    = mix(W) / c        mix: v_proj P_v^T per head, up_proj (OPT: fc1) rows times down's c
- *   wt    = Q_left^T in Q_right per row,  Q = P^-T
+ *   in    = mix(W) / c        mix: v_proj P_v^T per head, up_proj (OPT: fc1) rows times down's
+ *   c wt    = Q_left^T in Q_right per row,  Q = P^-T
  *   w_hat = quantised wt, clips per output channel
  * SPDX-License-Identifier: MIT */
 #ifndef FL_QUANT_FLATQUANT_WEIGHT_H
