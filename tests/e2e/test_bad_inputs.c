@@ -391,6 +391,7 @@ static const combination combinations[] = {
     {2, QUANTIZE " --beta 0", "--beta"},
     {2, FLATTEN " --flatten-weights --a-granularity token --w-bits 4 --a-bits 4", "--a-gran"},
     {2, FLATTEN " --flatten-weights --w-bits 4 --a-bits 16", "--flatten-weights"},
+    {2, QUANTIZE " --method flatquant --flatten-weights", "for it; leave it out"},
     {2, FLATTEN " --flatten-weights --weight-beta 0", "--weight-beta"},
     {2, QUANTIZE " --calib self --max-kld 0.1", "--gate-data"},
     {2, "quantize m no/such/out --method rtn --calib text", "no/such"},
@@ -500,6 +501,10 @@ static void quantised_models_that_are_damaged(void **state)
         {"{\"quantization_config\": {\"sites\": []}}", "sites"},
         {"{\"quantization_config\": {\"sites\": null}}", "sites"},
         {"{\"quantization_config\": {\"kv_bits\": 4}}", "kv_bits"},
+        {"{\"quantization_config\": {\"k_bits\": 5}}", "k_bits"},
+        {"{\"quantization_config\": {\"k_bits\": 1}}", "k_bits"},
+        {"{\"quantization_config\": {\"v_bits\": 32}}", "v_bits"},
+        {"{\"quantization_config\": {\"v_bits\": \"4\"}}", "v_bits"},
         {"{\"quantization_config\": {\"method\": 7}}", "method"},
     };
     for (size_t i = 0; i < N_ROWS(configs); i++) {

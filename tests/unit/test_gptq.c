@@ -13,7 +13,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { K = 24, N = 37, ROWS = 200 }; /* N: more than one chunk of 32 rows */
+enum { K = 24, N = 37, ROWS = 200, FIRST = 30 }; /* N: more than one chunk of 32 rows */
 
 static const fl_exec one = {.n_threads = 1}, two = {.n_threads = 2};
 
@@ -37,7 +37,8 @@ static void gather(problem *p)
     memcpy(f, p->xf, n_bytes);
     fl__gram_fini(&p->gram);
     assert_int_equal(fl__gram_init(&p->gram, K, true, NULL), FL_OK);
-    fl__gram_add(&p->gram, &one, q, f, ROWS);
+    fl__gram_add(&p->gram, &one, q, f, FIRST); /* its means are not those of all */
+    fl__gram_add(&p->gram, &one, q + FIRST * K, f + FIRST * K, ROWS - FIRST);
     fl__gram_finish(&p->gram);
     fl__free(&q);
     fl__free(&f);
@@ -47,8 +48,10 @@ static void gather(problem *p)
  * others. */
 static problem make_problem(void)
 {
-    problem p = {fl_test_normal(ROWS * K, 1, "xq"), fl_test_normal(ROWS * K, 0.2, "xf"),
-                 fl_test_normal(N * K, 1, "w"), {0}};
+    problem p = {fl_test_normal(ROWS * K, 1, "xq"),
+                 fl_test_normal(ROWS * K, 0.2, "xf"),
+                 fl_test_normal(N * K, 1, "w"),
+                 {0}};
     fl_test_correlate(p.xq, ROWS, K, 0.7f);
     for (int i = 0; i < ROWS * K; i++) {
         p.xq[i] = p.xq[i] * (1 + (float)(i % K * 7 % K) / 5) + (float)(i % K % 3);
@@ -181,8 +184,10 @@ static void codes_are_those_of_the_plain_algorithm(void **state)
     for (int bits = 4; bits <= 8; bits += 4)
         for (int variant = 0; variant < 4; variant++)
             for (size_t b = 0; b < FL_COUNT(blocks); b++) {
-                const fl_gptq_options o = {.damping = 0.01, .block = blocks[b],
-                                           .act_order = variant & 1, .centred = variant & 2};
+                const fl_gptq_options o = {.damping = 0.01,
+                                           .block = blocks[b],
+                                           .act_order = variant & 1,
+                                           .centred = variant & 2};
                 int order[K];
                 solve(&r, &p, &o, &one, bits, false);
                 reference_hessian(a, &p, &o);
@@ -251,9 +256,11 @@ static void compensation_is_the_least_squares_weight(void **state)
     problem p = make_problem();
     fl_rng rng = fl__rng_init(1, 0, "directions");
     for (int centred = 0; centred < 2; centred++) {
-        const fl_gptq_options o = {.damping = 0.01, .block = 128, .centred = centred,
-                                   .compensate = true}, plain = {.damping = 1e-30,
-                                   .centred = centred};
+        const fl_gptq_options o = {.damping = 0.01,
+                                   .block = 128,
+                                   .centred = centred,
+                                   .compensate = true},
+                              plain = {.damping = 1e-30, .centred = centred};
         double trace = 0;
         solve(&r, &p, &o, &one, 8, false);
         reference_hessian(a, &p, &plain);
@@ -372,8 +379,8 @@ static void threads_do_not_change_a_bit(void **state)
 {
     (void)state;
     static result a, b;
-    const fl_gptq_options o = {.damping = 0.01, .block = 8, .act_order = true, .centred = true,
-                               .compensate = true};
+    const fl_gptq_options o = {
+        .damping = 0.01, .block = 8, .act_order = true, .centred = true, .compensate = true};
     problem p = make_problem();
     solve(&a, &p, &o, &one, 4, false);
     solve(&b, &p, &o, &two, 4, false);
@@ -452,16 +459,17 @@ static void running_out_of_memory_leaves_nothing(void **state)
 {
     (void)state;
     static result r;
-    const fl_gptq_options o = {.damping = 0.01, .block = 8, .act_order = true, .centred = true,
-                               .compensate = true};
+    const fl_gptq_options o = {
+        .damping = 0.01, .block = 8, .act_order = true, .centred = true, .compensate = true};
     problem p = make_problem();
     const size_t before = fl__mem_get().now_bytes;
     for (unsigned n = 1;; n++) {
         fl_gptq q = {0};
         fl__mem_fail_after(n);
         fl_status st = fl__gptq_init(&q, &p.gram, &o, &one, NULL);
-        if (!st) st = fl__gptq_round(&q, &one, r.codes, r.scale, r.shift, r.w, N, 4, false,
-                                     &r.error, NULL);
+        if (!st)
+            st = fl__gptq_round(&q, &one, r.codes, r.scale, r.shift, r.w, N, 4, false, &r.error,
+                                NULL);
         fl__gptq_fini(&q);
         assert_int_equal(fl__mem_get().now_bytes, before);
         if (!st) break;
