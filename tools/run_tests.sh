@@ -13,6 +13,8 @@ rm -f "$log"
 
 # Tests ask for absurd amounts of memory on purpose.
 export ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
+# Executables run side by side: a thread that waits must not spin on the core of another.
+export OMP_WAIT_POLICY=passive
 ctest --test-dir "$build" --parallel "$(nproc)" --timeout 900 --no-tests=error \
     --output-on-failure "$@" </dev/null
 rc=$?

@@ -4,13 +4,17 @@
  * many digits one int8 column can carry as a sum (docs/flattenquant.md, "folded flattening"):
  * 18 for signed 4-bit codes (18 * 7 = 126), 8 for unsigned ones (8 * 15 = 120), 1 for 8-bit
  * codes. Columns beyond the first are appended behind the n_in plain ones, channel by channel,
- * and their weights are the channel's weights again.
+ * and their weights are the channel's weights again. Where the weights of a channel are digits
+ * too, every column of the activation meets every digit of the weight: (sum of the ones) times
+ * (sum of the others).
  * SPDX-License-Identifier: MIT */
 #include "model/linear.h"
 
 #include "base/mem.h"
 
 #include <string.h>
+
+static const int64_t MANY_COLUMNS = 1 << 30;
 
 static int site_qmax(const fl_site *site)
 {
@@ -23,18 +27,31 @@ static int site_fold(const fl_site *site)
     return 127 / site_qmax(site);
 }
 
-static int extra_columns(const fl_site *site, int channel)
+int fl__site_channel_columns(const fl_site *site, int channel)
 {
     const int fold = site_fold(site);
-    return site->copies ? (site->copies[channel] + fold - 1) / fold - 1 : 0;
+    return site->copies ? (site->copies[channel] + fold - 1) / fold : 1;
+}
+
+static int weight_digits(const fl_site *site, int channel)
+{
+    return site->weight_copies ? site->weight_copies[channel] : 1;
 }
 
 int fl__site_n_extra(const fl_site *site)
 {
-    int n = 0;
+    int64_t n = 0;
     for (int c = 0; site->act == FL_ACT_STATIC && c < site->n_in; c++)
-        n += extra_columns(site, c);
-    return n;
+        n += (int64_t)fl__site_channel_columns(site, c) * weight_digits(site, c) - 1;
+    return (int)FL_MIN(n, MANY_COLUMNS);
+}
+
+int fl__site_weight_columns(const fl_site *site)
+{
+    int64_t n = site->n_in;
+    for (int c = 0; site->act == FL_ACT_STATIC && c < site->n_in; c++)
+        n += weight_digits(site, c) - 1;
+    return (int)FL_MIN(n, MANY_COLUMNS);
 }
 
 static void spec_free(fl_site *site)
@@ -43,18 +60,22 @@ static void spec_free(fl_site *site)
     fl__free(&site->spec_hi);
     fl__free(&site->extra_src);
     fl__free(&site->extra_off);
+    fl__free(&site->extra_weight);
     memset(&site->spec, 0, sizeof site->spec);
 }
 
 static void fill_extras(fl_site *site)
 {
-    int e = 0;
+    int e = 0, next = site->n_in; /* column of the weights' codes */
     for (int c = 0; c < site->n_in; c++) {
-        const int n = extra_columns(site, c);
-        for (int i = 1; i <= n; i++, e++) {
+        const int columns = fl__site_channel_columns(site, c), digits = weight_digits(site, c);
+        for (int i = 1; i < columns * digits; i++, e++) {
+            const int digit = i / columns;
             site->extra_src[e] = c;
-            site->extra_off[e] = i * site->spec.cap;
+            site->extra_off[e] = i % columns * site->spec.cap;
+            site->extra_weight[e] = digit > 0 ? next + digit - 1 : c;
         }
+        next += digits - 1;
     }
 }
 
@@ -65,7 +86,16 @@ fl_status fl__site_prepare(fl_site *site, fl_err *err)
     site->zero =
         site->act == FL_ACT_STATIC && site->is_unsigned && site->a_bits == 8 ? -128 : 0;
     const int n_extra = fl__site_n_extra(site);
-    site->code_ld = (site->n_in + n_extra + 63) / 64 * 64;
+    site->code_ld = fl__gemm_ldx(site->n_in + n_extra);
+    site->token = (fl_quantize_token){
+        .n_channels = site->n_in,
+        .ld = site->code_ld,
+        .bits = site->a_bits,
+        .asymmetric = site->asymmetric,
+        .clip_max = site->clip_max > 0 ? site->clip_max : 1,
+        .clip_min = site->clip_min > 0 ? site->clip_min : 1,
+        .premul = site->premul,
+    };
     if (site->act != FL_ACT_STATIC) return FL_OK;
 
     const int qmax = site_qmax(site), cap = qmax * site_fold(site);
@@ -73,7 +103,9 @@ fl_status fl__site_prepare(fl_site *site, fl_err *err)
     site->spec_hi = fl__alloc((size_t)site->n_in, sizeof(float));
     site->extra_src = fl__alloc((size_t)n_extra, sizeof(int32_t));
     site->extra_off = fl__alloc((size_t)n_extra, sizeof(int32_t));
-    if (!site->spec_lo || !site->spec_hi || !site->extra_src || !site->extra_off) {
+    site->extra_weight = fl__alloc((size_t)n_extra, sizeof(int32_t));
+    if (!site->spec_lo || !site->spec_hi || !site->extra_src || !site->extra_off ||
+        !site->extra_weight) {
         spec_free(site);
         return fl__fail_nomem(err, "quantiser of a site", (size_t)site->n_in * 8);
     }
@@ -106,6 +138,7 @@ fl_status fl__linear_pack(fl_linear *lin, const fl_site *site, const int8_t *cod
 {
     const int n_extra = site->act == FL_ACT_STATIC ? site->spec.n_extra : 0;
     const int K = lin->n_in + n_extra;
+    const size_t stride = (size_t)fl__site_weight_columns(site);
     int8_t *spread = NULL;
 
     fl__weight_fini(&lin->packed);
@@ -113,10 +146,10 @@ fl_status fl__linear_pack(fl_linear *lin, const fl_site *site, const int8_t *cod
         spread = fl__alloc((size_t)lin->n_out * (size_t)K, 1);
         if (!spread) return fl__fail_nomem(err, "weight codes", (size_t)lin->n_out * (size_t)K);
         for (int n = 0; n < lin->n_out; n++) {
-            const int8_t *from = codes + (size_t)n * (size_t)lin->n_in;
+            const int8_t *from = codes + (size_t)n * stride;
             int8_t *to = spread + (size_t)n * (size_t)K;
             memcpy(to, from, (size_t)lin->n_in);
-            for (int e = 0; e < n_extra; e++) to[lin->n_in + e] = from[site->extra_src[e]];
+            for (int e = 0; e < n_extra; e++) to[lin->n_in + e] = from[site->extra_weight[e]];
         }
     }
     const fl_status st =
@@ -139,7 +172,9 @@ void fl__site_fini(fl_site *site)
 {
     spec_free(site);
     fl__free(&site->copies);
+    fl__free(&site->weight_copies);
     fl__free(&site->premul);
+    fl__transform_fini(&site->transform);
     memset(site, 0, sizeof *site);
 }
 
@@ -150,41 +185,58 @@ static size_t align64(size_t n)
     return (n + 63) / 64 * 64;
 }
 
-size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int max_code_ld)
+size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int max_code_ld,
+                              size_t transform_bytes)
 {
     const size_t codes = align64((size_t)n_rows * (size_t)max_code_ld);
     const size_t sums = align64((size_t)n_rows * sizeof(int32_t));
-    const size_t as_int = codes + 2 * sums + fl__gemm_scratch_bytes(ex);
-    const size_t premultiplied = align64((size_t)n_rows * (size_t)max_n_in * sizeof(float));
-    const size_t as_float = premultiplied + fl__linear_float_scratch_bytes(ex, max_n_in);
+    const size_t as_int =
+        codes + 3 * sums + FL_MAX(fl__gemm_scratch_bytes(ex), transform_bytes);
+    const size_t input = align64((size_t)n_rows * (size_t)max_n_in * sizeof(float));
+    const size_t as_float =
+        input + FL_MAX(fl__linear_float_scratch_bytes(ex, max_n_in), transform_bytes);
     return FL_MAX(as_int, as_float);
+}
+
+fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, const float *x,
+                                int n_rows, void *scratch)
+{
+    unsigned char *at = scratch;
+    const size_t rows = align64((size_t)n_rows * sizeof(int32_t));
+    fl_site_codes c = {.codes = scratch, .stride = site->act == FL_ACT_TOKEN};
+    c.sums = (int32_t *)(void *)(at += align64((size_t)n_rows * (size_t)site->code_ld));
+    c.scales = (float *)(void *)(at += rows);
+    c.zeros = (int32_t *)(void *)(at += rows);
+    c.rest = at + rows;
+    if (site->act == FL_ACT_STATIC) {
+        fl__quantize_static_run(ex, c.codes, c.sums, x, site->n_in, n_rows, &site->spec);
+        c.scales[0] = site->scale;
+        c.zeros[0] = site->zero;
+    } else if (site->transform.n1) {
+        fl__transform_quantize_run(ex, c.codes, c.sums, c.scales, c.zeros, x, site->n_in,
+                                   n_rows, &site->transform, &site->token, c.rest);
+    } else {
+        fl__quantize_token_run(ex, c.codes, c.sums, c.scales, c.zeros, x, site->n_in, n_rows,
+                               &site->token);
+    }
+    return c;
 }
 
 static void run_int(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
                     float *const y[FL_SITE_MAX_LINEARS], void *scratch)
 {
-    unsigned char *at = scratch;
-    int8_t *codes = scratch;
-    int32_t *sums = (int32_t *)(void *)(at += align64((size_t)n_rows * (size_t)site->code_ld));
-    float *scales = (float *)(void *)(at += align64((size_t)n_rows * sizeof *sums));
-    at += align64((size_t)n_rows * sizeof *scales);
-
-    if (site->act == FL_ACT_STATIC) {
-        fl__quantize_static_run(ex, codes, sums, x, site->n_in, n_rows, &site->spec);
-        scales[0] = site->scale;
-    } else {
-        fl__quantize_token_run(ex, codes, sums, scales, x, site->n_in, n_rows, site->premul,
-                               site->n_in, site->code_ld, site_qmax(site));
-    }
+    const fl_site_codes c = fl__site_quantize(ex, site, x, n_rows, scratch);
+    const bool has_zeros = site->act == FL_ACT_TOKEN ? site->asymmetric : site->zero != 0;
     for (int i = 0; i < site->n_linears; i++) {
         const fl_linear *lin = site->linears[i];
         const fl_gemm g = {
-            .x = codes,
+            .x = c.codes,
             .ldx = site->code_ld,
-            .x_sum = sums,
-            .x_scale = scales,
-            .x_scale_stride = site->act == FL_ACT_TOKEN,
-            .x_zero = site->zero ? &site->zero : NULL,
+            .x_sum = c.sums,
+            .x_scale = c.scales,
+            .x_scale_stride = c.stride,
+            .x_zero = has_zeros ? c.zeros : NULL,
+            .x_zero_stride = c.stride,
             .w = &lin->packed,
             .w_scale = lin->w_scale,
             .w_scale_stride = lin->w_scale_stride,
@@ -193,20 +245,32 @@ static void run_int(const fl_exec *ex, const fl_site *site, const float *x, int 
             .ldy = lin->n_out,
             .M = n_rows,
         };
-        fl__gemm_run(ex, &g, at);
+        fl__gemm_run(ex, &g, c.rest);
     }
+}
+
+void fl__site_input(const fl_exec *ex, const fl_site *site, float *y, const float *x,
+                    int n_rows, void *scratch)
+{
+    const size_t K = (size_t)site->n_in, n = (size_t)n_rows * K;
+    if (site->transform.n1) {
+        fl__transform_run(ex, y, site->n_in, x, site->n_in, n_rows, &site->transform,
+                          site->premul, scratch);
+        return;
+    }
+    if (y != x) memcpy(y, x, n * sizeof *y);
+    for (size_t i = 0; site->premul && i < n; i++) y[i] *= site->premul[i % K];
 }
 
 static void run_float(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
                       float *const y[FL_SITE_MAX_LINEARS], void *scratch)
 {
     unsigned char *at = scratch;
-    if (site->premul) {
-        float *scaled = scratch;
-        const size_t n = (size_t)n_rows * (size_t)site->n_in;
-        for (size_t i = 0; i < n; i++) scaled[i] = x[i] * site->premul[i % (size_t)site->n_in];
-        at += align64(n * sizeof *scaled);
-        x = scaled;
+    if (site->premul || site->transform.n1) {
+        float *input = scratch;
+        at += align64((size_t)n_rows * (size_t)site->n_in * sizeof *input);
+        fl__site_input(ex, site, input, x, n_rows, at);
+        x = input;
     }
     for (int i = 0; i < site->n_linears; i++) {
         const fl_linear *lin = site->linears[i];

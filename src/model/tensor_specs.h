@@ -17,6 +17,7 @@ typedef enum fl_tensor_role {
     FL_ROLE_WEIGHT_SCALE, /* finite, not negative; one element does for all channels */
     FL_ROLE_INPUT_SCALE,  /* finite, above 0 */
     FL_ROLE_COPIES,       /* 1..FL_MAX_COPIES */
+    FL_ROLE_CLIP,         /* above 0, at most 1 */
 } fl_tensor_role;
 
 typedef struct fl_tensor_spec {
@@ -25,8 +26,8 @@ typedef struct fl_tensor_spec {
     bool optional;
     uint32_t dtypes; /* FL_DTYPE_BIT mask */
     int n_dims;
-    int64_t dims[2];
-    int n_codes; /* CODES4: per row */
+    int64_t dims[2]; /* < 0: any */
+    int64_t n_codes; /* CODES4: per row; < 0: not known */
 } fl_tensor_spec;
 
 /* Calls fn for every tensor that model, opened by fl__model_open or fl__model_open_config,

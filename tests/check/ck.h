@@ -52,8 +52,11 @@ int ck_int(fl_rng *rng, int lo, int hi);
 void check_layout(ck *t);
 void check_gemm(ck *t);
 void check_quantize(ck *t);
+void check_transform(ck *t);
+void check_gemm_bf16(ck *t);
 void check_flatten(ck *t);
 void check_attention(ck *t);
+void check_kv_codec(ck *t);
 void check_rowops(ck *t);
 
 #endif

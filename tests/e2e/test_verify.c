@@ -130,6 +130,27 @@ static void all_problems_are_listed(void **state)
     json_decref(report);
 }
 
+static void codes_and_scales_are_looked_at(void **state)
+{
+    (void)state;
+    static const int8_t code = -128;
+    static const float scale = -1;
+    fl_status st;
+    fl_err err;
+    const char *dir = fl_test_path("m");
+    fl_quantize_options o = fl_test_quantize_options(NULL, "out", "rtn");
+    o.w_bits = o.a_bits = 8;
+    fl_test_link_model(dir, fl_test_quantize(&o, NULL));
+    fl_test_poke(dir, "model.layers.1.mlp.up_proj.weight", 7, &code, 1);
+    fl_test_poke(dir, "model.layers.2.mlp.up_proj.weight_scale", 8, &scale, 4);
+    json_t *report = verify(dir, &st, &err);
+    assert_int_equal(st, FL_E_INPUT);
+    assert_int_equal(length(report, "problems"), 2);
+    assert_true(lists(report, "problems", "up_proj.weight: element 7 is -128"));
+    assert_true(lists(report, "problems", "up_proj.weight_scale: element 2 is -1"));
+    json_decref(report);
+}
+
 static void models_that_do_not_open_have_a_report_too(void **state)
 {
     (void)state;
@@ -177,6 +198,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(good_models_have_no_problems),
     cmocka_unit_test(unused_tensors_are_listed_but_no_problem),
     cmocka_unit_test(all_problems_are_listed),
+    cmocka_unit_test(codes_and_scales_are_looked_at),
     cmocka_unit_test(models_that_do_not_open_have_a_report_too),
     cmocka_unit_test(running_out_of_memory_leaves_nothing),
 };

@@ -37,8 +37,11 @@ static fl_plan *make_plan(void)
     for (int i = 0; i < N_SITES; i++) {
         fl_site_plan *p = &plan->sites[i];
         const int n = widths[i % FL_N_SITES];
-        *p = (fl_site_plan){.act = (fl_act_kind)(i % 3), .w_bits = i % 2 ? 8 : 4,
-                            .a_bits = i % 3 ? 8 : 16, .is_unsigned = i == 4, .n_in = n,
+        *p = (fl_site_plan){.act = (fl_act_kind)(i % 3),
+                            .w_bits = i % 2 ? 8 : 4,
+                            .a_bits = i % 3 ? 8 : 16,
+                            .is_unsigned = i == 4,
+                            .n_in = n,
                             .n_outliers = i * 1000003};
         p->scale = i % 3 == FL_ACT_STATIC ? 0.1f / 3 : NAN;
         p->alpha = any_number(&rng);
@@ -127,6 +130,12 @@ static void short_vector(json_t *site, json_t *sites)
     (void)json_array_remove(json_object_get(site, "smooth"), 0);
 }
 
+static void short_copies(json_t *site, json_t *sites)
+{
+    (void)sites;
+    (void)json_array_remove(json_object_get(site, "copies"), 0);
+}
+
 static void no_copies(json_t *site, json_t *sites)
 {
     (void)sites;
@@ -204,6 +213,7 @@ static void broken_plans_are_refused(void **state)
 {
     (void)state;
     static damage_fn *const damages[] = {short_vector,
+                                         short_copies,
                                          no_copies,
                                          too_many_copies,
                                          text_for_a_factor,
