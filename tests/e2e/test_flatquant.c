@@ -9,6 +9,7 @@
 #include "support/run_program.h"
 #include "support/small_model.h"
 
+#include "base/file.h"
 #include "base/mem.h"
 
 #include <jansson.h>
@@ -111,20 +112,20 @@ typedef struct setting {
 } setting;
 
 static const setting settings[] = {
-    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_AUTO, "int4", 9},
-    {"flatquant", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, "int4", 9},
-    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_OFF, "int4", 9},
-    {"flatquant", 4, 4, 4, NULL, "official", NULL, FL_AUTO, "int4", 9},
-    {"flatquant", 4, 4, 16, "svd", NULL, NULL, FL_AUTO, "bf16", 9},
-    {"flatquant", 4, 4, 4, "random-kron", NULL, NULL, FL_AUTO, "int4", 9},
-    {"flatquant", 4, 4, 4, "hadamard", NULL, NULL, FL_AUTO, "int4", 9},
-    {"flatquant", 4, 4, 4, "none", NULL, NULL, FL_AUTO, "int4", 9},
-    {"flatquant", 4, 8, 8, NULL, NULL, NULL, FL_AUTO, "int8", 9},
-    {"flatquant", 3, 3, 3, NULL, NULL, NULL, FL_AUTO, "int3", 9},
-    {"flatquant", 4, 16, 16, NULL, NULL, NULL, FL_AUTO, "bf16", 9},
-    {"flatquant", 3, 16, 16, NULL, NULL, "gptq", FL_AUTO, "bf16", 9},
-    {"quarot", 4, 4, 4, NULL, NULL, "rtn", FL_AUTO, "int4", 9},
-    {"quarot", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, "int4", 9},
+    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_AUTO, "int4", 0.42},
+    {"flatquant", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, "int4", 0.35},
+    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_OFF, "int4", 0.56},
+    {"flatquant", 4, 4, 4, NULL, "official", NULL, FL_AUTO, "int4", 0.53},
+    {"flatquant", 4, 4, 16, "svd", NULL, NULL, FL_AUTO, "bf16", 0.51},
+    {"flatquant", 4, 4, 4, "random-kron", NULL, NULL, FL_AUTO, "int4", 0.57},
+    {"flatquant", 4, 4, 4, "hadamard", NULL, NULL, FL_AUTO, "int4", 0.46},
+    {"flatquant", 4, 4, 4, "none", NULL, NULL, FL_AUTO, "int4", 0.82},
+    {"flatquant", 4, 8, 8, NULL, NULL, NULL, FL_AUTO, "int8", 0.24},
+    {"flatquant", 3, 3, 3, NULL, NULL, NULL, FL_AUTO, "int3", 2.2},
+    {"flatquant", 4, 16, 16, NULL, NULL, NULL, FL_AUTO, "bf16", 0.25},
+    {"flatquant", 3, 16, 16, NULL, NULL, "gptq", FL_AUTO, "bf16", 0.37},
+    {"quarot", 4, 4, 4, NULL, NULL, "rtn", FL_AUTO, "int4", 0.6},
+    {"quarot", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, "int4", 0.4},
 };
 
 enum { N_SETTINGS = sizeof settings / sizeof *settings };
@@ -150,8 +151,8 @@ static bool learns(const setting *s)
            strcmp(t, "hadamard") != 0;
 }
 
-/* One object per block, its losses falling, in the report and in the model's config. */
-static void check_training(json_t *sites, int n_layers, bool learned)
+/* One object per block whose losses are numbers; falling where there was time to. */
+static void check_training(json_t *sites, int n_layers, int n_epochs, bool falling)
 {
     json_t *site;
     size_t i;
@@ -162,15 +163,15 @@ static void check_training(json_t *sites, int n_layers, bool learned)
         const json_t *losses = json_object_get(t, "epoch_loss");
         if (!t) continue;
         n++;
-        assert_int_equal(json_array_size(losses), 2);
+        assert_int_equal(json_array_size(losses), n_epochs);
         const double first = json_real_value(json_array_get(losses, 0)),
-                     last = json_real_value(json_array_get(losses, 1));
-        if (!(last > 0 && last < first))
+                     last = json_real_value(json_array_get(losses, (size_t)n_epochs - 1));
+        if (!(last > 0 && first > 0) || (falling && last > 0.9 * first))
             fail_msg("block %d: losses %g, %g", n - 1, first, last);
         assert_int_equal(json_integer_value(json_object_get(t, "restarts")), 0);
         assert_non_null(json_string_value(json_object_get(t, "gemm")));
     }
-    assert_int_equal(n, learned ? n_layers : 0);
+    assert_int_equal(n, n_epochs ? n_layers : 0);
 }
 
 /* Sizes of the factors multiply to the inputs' width; heads where keys are quantised. */
@@ -201,7 +202,7 @@ static double check_setting(const setting *s, const char *model, const char *out
 {
     const fl_quantize_options o = options_of_setting(s, model, out);
     json_t *report = run(&o);
-    check_training(json_object_get(report, "sites"), n_layers, learns(s));
+    check_training(json_object_get(report, "sites"), n_layers, learns(s) ? 2 : 0, false);
     json_decref(report);
     check_transforms(o.out_dir, !s->transform || strcmp(s->transform, "none") != 0,
                      s->kv_bits < 16);
@@ -216,7 +217,6 @@ static void every_setting_makes_a_model(void **state)
         char out[16];
         (void)snprintf(out, sizeof out, "out%d", i);
         const double got = check_setting(&settings[i], NULL, out, 4);
-        printf("setting %d: %f\n", i, got);
         if (!(got <= settings[i].most_divergence))
             fail_msg("setting %d: divergence %f, at most %f", i, got,
                      settings[i].most_divergence);
@@ -235,11 +235,28 @@ static void other_models_work_too(void **state)
         for (int i = 0; i < N_SETTINGS; i++) {
             char out[16];
             (void)snprintf(out, sizeof out, "out%d_%d", m, i);
-            printf("model %d setting %d: %f\n", m, i, check_setting(&settings[i], models[m], out, 2));
+            const double got = check_setting(&settings[i], models[m], out, 2),
+                         most = settings[i].kv_bits == 3 ? 0.8 : 0.3;
+            if (!(got <= most)) fail_msg("model %d, setting %d: divergence %f", m, i, got);
         }
 }
 
-/* ---- no training ------------------------------------------------------------------------- */
+/* ---- training ---------------------------------------------------------------------------- */
+
+static void losses_fall(void **state)
+{
+    (void)state;
+    static const char *const transforms[] = {"inverse", "svd", "none"};
+    for (int i = 0; i < 3; i++) {
+        fl_quantize_options o = options_of(NULL, transforms[i], "flatquant");
+        o.transform = transforms[i];
+        o.n_samples = 8;
+        o.epochs = 6;
+        json_t *report = run(&o);
+        check_training(json_object_get(report, "sites"), 4, 6, true);
+        json_decref(report);
+    }
+}
 
 /* The transform as it starts, scales and clips too: a model, and not the trained one. */
 static void no_epochs_leave_the_start(void **state)
@@ -249,7 +266,7 @@ static void no_epochs_leave_the_start(void **state)
     fl_quantize_options o = options_of(model, "start", "flatquant");
     o.epochs = 0;
     json_t *report = run(&o);
-    check_training(json_object_get(report, "sites"), 2, false);
+    check_training(json_object_get(report, "sites"), 2, 0, false);
     json_decref(report);
     check_transforms(o.out_dir, true, true);
     fl_test_decodes_as_it_evaluates(o.out_dir, "int4");
@@ -261,14 +278,10 @@ static void seeds_change_the_start(void **state)
     (void)state;
     const char *model = quick_model();
     fl_quantize_options o = options_of(model, "zero", "flatquant");
-    o.n_samples = 1;
-    o.seq_len = 64;
-    o.calib_path = evaluated_text(); /* a few hundred tokens: few places to start a window */
-    const double zero = (fl_test_quantize(&o, NULL), divergence(model, o.out_dir));
+    const double zero = divergence(model, fl_test_quantize(&o, NULL));
     o.seed = 1;
     o.out_dir = fl_test_path("one");
-    const double one = (fl_test_quantize(&o, NULL), divergence(model, o.out_dir));
-    assert_true(zero != one);
+    assert_true(divergence(model, fl_test_quantize(&o, NULL)) != zero);
 }
 
 /* ---- the same bytes ---------------------------------------------------------------------- */
@@ -432,6 +445,41 @@ static void the_dry_run_foresees_training(void **state)
     }
 }
 
+/* ---- memory ------------------------------------------------------------------------------ */
+
+/* Every allocation of a run fails once (later ones in growing steps): the run ends as out of
+ * memory, holds nothing, and what it leaves can be gone on from to the same bytes. */
+static void running_out_of_memory_is_survived(void **state)
+{
+    (void)state;
+    fl_small_model small = fl_test_small_model_defaults();
+    small.n_layers = 1;
+    const char *model = fl_test_small_model("small", &small);
+    fl_quantize_options o = options_of_kind(&kinds[1], model, "whole");
+    o.calib_path = evaluated_text();
+    o.seq_len = 16;
+    o.epochs = 1;
+    const char *whole = fl_test_quantize(&o, NULL);
+    const size_t before = fl__mem_get().now_bytes;
+    o.out_dir = fl_test_path("out");
+    o.resume = true;
+    bool done = false;
+    for (uint64_t n = 1; !done; n += 1 + n / 25) {
+        char *report;
+        const uint64_t n_allocs = fl__mem_get().n_allocs;
+        fl__mem_fail_after(n);
+        const fl_status st = fl_quantize_run(&report, &o, &err);
+        fl__mem_fail_after(0);
+        fl_string_free(&report);
+        if (fl__mem_get().now_bytes != before) fail_msg("allocation %d leaks", (int)n);
+        done = !st && fl__mem_get().n_allocs - n_allocs < n;
+        if (st == FL_E_NOMEM) continue;
+        if (st) fail_msg("allocation %d: %d: %s", (int)n, st, err.text);
+        fl_test_same_dirs(whole, o.out_dir);
+        assert_int_equal(fl__dir_remove(o.out_dir, NULL), FL_OK);
+    }
+}
+
 /* ---- the command line -------------------------------------------------------------------- */
 
 static fl_test_run_result r;
@@ -465,7 +513,8 @@ static void check_broken(const broken *b)
         strncmp(r.err, "flatiron: ", 10) != 0 || !strstr(r.err, b->part) || !strchr(r.err, ';'))
         fail_msg("flatiron %s: exit code %d, stdout of %zu bytes, stderr: %s", args,
                  r.exit_code, r.n_out_bytes, r.err);
-    if (access(fl_test_path("out"), F_OK) == 0 || access(fl_test_path("out.partial"), F_OK) == 0)
+    if (access(fl_test_path("out"), F_OK) == 0 ||
+        access(fl_test_path("out.partial"), F_OK) == 0)
         fail_msg("flatiron %s left output behind", args);
 }
 
@@ -478,7 +527,8 @@ static void broken_options_are_one_line(void **state)
          "use inverse, svd, random-kron, hadamard or none"},
         {2, "m", FLATQUANT "--recipe x", "'x' is not one of the choices; use official"},
         {2, "m", FLATQUANT "--train-dtype half", "use auto, float32 or bf16"},
-        {2, "m", FLATQUANT "--a-granularity tensor", "transforms come with one scale per token"},
+        {2, "m", FLATQUANT "--a-granularity tensor",
+         "transforms come with one scale per token"},
         {2, "m", "--method quarot --a-granularity tensor",
          "transforms come with one scale per token"},
         {2, "m", FLATQUANT "--epochs 10001", "'10001' is out of range"},
@@ -530,12 +580,14 @@ static void the_library_checks_too(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(every_setting_makes_a_model),
     cmocka_unit_test(other_models_work_too),
+    cmocka_unit_test(losses_fall),
     cmocka_unit_test(no_epochs_leave_the_start),
     cmocka_unit_test(seeds_change_the_start),
     cmocka_unit_test(threads_do_not_change_a_byte),
     cmocka_unit_test(stopped_runs_continue_to_the_same_bytes),
     cmocka_unit_test(blocks_can_be_done_again),
     cmocka_unit_test(the_dry_run_foresees_training),
+    cmocka_unit_test(running_out_of_memory_is_survived),
     cmocka_unit_test(inspect_shows_the_transforms),
     cmocka_unit_test(broken_options_are_one_line),
     cmocka_unit_test(the_library_checks_too),
