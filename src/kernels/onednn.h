@@ -1,7 +1,7 @@
 /* onednn.h - the one door to oneDNN (2.6 of Debian 12, and 3.x).
  *
- * Two uses: the float GEMM of the forward pass, and matrix products as opponents of our kernels
- * in the bench.
+ * Two uses: a float GEMM where nobody compares the bits of two batch shapes (the forward pass
+ * has kernels/gemm_f32.h), and matrix products as opponents of our kernels in the bench.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_KERNELS_ONEDNN_H
 #define FL_KERNELS_ONEDNN_H

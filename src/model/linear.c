@@ -156,7 +156,7 @@ size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int m
     const size_t sums = align64((size_t)n_rows * sizeof(int32_t));
     const size_t as_int = codes + 2 * sums + fl__gemm_scratch_bytes(ex);
     const size_t premultiplied = align64((size_t)n_rows * (size_t)max_n_in * sizeof(float));
-    const size_t as_float = premultiplied + fl__linear_float_scratch_bytes(ex, max_n_in);
+    const size_t as_float = premultiplied + fl__linear_float_scratch_bytes(ex);
     return FL_MAX(as_int, as_float);
 }
 

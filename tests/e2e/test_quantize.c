@@ -119,7 +119,7 @@ typedef struct method_case {
 static const method_case method_cases[] = {
     {"flattenquant", 0, 0, NULL, NULL, NULL, "channel", "static", 0.97},
     {"flattenquant", 8, 8, NULL, NULL, NULL, "channel", "static", 0.997},
-    {"flattenquant", 4, 4, NULL, NULL, NULL, "channel", "static", 0.86},
+    {"flattenquant", 4, 4, NULL, NULL, NULL, "channel", "static", 0.80},
     {"flattenquant", 4, 8, NULL, NULL, NULL, "channel", "static", 0.96},
     {"flattenquant", 4, 4, "token", NULL, NULL, "channel", "token", 0.85},
     {"flattenquant", 0, 0, NULL, NULL, "paper", "channel", "static", 0.94},
