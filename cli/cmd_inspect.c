@@ -40,6 +40,24 @@ static void print_tensors(const json_t *report)
     (void)printf("\n");
 }
 
+/* The first layer's sizes, which are every layer's unless a plan says otherwise; all of them
+ * are in --json. */
+static void print_transforms(const json_t *report)
+{
+    const json_t *sites = cli_json_at(report, "transforms.sites"), *site;
+    const size_t n_heads = json_array_size(cli_json_at(report, "transforms.heads"));
+    size_t i;
+    if (json_array_size(sites) == 0 && n_heads == 0) return;
+    (void)printf("transforms  %zu inputs:", json_array_size(sites));
+    json_array_foreach(sites, i, site)
+    {
+        if (number_at(site, "layer") != number_at(json_array_get(sites, 0), "layer")) break;
+        (void)printf(" %s %lld x %lld", json_string_value(json_object_get(site, "site")),
+                     number_at(site, "n1"), number_at(site, "n2"));
+    }
+    (void)printf("; heads of queries and keys in %zu layers\n", n_heads);
+}
+
 static void print_report(const json_t *report)
 {
     const json_t *quantization = cli_json_at(report, "quantization");
@@ -54,9 +72,13 @@ static void print_report(const json_t *report)
     (void)printf("vocabulary  %lld\ncontext     %lld\n", number_at(report, "vocab_size"),
                  number_at(report, "n_positions"));
     print_tensors(report);
+    (void)printf("KV cache    %s, %lld bytes per token\n",
+                 json_string_value(cli_json_at(report, "kv_format")),
+                 number_at(report, "kv_bytes_per_token"));
     (void)printf("quantised   %s\n",
                  quantization ? json_string_value(cli_json_at(report, "quant_method")) : "no");
     if (!quantization) return;
+    print_transforms(report);
     (void)printf("\n");
     cli_print_sites(quantization);
 }

@@ -76,7 +76,8 @@ typedef struct fl_engine_info {
     int n_threads, n_layers, hidden_size, vocab_size, n_positions; /* n_positions: context */
     int64_t n_params;
     int w_bits, a_bits;    /* 16 on the float path; 0: mixed 4/8 */
-    const char *kv_format; /* "f32" or "bf16" */
+    const char *kv_format; /* of the cache: "f32", "bf16", "int8", "int4", "int3", "int2"; keys
+                              and values, where they differ, as "int4/int2" */
     int head_bits;
     size_t weight_bytes; /* bytes of weights the forward pass reads, embedding rows apart */
 } fl_engine_info;
@@ -175,11 +176,12 @@ typedef struct fl_quantize_progress {
 
 typedef struct fl_quantize_options {
     const char *model_dir, *out_dir;
-    const char *method; /* required: flattenquant, smoothquant, rtn */
+    const char *method; /* required: flattenquant, flatquant, smoothquant, quarot, rtn */
     const char *preset; /* NULL or "paper": per-tensor weights, mean rule, KL selection */
 
     int w_bits, a_bits; /* 4, 8; 16 = float; 0: method's (flattenquant: 4/8 mix; others 4) */
-    int kv_bits;        /* 16 (default), the only value of this version */
+    int kv_bits;        /* of the KV cache: 16 (default, bfloat16), 8, 4, 3, 2 */
+    int k_bits, v_bits; /* keys and values apart; 0 (default): kv_bits */
     int head_bits;      /* 16 (default), the only value of this version */
     const char *w_granularity; /* "channel" (default) or "tensor" */
     const char *a_granularity; /* "tensor", "token"; NULL: flattenquant tensor, others token */
@@ -207,6 +209,20 @@ typedef struct fl_quantize_options {
     int gptq_block;        /* default 128 */
     fl_switch act_order;   /* columns by falling Hessian diagonal */
     fl_switch compensate;  /* first fit the float layer's output on the quantised inputs */
+
+    /* FlatQuant, methods.md section 2 (and quarot's transform). Values below 0 and NULL: the
+     * recipe's. */
+    const char *recipe;    /* NULL (default) or "official": the published code's choices */
+    const char *transform; /* "inverse", "svd", "random-kron", "hadamard", "none" */
+    fl_switch learn_scale, learn_clip; /* per-channel scales; clips */
+    fl_switch asymmetric;        /* per-token activations with a zero point */
+    fl_switch quantized_inputs;  /* train on what the quantised blocks before put out */
+    int epochs, batch_windows, warmup_steps;
+    double lr, min_lr;           /* AdamW, cosine from lr to min_lr */
+    double clip_lr;              /* of the clips, times lr */
+    double weight_lr;            /* of the weights, times lr; 0: weights stay as they are */
+    double weight_decay, diag_alpha;
+    const char *train_dtype;     /* "auto", "float32", "bf16": of the GEMMs in training */
 
     bool resume, dry_run;
     int redo_from;              /* < 0 (default): off; else first block to do again */

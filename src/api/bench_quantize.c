@@ -20,7 +20,7 @@ typedef struct {
     const fl_bench_context *bench;
     int M, K, ld;
     float *x, *lo, *hi, *scale;
-    int32_t *src, *off, *x_sum;
+    int32_t *src, *off, *x_sum, *zero;
     int8_t *codes;
     fl_quantize_static plain, flattened;
 } quantize_bench;
@@ -53,8 +53,10 @@ static void run_token(void *arg, int call)
     const quantize_entry *e = arg;
     quantize_bench *b = e->b;
     (void)call;
-    fl__quantize_token_run(&e->ex, b->codes, b->x_sum, b->scale, b->x, b->K, b->M, NULL, b->K,
-                           b->plain.ld, 127);
+    const fl_quantize_token spec = {.n_channels = b->K, .ld = b->plain.ld, .bits = 8,
+                                    .clip_max = 1, .clip_min = 1};
+    fl__quantize_token_run(&e->ex, b->codes, b->x_sum, b->scale, b->zero, b->x, b->K, b->M,
+                           &spec);
 }
 
 static fl_status bench_init(quantize_bench *b, fl_err *err)
@@ -70,8 +72,10 @@ static fl_status bench_init(quantize_bench *b, fl_err *err)
     b->src = fl__alloc((size_t)n_extra, sizeof *b->src);
     b->off = fl__alloc((size_t)n_extra, sizeof *b->off);
     b->x_sum = fl__alloc(M, sizeof *b->x_sum);
+    b->zero = fl__alloc(M, sizeof *b->zero);
     b->codes = fl__alloc(M * (size_t)b->ld, 1);
-    if (!b->x || !b->lo || !b->hi || !b->scale || !b->src || !b->off || !b->x_sum || !b->codes)
+    if (!b->x || !b->lo || !b->hi || !b->scale || !b->src || !b->off || !b->x_sum || !b->zero ||
+        !b->codes)
         return fl__fail_nomem(err, "bench activations", M * K * sizeof *b->x);
     for (size_t i = 0; i < M * K; i++) b->x[i] = (float)fl__rng_unit(&rng) * 16 - 8;
     for (size_t c = 0; c < K; c++) {
@@ -107,6 +111,7 @@ static void bench_fini(quantize_bench *b)
     fl__free(&b->src);
     fl__free(&b->off);
     fl__free(&b->x_sum);
+    fl__free(&b->zero);
     fl__free(&b->codes);
 }
 

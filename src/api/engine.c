@@ -5,9 +5,17 @@
 #include "base/isa.h"
 #include "base/mem.h"
 
-const char *fl__kv_format_name(fl_kv_format format)
+const char *fl__kv_format_name(const fl_model *model)
 {
-    return format == FL_KV_BF16 ? "bf16" : "f32";
+#define BESIDE(K) {K "/f32", K "/bf16", K "/int8", K "/int4", K "/int3", K "/int2"}
+    static const char *const same[FL_N_KV_FORMATS] = {"f32",  "bf16", "int8",
+                                                      "int4", "int3", "int2"};
+    static const char *const apart[FL_N_KV_FORMATS][FL_N_KV_FORMATS] = {
+        BESIDE("f32"),  BESIDE("bf16"), BESIDE("int8"),
+        BESIDE("int4"), BESIDE("int3"), BESIDE("int2")};
+#undef BESIDE
+    const fl_kv_format k = model->k_format, v = model->v_format;
+    return k == v ? same[k] : apart[k][v];
 }
 
 fl_status fl_engine_open(fl_engine **out, const char *model_dir,
@@ -55,7 +63,7 @@ void fl_engine_get_info(const fl_engine *engine, fl_engine_info *info)
         .n_params = m->n_params,
         .w_bits = m->w_bits,
         .a_bits = m->a_bits,
-        .kv_format = fl__kv_format_name(m->kv_format),
+        .kv_format = fl__kv_format_name(m),
         .head_bits = m->head.w_bits,
         .weight_bytes = m->weight_bytes,
     };

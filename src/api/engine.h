@@ -20,8 +20,8 @@ struct fl_session {
     int n_positions, length;
 };
 
-/* Name of a cache's format: "f32", "bf16". */
-const char *fl__kv_format_name(fl_kv_format format);
+/* Formats of K and V in words, as in fl_engine_info. */
+const char *fl__kv_format_name(const fl_model *model);
 /* Checks that every id is below the vocabulary's size of the model; FL_E_INPUT. */
 fl_status fl__engine_check_ids(const fl_model *model, const int32_t *ids, size_t n_ids,
                                fl_err *err);

@@ -90,7 +90,7 @@ static void describe(fl_eval_model *out, const fl_model *model)
     out->w_bits = model->w_bits;
     out->a_bits = model->a_bits;
     out->head_bits = model->head.w_bits;
-    out->kv_format = fl__kv_format_name(model->kv_format);
+    out->kv_format = fl__kv_format_name(model);
     out->weight_bytes = model->weight_bytes;
 }
 

@@ -1,8 +1,10 @@
 /* inspect.c - what a model is, from config.json and the headers of its tensors.
  * SPDX-License-Identifier: MIT */
+#include "api/engine.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "model/model.h"
+#include "model/family.h"
+#include "model/quantized.h"
 
 /* {"BF16": {"tensors": N, "bytes": N}, ...} and the totals. */
 static int add_tensors(json_t *report, const fl_tensors *set)
@@ -29,17 +31,44 @@ static int add_tensors(json_t *report, const fl_tensors *set)
     return failed;
 }
 
+/* Factors of the inputs' transforms and which blocks transform their heads:
+ * {"sites": [{"layer": 0, "site": "qkv", "n1": 64, "n2": 64}, ..], "heads": [0, ..]} */
+static int add_transforms(json_t *report, const fl_model *m)
+{
+    json_t *sites = json_array(), *heads = json_array();
+    char name[FL_MAX_TENSOR_NAME];
+    json_t *all = json_pack("{s:o, s:o}", "sites", sites, "heads", heads);
+    int failed = json_object_set_new(report, "transforms", all);
+    for (int i = 0; m->sites && i < m->cfg.n_layers * FL_N_SITES && !failed; i++) {
+        const int layer = i / FL_N_SITES, site = i % FL_N_SITES;
+        int n1, n2;
+        if (fl__quantized_transform_sizes(&n1, &n2, m, layer, site, NULL) || n1 == 0) continue;
+        failed |= json_array_append_new(
+            sites, json_pack("{s:i, s:s, s:i, s:i}", "layer", layer, "site",
+                             fl__site_names[site], "n1", n1, "n2", n2));
+    }
+    for (int i = 0; m->sites && i < m->cfg.n_layers && !failed; i++) {
+        fl__attention_tensor_name(name, m, i, ".key_transform");
+        if (fl__tensors_find(m->tensors, name))
+            failed |= json_array_append_new(heads, json_integer(i));
+    }
+    return failed;
+}
+
 static json_t *build_report(const fl_model *m)
 {
     const fl_model_config *c = &m->cfg;
-    json_t *report =
-        json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:I}", "family",
-                  c->family == FL_FAMILY_OPT ? "opt" : "llama", "quant_method", m->quant_method,
-                  "n_layers", c->n_layers, "hidden_size", c->hidden_size, "n_heads", c->n_heads,
-                  "n_kv_heads", c->n_kv_heads, "head_dim", c->head_dim, "ffn_size", c->ffn_size,
-                  "vocab_size", c->vocab_size, "n_positions", c->n_positions, "tied_head",
-                  c->tied_head ? 1 : 0, "n_params", (json_int_t)m->n_params);
+    const fl_kv_options kv = fl__model_kv_options(m, 1, 1);
+    json_t *report = json_pack(
+        "{s:s, s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:I}", "family",
+        c->family == FL_FAMILY_OPT ? "opt" : "llama", "quant_method", m->quant_method,
+        "kv_format", fl__kv_format_name(m), "kv_bytes_per_token",
+        (json_int_t)fl__kv_token_bytes(&kv), "n_layers", c->n_layers, "hidden_size",
+        c->hidden_size, "n_heads", c->n_heads, "n_kv_heads", c->n_kv_heads, "head_dim",
+        c->head_dim, "ffn_size", c->ffn_size, "vocab_size", c->vocab_size, "n_positions",
+        c->n_positions, "tied_head", c->tied_head ? 1 : 0, "n_params", (json_int_t)m->n_params);
     int failed = add_tensors(report, m->tensors);
+    failed |= add_transforms(report, m);
     failed |= json_object_set_new(report, "quantization",
                                   c->quant ? json_incref(c->quant) : json_null());
     if (!failed) return report;

@@ -276,8 +276,11 @@ static fl_status run(char **report_json, const fl_quantize_options *o, fl_err *e
             o->model_dir);
         goto out;
     }
-    if ((st = fl__quant_config_resolve(&c, o, &model->cfg, err))) goto out;
+    if ((st = fl__quant_config_resolve(&c, o, &model->cfg, ex.isa, err))) goto out;
     model->stream_max_extra = c.flatten.max_ratio;
+    model->stream_transform_bytes = fl__quant_transform_bytes(&c, &model->cfg, &ex);
+    (void)fl__kv_format_of_bits(&model->stream_k_format, c.k_bits); /* checked by resolve */
+    (void)fl__kv_format_of_bits(&model->stream_v_format, c.v_bits);
     if ((st = check_calibration_file(o, err))) goto out;
     if ((st = check_gate_text(o, err))) goto out;
     if (o->dry_run) {

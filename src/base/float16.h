@@ -48,6 +48,21 @@ static inline float fl__f16_to_f32(uint16_t h)
     return sign ? -tiny : tiny;
 }
 
+static inline uint16_t fl__f32_to_f16(float x)
+{
+    const uint32_t bits = fl__f32_to_bits(x), rest = bits & 0x7fffffffu;
+    const uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
+    if (rest > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (rest >> 13 & 0x1ffu)); /* NaN */
+    if (rest >= 0x47800000u) return (uint16_t)(sign | 0x7c00u);
+    if (rest < 0x38800000u) {
+        /* Subnormal, in units of 2^-24: the last place of floats from 0.5 on. */
+        const float sum = fl__f32_from_bits(rest) + 0.5f;
+        return (uint16_t)(sign | (fl__f32_to_bits(sum) - 0x3f000000u));
+    }
+    const uint32_t rounded = rest - (112u << 23) + 0xfffu + (rest >> 13 & 1u);
+    return (uint16_t)(sign | rounded >> 13); /* a carry out of the largest makes infinity */
+}
+
 /* src may be unaligned: checkpoints are mapped. dst and src must not overlap. */
 void fl__f16_to_f32_array(float *dst, const void *src, size_t n);
 void fl__bf16_to_f32_array(float *dst, const void *src, size_t n);

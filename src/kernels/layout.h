@@ -27,6 +27,12 @@ typedef struct fl_weight {
     int32_t *col_sum; /* [N_pad] sum over k of code[n, k], owned */
 } fl_weight;
 
+/* Bits that a code takes in memory and in files: codes of 3 bits lie in nibbles. */
+static inline int fl__stored_bits(int bits)
+{
+    return bits < 4 ? 4 : bits;
+}
+
 /* Packs codes [N, K] row-major. FL_E_NOMEM; FL_E_INPUT when a code is out of range for bits. */
 fl_status fl__weight_pack(fl_weight *w, const int8_t *codes, int N, int K, int bits,
                           fl_err *err);

@@ -30,9 +30,17 @@ fl_status fl__onednn_sgemm(int M, int N, int K, float alpha, const float *A, int
                            const float *B, int64_t ldb, bool transpose_b, float beta, float *C,
                            int64_t ldc, fl_err *err)
 {
-    return check(dnnl_sgemm('N', transpose_b ? 'T' : 'N', M, N, K, alpha, A, lda, B, ldb, beta,
-                            C, ldc),
-                 "sgemm", err);
+    return check(
+        dnnl_sgemm('N', transpose_b ? 'T' : 'N', M, N, K, alpha, A, lda, B, ldb, beta, C, ldc),
+        "sgemm", err);
+}
+
+fl_status fl__onednn_sgemm_tn(int M, int N, int K, float alpha, const float *A, int64_t lda,
+                              const float *B, int64_t ldb, float beta, float *C, int64_t ldc,
+                              fl_err *err)
+{
+    return check(dnnl_sgemm('T', 'N', M, N, K, alpha, A, lda, B, ldb, beta, C, ldc), "sgemm",
+                 err);
 }
 
 void fl__onednn_version(char *text, size_t text_bytes)
@@ -76,6 +84,13 @@ static void desc_fini(desc_owned *d)
     if (*d) (void)dnnl_memory_desc_destroy(*d);
 }
 
+static dnnl_status_t matmul_pd_new(dnnl_primitive_desc_t *pd, dnnl_engine_t engine,
+                                   const desc_owned *x, const desc_owned *w,
+                                   const desc_owned *y, dnnl_primitive_attr_t attr)
+{
+    return dnnl_matmul_primitive_desc_create(pd, engine, *x, *w, NULL, *y, attr);
+}
+
 static dnnl_status_t pd_new(fl_onednn_matmul *mm, const desc_owned *x, const desc_owned *w,
                             const desc_owned *y)
 {
@@ -84,7 +99,7 @@ static dnnl_status_t pd_new(fl_onednn_matmul *mm, const desc_owned *x, const des
             dnnl_primitive_attr_set_scales_mask(mm->attr, DNNL_ARG_WEIGHTS, 1 << 1);
         if (status != dnnl_success) return status;
     }
-    return dnnl_matmul_primitive_desc_create(&mm->pd, mm->engine, *x, *w, NULL, *y, mm->attr);
+    return matmul_pd_new(&mm->pd, mm->engine, x, w, y, mm->attr);
 }
 
 static dnnl_status_t scales_new(fl_onednn_matmul *mm)
@@ -115,15 +130,25 @@ static void desc_fini(desc_owned *d)
     (void)d;
 }
 
+static dnnl_status_t matmul_pd_new(dnnl_primitive_desc_t *pd, dnnl_engine_t engine,
+                                   const desc_owned *x, const desc_owned *w,
+                                   const desc_owned *y, dnnl_primitive_attr_t attr)
+{
+    dnnl_matmul_desc_t op;
+    const dnnl_status_t status = dnnl_matmul_desc_init(&op, x, w, NULL, y);
+    if (status != dnnl_success) return status;
+    return dnnl_primitive_desc_create(pd, &op, attr, engine, NULL);
+}
+
 static dnnl_status_t pd_new(fl_onednn_matmul *mm, const desc_owned *x, const desc_owned *w,
                             const desc_owned *y)
 {
-    dnnl_matmul_desc_t op;
-    dnnl_status_t status = dnnl_matmul_desc_init(&op, x, w, NULL, y);
-    if (status == dnnl_success && mm->type == FL_ONEDNN_S8)
-        status = dnnl_primitive_attr_set_output_scales(mm->attr, mm->N, 1 << 1, mm->scales);
-    if (status != dnnl_success) return status;
-    return dnnl_primitive_desc_create(&mm->pd, &op, mm->attr, mm->engine, NULL);
+    if (mm->type == FL_ONEDNN_S8) {
+        const dnnl_status_t status =
+            dnnl_primitive_attr_set_output_scales(mm->attr, mm->N, 1 << 1, mm->scales);
+        if (status != dnnl_success) return status;
+    }
+    return matmul_pd_new(&mm->pd, mm->engine, x, w, y, mm->attr);
 }
 
 static dnnl_status_t scales_new(fl_onednn_matmul *mm)
@@ -142,10 +167,8 @@ static void fill(void *data, size_t n, fl_onednn_type type, int stream)
     fl_rng rng = fl__rng_init(0, stream, "onednn-bench");
     for (size_t i = 0; i < n; i++) {
         const uint64_t r = fl__rng_u64(&rng);
-        if (type == FL_ONEDNN_S8)
-            ((int8_t *)data)[i] = (int8_t)(r % 255 - 127);
-        else
-            ((uint16_t *)data)[i] = (uint16_t)((r & 0x807f) | 0x3f80);
+        if (type == FL_ONEDNN_S8) ((int8_t *)data)[i] = (int8_t)(r % 255 - 127);
+        else ((uint16_t *)data)[i] = (uint16_t)((r & 0x807f) | 0x3f80);
     }
 }
 
@@ -180,8 +203,8 @@ static dnnl_status_t reorder(fl_onednn_matmul *mm, dnnl_memory_t plain, const de
 static dnnl_status_t weights_new(fl_onednn_matmul *mm, const desc_owned *plain_desc)
 {
     dnnl_memory_t plain = NULL;
-    dnnl_status_t status = dnnl_memory_create(&plain, DESC(*plain_desc), mm->engine,
-                                              DNNL_MEMORY_ALLOCATE);
+    dnnl_status_t status =
+        dnnl_memory_create(&plain, DESC(*plain_desc), mm->engine, DNNL_MEMORY_ALLOCATE);
     for (int i = 0; i < mm->n_copies && status == dnnl_success; i++) {
         status = fill_memory(plain, (size_t)mm->N * (size_t)mm->K, mm->type, i + 1);
         if (status == dnnl_success)
@@ -223,10 +246,8 @@ static dnnl_status_t matmul_init(fl_onednn_matmul *mm, dnnl_data_type_t y_type)
     if (!status) status = pd_new(mm, &x, &w_any, &y);
     if (!status) status = note_impl(mm, y_type);
     if (!status) status = dnnl_primitive_create(&mm->primitive, mm->pd);
-    if (!status)
-        status = dnnl_memory_create(&mm->x, DESC(x), mm->engine, DNNL_MEMORY_ALLOCATE);
-    if (!status)
-        status = dnnl_memory_create(&mm->y, DESC(y), mm->engine, DNNL_MEMORY_ALLOCATE);
+    if (!status) status = dnnl_memory_create(&mm->x, DESC(x), mm->engine, DNNL_MEMORY_ALLOCATE);
+    if (!status) status = dnnl_memory_create(&mm->y, DESC(y), mm->engine, DNNL_MEMORY_ALLOCATE);
     if (!status) status = fill_memory(mm->x, (size_t)mm->M * (size_t)mm->K, mm->type, 0);
     if (!status) status = scales_new(mm);
     if (!status) status = weights_new(mm, &w_plain);
@@ -254,10 +275,8 @@ static fl_status matmul_new(fl_onednn_matmul **out, const fl_onednn_matmul *shap
     const int saved = fl__library_threads_set(mm->n_threads); /* the blocking depends on it */
     const fl_status st = check(matmul_init(mm, y_type), "matmul", err);
     (void)fl__library_threads_set(saved);
-    if (st == FL_OK)
-        *out = mm;
-    else
-        fl__onednn_matmul_free(&mm);
+    if (st == FL_OK) *out = mm;
+    else fl__onednn_matmul_free(&mm);
     return st;
 }
 

@@ -1,7 +1,8 @@
 /* onednn.h - the one door to oneDNN (2.6 of Debian 12, and 3.x).
  *
- * Two uses: a float GEMM where nobody compares the bits of two batch shapes (the forward pass
- * has kernels/gemm_f32.h), and matrix products as opponents of our kernels in the bench.
+ * Three uses: the float GEMM of training (the forward pass has kernels/gemm_f32.h, whose sums
+ * do not depend on the shape of the batch), bfloat16 products of training, and matrix products
+ * as opponents of our kernels in the bench.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_KERNELS_ONEDNN_H
 #define FL_KERNELS_ONEDNN_H
@@ -15,6 +16,10 @@
 fl_status fl__onednn_sgemm(int M, int N, int K, float alpha, const float *A, int64_t lda,
                            const float *B, int64_t ldb, bool transpose_b, float beta, float *C,
                            int64_t ldc, fl_err *err);
+/* The same with A transposed, as gradients of weights want it: A[K, lda], B[K, ldb]. */
+fl_status fl__onednn_sgemm_tn(int M, int N, int K, float alpha, const float *A, int64_t lda,
+                              const float *B, int64_t ldb, float beta, float *C, int64_t ldc,
+                              fl_err *err);
 
 /* "2.6.3": of the library in use. */
 void fl__onednn_version(char *text, size_t text_bytes);

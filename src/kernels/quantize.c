@@ -26,11 +26,13 @@ typedef struct {
     const fl_quantize_kernel *kernel;
     int8_t *codes;
     int32_t *x_sum;
-    float *scale; /* per token only */
-    const float *x, *premul;
+    float *scale;  /* per token only */
+    int32_t *zero; /* per token only */
+    const float *x;
     int64_t ldx;
-    int M, n_channels, ld, qmax;
+    int M;
     const fl_quantize_static *spec;
+    const fl_quantize_token *token;
 } quantize_job;
 
 static void static_item(void *arg, int64_t item, int thread)
@@ -39,8 +41,8 @@ static void static_item(void *arg, int64_t item, int thread)
     (void)thread;
     const int first = (int)item * ROWS_PER_ITEM, end = FL_MIN(first + ROWS_PER_ITEM, j->M);
     for (int m = first; m < end; m++)
-        j->kernel->run_static(j->codes + (int64_t)m * j->ld, j->x_sum + m, j->x + m * j->ldx,
-                              j->spec);
+        j->kernel->run_static(j->codes + (int64_t)m * j->spec->ld, j->x_sum + m,
+                              j->x + m * j->ldx, j->spec);
 }
 
 static void token_item(void *arg, int64_t item, int thread)
@@ -49,8 +51,8 @@ static void token_item(void *arg, int64_t item, int thread)
     (void)thread;
     const int first = (int)item * ROWS_PER_ITEM, end = FL_MIN(first + ROWS_PER_ITEM, j->M);
     for (int m = first; m < end; m++)
-        j->kernel->run_token(j->codes + (int64_t)m * j->ld, j->x_sum + m, j->scale + m,
-                             j->x + m * j->ldx, j->premul, j->n_channels, j->ld, j->qmax);
+        j->kernel->run_token(j->codes + (int64_t)m * j->token->ld, j->x_sum + m, j->scale + m,
+                             j->zero + m, j->x + m * j->ldx, j->token);
 }
 
 static int64_t n_items(int M)
@@ -67,25 +69,22 @@ void fl__quantize_static_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, c
                         .x = x,
                         .ldx = ldx,
                         .M = M,
-                        .ld = spec->ld,
                         .spec = spec};
     fl__parallel_for(ex, n_items(M), static_item, &job);
 }
 
 void fl__quantize_token_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, float *scale,
-                            const float *x, int64_t ldx, int M, const float *premul,
-                            int n_channels, int ld, int qmax)
+                            int32_t *zero, const float *x, int64_t ldx, int M,
+                            const fl_quantize_token *spec)
 {
     quantize_job job = {.kernel = fl__quantize_select(ex->isa),
                         .codes = codes,
                         .x_sum = x_sum,
                         .scale = scale,
+                        .zero = zero,
                         .x = x,
-                        .premul = premul,
                         .ldx = ldx,
                         .M = M,
-                        .n_channels = n_channels,
-                        .ld = ld,
-                        .qmax = qmax};
+                        .token = spec};
     fl__parallel_for(ex, n_items(M), token_item, &job);
 }

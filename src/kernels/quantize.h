@@ -15,9 +15,18 @@
  * lo/hi = -+k_c * 7 within -127..127. Positions n_channels + n_extra .. ld-1 are written as 0
  * (their weight is 0 as well). x_sum[m] is the sum of all codes of the row, whatever zero is.
  *
- * Per token: scale = max|x * premul| / qmax over the values that are numbers, or 1 where that
- * is below the smallest normal number (a row of zeros); codes rne(x * premul * (1/scale))
- * clamped to -qmax..qmax, NaN to -qmax.
+ * Per token, v = x * premul, top = clip_max * max(v, 0), bottom = clip_min * max(-v, 0) over
+ * the values of the row that are numbers, inv = 1 / scale:
+ *
+ *   symmetric    scale = max(top, bottom) / qmax, qmax = 2^(bits-1) - 1; zero = 0
+ *                code = clamp(rne(v * inv), qmin, qmax), qmin = -qmax - 1 (-qmax without clips,
+ *                where nothing reaches below it)
+ *   asymmetric   scale = (top + bottom) / qtop, qtop = 2^bits - 1; z = rne(bottom * inv)
+ *                code = clamp(rne(v * inv), -z, qtop - z) + zero; zero = z, or z - 128 at 8
+ *                bits: codes are 0..15 or -128..127
+ *
+ * A scale below the smallest normal number (a row of zeros) becomes 1; a NaN gets the lowest
+ * code. v is scale * (code - zero) again.
  *
  * All rows of the table equal `_ref` bit for bit: float32 operations element by element.
  * SPDX-License-Identifier: MIT */
@@ -41,12 +50,21 @@ typedef struct fl_quantize_static {
     const int32_t *extra_off; /* [n_extra] subtracted from |q| */
 } fl_quantize_static;
 
+typedef struct fl_quantize_token {
+    int n_channels;
+    int ld;   /* row stride of codes, % 64 == 0, >= n_channels */
+    int bits; /* 4 or 8 */
+    bool asymmetric;
+    float clip_max, clip_min; /* 0 < clip <= 1 */
+    const float *premul;      /* [n_channels] or NULL */
+} fl_quantize_token;
+
 /* One row: x f32 [n_channels] -> codes int8 [ld] (64-byte aligned), *x_sum. */
 typedef void fl_quantize_static_fn(int8_t *codes, int32_t *x_sum, const float *x,
                                    const fl_quantize_static *spec);
-/* One row, per token: qmax 127 or 7. Also writes *scale. */
-typedef void fl_quantize_token_fn(int8_t *codes, int32_t *x_sum, float *scale, const float *x,
-                                  const float *premul, int n_channels, int ld, int qmax);
+/* One row, per token. Also writes *scale and *zero. */
+typedef void fl_quantize_token_fn(int8_t *codes, int32_t *x_sum, float *scale, int32_t *zero,
+                                  const float *x, const fl_quantize_token *spec);
 
 typedef struct fl_quantize_kernel {
     const char *name;
@@ -63,7 +81,7 @@ const fl_quantize_kernel *fl__quantize_select(uint32_t isa);
 void fl__quantize_static_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, const float *x,
                              int64_t ldx, int M, const fl_quantize_static *spec);
 void fl__quantize_token_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, float *scale,
-                            const float *x, int64_t ldx, int M, const float *premul,
-                            int n_channels, int ld, int qmax);
+                            int32_t *zero, const float *x, int64_t ldx, int M,
+                            const fl_quantize_token *spec);
 
 #endif

@@ -37,18 +37,43 @@ static inline int fl__extra_digit(const fl_quantize_static *s, int q, int off)
     return (q < 0 ? -left : left) + s->zero;
 }
 
-/* Scale of a row whose largest magnitude is absmax: 1 where it would be no normal number. */
-static inline float fl__token_scale(float absmax, int qmax)
+/* How the values of one row become codes: clamp(rne(v * inv_scale), lo, hi) + zero. */
+typedef struct fl_token_grid {
+    float scale, inv_scale;
+    float lo, hi; /* whole; NaN gives lo */
+    int zero;
+} fl_token_grid;
+
+/* top: largest of v and 0, bottom: largest of -v and 0 (both before clipping). */
+static inline fl_token_grid fl__token_grid(const fl_quantize_token *s, float top, float bottom)
 {
-    const float scale = absmax / (float)qmax;
-    return scale >= FLT_MIN ? scale : 1.0f;
+    const int q_top = (1 << s->bits) - 1, q_max = q_top / 2;
+    const bool clips = s->clip_max != 1.0f || s->clip_min != 1.0f;
+    fl_token_grid g = {.hi = (float)q_max, .lo = (float)-(clips ? q_max + 1 : q_max)};
+    top *= s->clip_max;
+    bottom *= s->clip_min;
+    if (s->asymmetric)
+        g.scale = (top + bottom) / (float)q_top;
+    else
+        g.scale = (top > bottom ? top : bottom) / (float)q_max;
+    if (!(g.scale >= FLT_MIN)) g.scale = 1.0f;
+    g.inv_scale = 1.0f / g.scale;
+    if (!s->asymmetric) return g;
+    float z = rintf(bottom * g.inv_scale); /* NaN where the range is infinite */
+    z = z > 0.0f ? z : 0.0f;
+    z = z < (float)q_top ? z : (float)q_top;
+    g.lo = -z;
+    g.hi = (float)q_top - z;
+    g.zero = (int)z - (s->bits == 8 ? 128 : 0);
+    return g;
 }
 
-static inline int fl__token_code(float v, float inv_scale, int qmax)
+static inline int fl__token_code(const fl_token_grid *g, float v)
 {
-    const float t = rintf(v * inv_scale), hi = (float)qmax;
-    if (!(t > -hi)) return -qmax;
-    return t < hi ? (int)t : qmax;
+    float t = rintf(v * g->inv_scale);
+    t = t > g->lo ? t : g->lo;
+    t = t < g->hi ? t : g->hi;
+    return (int)t + g->zero;
 }
 
 #endif

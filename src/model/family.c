@@ -55,6 +55,12 @@ void fl__linear_tensor_name(char name[FL_MAX_TENSOR_NAME], const fl_model *model
     tensor_name(name, model, layer, fl__family(&model->cfg)->linear[linear], suffix);
 }
 
+void fl__attention_tensor_name(char name[FL_MAX_TENSOR_NAME], const fl_model *model, int layer,
+                               const char *suffix)
+{
+    tensor_name(name, model, layer, "self_attn", suffix);
+}
+
 void fl__norm_tensor_name(char name[FL_MAX_TENSOR_NAME], const fl_model *model, int layer,
                           int norm, const char *suffix)
 {

@@ -36,6 +36,10 @@ extern const char *const fl__site_names[FL_N_SITES];
 #define FL_MAX_TENSOR_NAME 160
 void fl__linear_tensor_name(char name[FL_MAX_TENSOR_NAME], const fl_model *model, int layer,
                             int linear, const char *suffix);
+/* Full name of a tensor of a block's attention, beside its linears:
+ * "<prefix>layers.<layer>.self_attn<suffix>". */
+void fl__attention_tensor_name(char name[FL_MAX_TENSOR_NAME], const fl_model *model, int layer,
+                               const char *suffix);
 void fl__norm_tensor_name(char name[FL_MAX_TENSOR_NAME], const fl_model *model, int layer,
                           int norm, const char *suffix);
 

@@ -14,6 +14,7 @@
 #include <string.h>
 
 enum { ROW_CHUNK = 16, QUERY_ROWS = 64 };
+_Static_assert(FL_KV_PAGE == FL_ATTENTION_KEYS, "the attention takes the cache page by page");
 
 typedef struct walk {
     const fl_model *model;
@@ -106,6 +107,19 @@ static void rope_rows(const walk *w, int r0, int r1)
     }
 }
 
+/* Products of queries and keys stay what they were; the keys get easier to quantise. */
+static void run_heads(const walk *w)
+{
+    const fl_transform *const t[2] = {&w->block->head_transform_q, &w->block->head_transform_k};
+    const int buf[2] = {w->op->src, w->op->src2};
+    for (int i = 0; i < 2; i++) {
+        const int64_t ld = w->model->program.width[buf[i]];
+        float *x = w->ws->buf[buf[i]];
+        if (!t[i]->n1) continue;
+        fl__transform_run(w->ex, x, ld, x, ld, w->n_rows, t[i], NULL, w->ws->scratch);
+    }
+}
+
 static void silu_mul_rows(const walk *w, int r0, int r1)
 {
     const int n = w->model->program.width[w->op->dst];
@@ -137,9 +151,13 @@ static void append_rows(const walk *w, int r0, int r1)
     for (int r = r0; r < r1; r++) {
         int first;
         const fl_span *span = &w->spans[span_of_row(w, r, &first)];
-        fl__kv_append(w->kv, w->layer, span->seq, span->pos + r - first, 1,
-                      buf_row(w, w->op->src2, r), stride_k, buf_row(w, w->op->src3, r),
-                      stride_v);
+        const fl_kv_rows rows = {.k = buf_row(w, w->op->src2, r),
+                                 .v = buf_row(w, w->op->src3, r),
+                                 .k_stride = stride_k,
+                                 .v_stride = stride_v,
+                                 .n = 1,
+                                 .clip = w->block->kv_clip};
+        fl__kv_append(w->kv, w->ex->isa, w->layer, span->seq, span->pos + r - first, &rows);
     }
 }
 
@@ -176,7 +194,7 @@ static void attend(const walk *w, const fl_span *span, int row, int r0, int n, i
     }
     for (int p = 0; p < n_pages; p++) {
         const float *k_t, *v;
-        fl__kv_page(&k_t, &v, w->kv, w->layer, span->seq, kv_head, p, page);
+        fl__kv_page(&k_t, &v, w->kv, w->ex->isa, w->layer, span->seq, kv_head, p, page);
         for (int g = 0; g < group; g++)
             run(o + (size_t)g * QUERY_ROWS * (size_t)D, m + g * QUERY_ROWS, l + g * QUERY_ROWS,
                 buf_row(w, w->op->src, row + r0) + (size_t)(kv_head * group + g) * (size_t)D,
@@ -237,6 +255,7 @@ static void run_op(walk *w)
         break;
     }
     case FL_OP_ROPE: over_rows(w, rope_rows); break;
+    case FL_OP_HEADS: run_heads(w); break;
     case FL_OP_ATTENTION: run_attention(w); break;
     case FL_OP_SILU_MUL: over_rows(w, silu_mul_rows); break;
     case FL_OP_RELU: over_rows(w, relu_rows); break;
@@ -338,18 +357,32 @@ static int max_code_ld(const fl_model *model)
 {
     int widest = 0;
     for (int b = 0; b < FL_N_BUFS; b++) widest = FL_MAX(widest, model->program.width[b]);
-    int ld = (widest + 63) / 64 * 64;
+    int ld = fl__gemm_ldx(widest);
     for (int i = 0; model->blocks && i < model->cfg.n_layers; i++)
         for (int s = 0; s < FL_N_SITES; s++) ld = FL_MAX(ld, model->blocks[i].site[s].code_ld);
     if (model->blocks) return ld;
-    return ((int)ceil(widest * (1 + model->stream_max_extra)) + 63) / 64 * 64;
+    return fl__gemm_ldx((int)ceil(widest * (1 + model->stream_max_extra)));
+}
+
+static size_t transform_bytes(const fl_model *model, const fl_exec *ex)
+{
+    size_t most = model->blocks ? 0 : model->stream_transform_bytes;
+    for (int i = 0; model->blocks && i < model->cfg.n_layers; i++) {
+        const fl_block *b = &model->blocks[i];
+        const fl_transform *all[FL_N_SITES + 2] = {&b->head_transform_q, &b->head_transform_k};
+        for (int s = 0; s < FL_N_SITES; s++) all[s + 2] = &b->site[s].transform;
+        for (int t = 0; t < FL_N_SITES + 2; t++)
+            most = FL_MAX(most, fl__transform_scratch_bytes(ex, all[t]->n1, all[t]->n2));
+    }
+    return most;
 }
 
 static size_t scratch_bytes(const fl_model *model, const fl_exec *ex, int max_rows)
 {
     int widest = model->cfg.embed_size;
     for (int b = 0; b < FL_N_BUFS; b++) widest = FL_MAX(widest, model->program.width[b]);
-    const size_t site = fl__site_scratch_bytes(ex, max_rows, widest, max_code_ld(model));
+    const size_t site = fl__site_scratch_bytes(ex, max_rows, widest, max_code_ld(model),
+                                               transform_bytes(model, ex));
     const size_t attn =
         (size_t)ex->n_threads * attention_scratch_floats(&model->cfg) * sizeof(float);
     return FL_MAX(site, attn);

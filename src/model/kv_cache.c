@@ -1,9 +1,9 @@
 /* kv_cache.c - paged cache of keys and values.
  *
- * Memory: one slab of n_pages x n_layers x n_kv_heads slots; a slot is the K block [head_dim,
- * 64] followed by the V block [64, head_dim], each in its format. A sequence's page table maps
- * position / 64 to a page. Free pages are a stack, so a page that goes back is the next one
- * handed out.
+ * Memory: one slab of n_pages x n_layers x n_kv_heads slots; a slot is the block of K followed
+ * by the block of V, each in its format and a multiple of 64 bytes. A sequence's page table
+ * maps position / 64 to a page. Free pages are a stack, so a page that goes back is the next
+ * one handed out.
  * SPDX-License-Identifier: MIT */
 #include "model/kv_cache.h"
 
@@ -12,45 +12,61 @@
 
 #include <string.h>
 
-typedef struct codec {
-    size_t elem_bytes;
-    void (*put)(void *slot, size_t i, float x);
-    /* borrowed or expanded into scratch, n elements */
-    const float *(*get)(const void *slot, float *scratch, size_t n);
-} codec;
+/* ---- formats ----------------------------------------------------------------------------- */
 
-static void put_f32(void *slot, size_t i, float x)
+static const int code_bits[FL_N_KV_FORMATS] = {
+    [FL_KV_INT8] = 8, [FL_KV_INT4] = 4, [FL_KV_INT3] = 3, [FL_KV_INT2] = 2};
+
+bool fl__kv_format_of_bits(fl_kv_format *format, int bits)
 {
-    ((float *)slot)[i] = x;
+    *format = FL_KV_BF16;
+    if (bits == 16) return true;
+    for (int f = FL_KV_INT8; f < FL_N_KV_FORMATS; f++) {
+        if (code_bits[f] != bits) continue;
+        *format = (fl_kv_format)f;
+        return true;
+    }
+    return false;
 }
 
-static const float *get_f32(const void *slot, float *scratch, size_t n)
+int fl__kv_code_bits(fl_kv_format format)
 {
-    (void)scratch;
-    (void)n;
-    return slot;
+    return code_bits[format];
 }
 
-static void put_bf16(void *slot, size_t i, float x)
+static size_t block_bytes(fl_kv_format format, int D)
 {
-    ((uint16_t *)slot)[i] = fl__f32_to_bf16(x);
+    const size_t n = (size_t)D * FL_KV_PAGE;
+    if (code_bits[format]) return fl__kv_block_bytes(D, code_bits[format]);
+    return n * (format == FL_KV_F32 ? sizeof(float) : sizeof(uint16_t));
 }
 
-static const float *get_bf16(const void *slot, float *scratch, size_t n)
+/* One head of token t into its block; clip: two factors. */
+static void put_row(void *block, fl_kv_format format, const fl_kv_codec_kernel *codec,
+                    bool is_key, int t, const float *x, int D, const float *clip)
 {
-    const uint16_t *h = slot;
-    for (size_t i = 0; i < n; i++) scratch[i] = fl__bf16_to_f32(h[i]);
+    const int at = is_key ? t : t * D, step = is_key ? FL_KV_PAGE : 1;
+    if (code_bits[format]) codec->quantize(block, t, x, D, code_bits[format], clip[0], clip[1]);
+    else if (format == FL_KV_F32)
+        for (int d = 0; d < D; d++) ((float *)block)[at + d * step] = x[d];
+    else
+        for (int d = 0; d < D; d++) ((uint16_t *)block)[at + d * step] = fl__f32_to_bf16(x[d]);
+}
+
+/* A block as float32, borrowed or expanded into scratch. */
+static const float *get_block(const void *block, fl_kv_format format, fl_kv_expand_fn *expand,
+                              int D, float *scratch)
+{
+    if (format == FL_KV_F32) return block;
+    if (format == FL_KV_BF16) fl__bf16_to_f32_array(scratch, block, (size_t)D * FL_KV_PAGE);
+    else expand(scratch, block, D, code_bits[format]);
     return scratch;
 }
 
-static const codec codecs[] = {
-    [FL_KV_F32] = {sizeof(float), put_f32, get_f32},
-    [FL_KV_BF16] = {sizeof(uint16_t), put_bf16, get_bf16},
-};
+/* ---- pages ------------------------------------------------------------------------------- */
 
 struct fl_kv_cache {
     fl_kv_options o;
-    const codec *k, *v;
     size_t k_bytes, slot_bytes; /* of one K block; of K and V */
     int pages_per_seq;
     unsigned char *slab;
@@ -66,8 +82,7 @@ static int pages_of(int n_positions)
 
 static size_t slot_bytes(const fl_kv_options *o)
 {
-    return (size_t)o->head_dim * FL_KV_PAGE *
-           (codecs[o->k_format].elem_bytes + codecs[o->v_format].elem_bytes);
+    return block_bytes(o->k_format, o->head_dim) + block_bytes(o->v_format, o->head_dim);
 }
 
 static size_t n_pages_of(const fl_kv_options *o)
@@ -82,6 +97,11 @@ size_t fl__kv_bytes(const fl_kv_options *o)
            2 * pages * sizeof(int) + (size_t)o->n_sequences * sizeof(int) + sizeof(fl_kv_cache);
 }
 
+size_t fl__kv_token_bytes(const fl_kv_options *o)
+{
+    return (size_t)o->n_layers * (size_t)o->n_kv_heads * slot_bytes(o) / FL_KV_PAGE;
+}
+
 fl_status fl__kv_new(fl_kv_cache **out, const fl_kv_options *o, fl_err *err)
 {
     const size_t pages = n_pages_of(o);
@@ -91,9 +111,7 @@ fl_status fl__kv_new(fl_kv_cache **out, const fl_kv_options *o, fl_err *err)
     kv = fl__calloc(1, sizeof *kv);
     if (!kv) return fl__fail_nomem(err, "KV cache", sizeof *kv);
     kv->o = *o;
-    kv->k = &codecs[o->k_format];
-    kv->v = &codecs[o->v_format];
-    kv->k_bytes = (size_t)o->head_dim * FL_KV_PAGE * kv->k->elem_bytes;
+    kv->k_bytes = block_bytes(o->k_format, o->head_dim);
     kv->slot_bytes = slot_bytes(o);
     kv->pages_per_seq = pages_of(o->n_positions);
     kv->slab = fl__alloc(pages * (size_t)o->n_layers * (size_t)o->n_kv_heads, kv->slot_bytes);
@@ -154,29 +172,32 @@ static unsigned char *slot_of(const fl_kv_cache *kv, int layer, int seq, int hea
                kv->slot_bytes;
 }
 
-void fl__kv_append(fl_kv_cache *kv, int layer, int seq, int pos, int n, const float *k,
-                   int64_t k_stride, const float *v, int64_t v_stride)
+void fl__kv_append(fl_kv_cache *kv, uint32_t isa, int layer, int seq, int pos,
+                   const fl_kv_rows *rows)
 {
+    static const float no_clip[4] = {1, 1, 1, 1};
+    const fl_kv_codec_kernel *codec = fl__kv_codec_select(isa);
+    const float *clip = rows->clip ? rows->clip : no_clip;
     const int D = kv->o.head_dim;
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < rows->n; i++) {
         const int page = (pos + i) / FL_KV_PAGE, t = (pos + i) % FL_KV_PAGE;
+        const float *k = rows->k + i * rows->k_stride, *v = rows->v + i * rows->v_stride;
         for (int h = 0; h < kv->o.n_kv_heads; h++) {
             unsigned char *slot = slot_of(kv, layer, seq, h, page);
-            const float *from_k = k + i * k_stride + (int64_t)h * D;
-            const float *from_v = v + i * v_stride + (int64_t)h * D;
-            for (int d = 0; d < D; d++)
-                kv->k->put(slot, (size_t)d * FL_KV_PAGE + (size_t)t, from_k[d]);
-            for (int d = 0; d < D; d++)
-                kv->v->put(slot + kv->k_bytes, (size_t)t * (size_t)D + (size_t)d, from_v[d]);
+            put_row(slot, kv->o.k_format, codec, true, t, k + (int64_t)h * D, D, clip);
+            put_row(slot + kv->k_bytes, kv->o.v_format, codec, false, t, v + (int64_t)h * D, D,
+                    clip + 2);
         }
     }
 }
 
-void fl__kv_page(const float **k_t, const float **v, const fl_kv_cache *kv, int layer, int seq,
-                 int kv_head, int page, float *scratch)
+void fl__kv_page(const float **k_t, const float **v, const fl_kv_cache *kv, uint32_t isa,
+                 int layer, int seq, int kv_head, int page, float *scratch)
 {
-    const size_t n = (size_t)kv->o.head_dim * FL_KV_PAGE;
+    const fl_kv_codec_kernel *codec = fl__kv_codec_select(isa);
     const unsigned char *slot = slot_of(kv, layer, seq, kv_head, page);
-    *k_t = kv->k->get(slot, scratch, n);
-    *v = kv->v->get(slot + kv->k_bytes, scratch + n, n);
+    const int D = kv->o.head_dim;
+    *k_t = get_block(slot, kv->o.k_format, codec->expand_k, D, scratch);
+    *v = get_block(slot + kv->k_bytes, kv->o.v_format, codec->expand_v, D,
+                   scratch + (size_t)D * FL_KV_PAGE);
 }

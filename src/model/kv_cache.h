@@ -1,21 +1,37 @@
 /* kv_cache.h - keys and values of the tokens seen so far, in pages of 64 tokens.
  *
  * A cache is a pool of pages and a page table per sequence; pages are handed out as sequences
- * grow and go back when they are truncated. One page holds, for every layer and KV head,
- *     K transposed  [head_dim, 64]    (a query meets 64 keys with contiguous loads)
- *     V             [64, head_dim]
- * in the format of the cache: K and V each have a codec {append, expand}, independent of each
- * other. Prefill, evaluation and decoding all read what append stored: what was evaluated is
- * what runs.
+ * grow and go back when they are truncated. One page holds, for every layer and KV head, a
+ * block of K and a block of V, each in a format of its own:
+ *
+ *   F32, BF16    K transposed [head_dim, 64] (a query meets 64 keys with contiguous loads), V
+ *                [64, head_dim]
+ *   INT8 .. INT2 codes, scales and zeros of kernels/kv_codec.h; each head of a token is
+ *                quantised when it comes, and never again
+ *
+ * Prefill, evaluation and decoding all read what append stored: what was evaluated is what
+ * runs.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_MODEL_KV_CACHE_H
 #define FL_MODEL_KV_CACHE_H
 
 #include "base/status.h"
+#include "kernels/kv_codec.h"
 
-#define FL_KV_PAGE 64 /* tokens per page */
+typedef enum fl_kv_format {
+    FL_KV_F32,
+    FL_KV_BF16,
+    FL_KV_INT8,
+    FL_KV_INT4,
+    FL_KV_INT3,
+    FL_KV_INT2,
+    FL_N_KV_FORMATS
+} fl_kv_format;
 
-typedef enum fl_kv_format { FL_KV_F32, FL_KV_BF16 } fl_kv_format;
+/* Of 16 (bfloat16), 8, 4, 3 and 2 bits; false for any other number. */
+bool fl__kv_format_of_bits(fl_kv_format *format, int bits);
+/* Codes of this many bits; 0: F32 and BF16, which have none. */
+int fl__kv_code_bits(fl_kv_format format);
 
 typedef struct fl_kv_options {
     int n_layers, n_kv_heads, head_dim;
@@ -27,6 +43,8 @@ typedef struct fl_kv_cache fl_kv_cache;
 
 /* Bytes that fl__kv_new takes for o. */
 size_t fl__kv_bytes(const fl_kv_options *o);
+/* Bytes that one more token takes, its share of a page. */
+size_t fl__kv_token_bytes(const fl_kv_options *o);
 fl_status fl__kv_new(fl_kv_cache **out, const fl_kv_options *o, fl_err *err);
 void fl__kv_free(fl_kv_cache **kv);
 
@@ -36,15 +54,23 @@ void fl__kv_resize(fl_kv_cache *kv, int seq, int n);
 int fl__kv_length(const fl_kv_cache *kv, int seq);
 const fl_kv_options *fl__kv_options_of(const fl_kv_cache *kv);
 
-/* Stores k and v (f32 [n_kv_heads, head_dim] each, strides in floats between tokens) of n
- * tokens at positions pos.. of seq, for one layer; fl__kv_resize must have made room. Different
- * tokens may be appended from different threads. */
-void fl__kv_append(fl_kv_cache *kv, int layer, int seq, int pos, int n, const float *k,
-                   int64_t k_stride, const float *v, int64_t v_stride);
+/* Keys and values of n tokens: f32 [n_kv_heads, head_dim] each. */
+typedef struct fl_kv_rows {
+    const float *k, *v;
+    int64_t k_stride, v_stride; /* floats between tokens */
+    int n;
+    const float *clip; /* [4] largest and smallest of K, of V: factors of kv_codec.h; NULL: 1 */
+} fl_kv_rows;
+
+/* Stores rows at positions pos.. of seq, for one layer; fl__kv_resize must have made room.
+ * Different tokens may be appended from different threads. isa: allowed instruction sets; the
+ * result does not depend on them. */
+void fl__kv_append(fl_kv_cache *kv, uint32_t isa, int layer, int seq, int pos,
+                   const fl_kv_rows *rows);
 
 /* Borrowed page of one head: K [head_dim, 64] and V [64, head_dim] as float32. Formats other
  * than F32 are expanded into scratch (2 * head_dim * 64 floats). */
-void fl__kv_page(const float **k_t, const float **v, const fl_kv_cache *kv, int layer, int seq,
-                 int kv_head, int page, float *scratch);
+void fl__kv_page(const float **k_t, const float **v, const fl_kv_cache *kv, uint32_t isa,
+                 int layer, int seq, int kv_head, int page, float *scratch);
 
 #endif

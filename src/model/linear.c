@@ -65,7 +65,16 @@ fl_status fl__site_prepare(fl_site *site, fl_err *err)
     site->zero =
         site->act == FL_ACT_STATIC && site->is_unsigned && site->a_bits == 8 ? -128 : 0;
     const int n_extra = fl__site_n_extra(site);
-    site->code_ld = (site->n_in + n_extra + 63) / 64 * 64;
+    site->code_ld = fl__gemm_ldx(site->n_in + n_extra);
+    site->token = (fl_quantize_token){
+        .n_channels = site->n_in,
+        .ld = site->code_ld,
+        .bits = site->a_bits,
+        .asymmetric = site->asymmetric,
+        .clip_max = site->clip_max > 0 ? site->clip_max : 1,
+        .clip_min = site->clip_min > 0 ? site->clip_min : 1,
+        .premul = site->premul,
+    };
     if (site->act != FL_ACT_STATIC) return FL_OK;
 
     const int qmax = site_qmax(site), cap = qmax * site_fold(site);
@@ -140,6 +149,7 @@ void fl__site_fini(fl_site *site)
     spec_free(site);
     fl__free(&site->copies);
     fl__free(&site->premul);
+    fl__transform_fini(&site->transform);
     memset(site, 0, sizeof *site);
 }
 
@@ -150,41 +160,58 @@ static size_t align64(size_t n)
     return (n + 63) / 64 * 64;
 }
 
-size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int max_code_ld)
+size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int max_code_ld,
+                              size_t transform_bytes)
 {
     const size_t codes = align64((size_t)n_rows * (size_t)max_code_ld);
     const size_t sums = align64((size_t)n_rows * sizeof(int32_t));
-    const size_t as_int = codes + 2 * sums + fl__gemm_scratch_bytes(ex);
-    const size_t premultiplied = align64((size_t)n_rows * (size_t)max_n_in * sizeof(float));
-    const size_t as_float = premultiplied + fl__linear_float_scratch_bytes(ex);
+    const size_t as_int =
+        codes + 3 * sums + FL_MAX(fl__gemm_scratch_bytes(ex), transform_bytes);
+    const size_t input = align64((size_t)n_rows * (size_t)max_n_in * sizeof(float));
+    const size_t as_float =
+        input + FL_MAX(fl__linear_float_scratch_bytes(ex), transform_bytes);
     return FL_MAX(as_int, as_float);
+}
+
+fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, const float *x,
+                                int n_rows, void *scratch)
+{
+    unsigned char *at = scratch;
+    const size_t rows = align64((size_t)n_rows * sizeof(int32_t));
+    fl_site_codes c = {.codes = scratch, .stride = site->act == FL_ACT_TOKEN};
+    c.sums = (int32_t *)(void *)(at += align64((size_t)n_rows * (size_t)site->code_ld));
+    c.scales = (float *)(void *)(at += rows);
+    c.zeros = (int32_t *)(void *)(at += rows);
+    c.rest = at + rows;
+    if (site->act == FL_ACT_STATIC) {
+        fl__quantize_static_run(ex, c.codes, c.sums, x, site->n_in, n_rows, &site->spec);
+        c.scales[0] = site->scale;
+        c.zeros[0] = site->zero;
+    } else if (site->transform.n1) {
+        fl__transform_quantize_run(ex, c.codes, c.sums, c.scales, c.zeros, x, site->n_in,
+                                   n_rows, &site->transform, &site->token, c.rest);
+    } else {
+        fl__quantize_token_run(ex, c.codes, c.sums, c.scales, c.zeros, x, site->n_in, n_rows,
+                               &site->token);
+    }
+    return c;
 }
 
 static void run_int(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
                     float *const y[FL_SITE_MAX_LINEARS], void *scratch)
 {
-    unsigned char *at = scratch;
-    int8_t *codes = scratch;
-    int32_t *sums = (int32_t *)(void *)(at += align64((size_t)n_rows * (size_t)site->code_ld));
-    float *scales = (float *)(void *)(at += align64((size_t)n_rows * sizeof *sums));
-    at += align64((size_t)n_rows * sizeof *scales);
-
-    if (site->act == FL_ACT_STATIC) {
-        fl__quantize_static_run(ex, codes, sums, x, site->n_in, n_rows, &site->spec);
-        scales[0] = site->scale;
-    } else {
-        fl__quantize_token_run(ex, codes, sums, scales, x, site->n_in, n_rows, site->premul,
-                               site->n_in, site->code_ld, site_qmax(site));
-    }
+    const fl_site_codes c = fl__site_quantize(ex, site, x, n_rows, scratch);
+    const bool has_zeros = site->act == FL_ACT_TOKEN ? site->asymmetric : site->zero != 0;
     for (int i = 0; i < site->n_linears; i++) {
         const fl_linear *lin = site->linears[i];
         const fl_gemm g = {
-            .x = codes,
+            .x = c.codes,
             .ldx = site->code_ld,
-            .x_sum = sums,
-            .x_scale = scales,
-            .x_scale_stride = site->act == FL_ACT_TOKEN,
-            .x_zero = site->zero ? &site->zero : NULL,
+            .x_sum = c.sums,
+            .x_scale = c.scales,
+            .x_scale_stride = c.stride,
+            .x_zero = has_zeros ? c.zeros : NULL,
+            .x_zero_stride = c.stride,
             .w = &lin->packed,
             .w_scale = lin->w_scale,
             .w_scale_stride = lin->w_scale_stride,
@@ -193,20 +220,32 @@ static void run_int(const fl_exec *ex, const fl_site *site, const float *x, int 
             .ldy = lin->n_out,
             .M = n_rows,
         };
-        fl__gemm_run(ex, &g, at);
+        fl__gemm_run(ex, &g, c.rest);
     }
+}
+
+void fl__site_input(const fl_exec *ex, const fl_site *site, float *y, const float *x,
+                    int n_rows, void *scratch)
+{
+    const size_t K = (size_t)site->n_in, n = (size_t)n_rows * K;
+    if (site->transform.n1) {
+        fl__transform_run(ex, y, site->n_in, x, site->n_in, n_rows, &site->transform,
+                          site->premul, scratch);
+        return;
+    }
+    if (y != x) memcpy(y, x, n * sizeof *y);
+    for (size_t i = 0; site->premul && i < n; i++) y[i] *= site->premul[i % K];
 }
 
 static void run_float(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
                       float *const y[FL_SITE_MAX_LINEARS], void *scratch)
 {
     unsigned char *at = scratch;
-    if (site->premul) {
-        float *scaled = scratch;
-        const size_t n = (size_t)n_rows * (size_t)site->n_in;
-        for (size_t i = 0; i < n; i++) scaled[i] = x[i] * site->premul[i % (size_t)site->n_in];
-        at += align64(n * sizeof *scaled);
-        x = scaled;
+    if (site->premul || site->transform.n1) {
+        float *input = scratch;
+        at += align64((size_t)n_rows * (size_t)site->n_in * sizeof *input);
+        fl__site_input(ex, site, input, x, n_rows, at);
+        x = input;
     }
     for (int i = 0; i < site->n_linears; i++) {
         const fl_linear *lin = site->linears[i];

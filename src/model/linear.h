@@ -5,10 +5,13 @@
  * once; each linear then multiplies the same codes by its own weight. Three ways to run, chosen
  * by the site:
  *   FL_ACT_FLOAT   float activations; weights float (mapped, any float type) or int codes
- *   expanded tile by
- *                  tile (weight-only W4A16, W8A16); float32 GEMM
+ *                  expanded tile by tile (weight-only W4A16, W8A16); float32 GEMM
  *   FL_ACT_STATIC  one scale per tensor, fixed at calibration; FlattenQuant's flattening; int
- *   GEMM FL_ACT_TOKEN   one scale per token, from its own maximum; int GEMM
+ *                  GEMM
+ *   FL_ACT_TOKEN   one scale per token, and with asymmetric one zero point, from its own
+ *                  extremes; int GEMM
+ * Before that, the input is multiplied by premul and goes through the site's transform, where
+ * it has one (not with FL_ACT_STATIC).
  * SPDX-License-Identifier: MIT */
 #ifndef FL_MODEL_LINEAR_H
 #define FL_MODEL_LINEAR_H
@@ -17,6 +20,7 @@
 #include "format/dtype.h"
 #include "kernels/gemm.h"
 #include "kernels/quantize.h"
+#include "kernels/transform.h"
 
 typedef struct fl_linear {
     int n_out, n_in; /* 0, 0: the family has no such layer */
@@ -41,15 +45,19 @@ typedef struct fl_site {
     fl_act_kind act;
     int a_bits;            /* 16, 8, 4 */
     bool is_unsigned;      /* static: codes 0..2^bits-1 */
+    bool asymmetric;       /* token: a zero point per row, codes 0..2^bits-1 */
+    float clip_max, clip_min; /* token: of the row's extremes, above 0 and up to 1; 0: 1 */
     float scale;           /* static: x = scale * (code - zero) */
     int32_t zero;
     int n_in;              /* channels */
     uint16_t *copies;      /* [n_in] k_c of flattening, or NULL: all 1; owned */
     float *premul;         /* [n_in] or NULL, owned: applied to x first */
+    fl_transform transform; /* n1 * n2 = n_in, owned; n1 0: none */
     bool explicit_copies;  /* one column per digit even where an int8 column could carry the
                               sum: what a 4-bit multiplier needs; gives the same integers */
-    int code_ld;           /* row stride of codes */
+    int code_ld;           /* row stride of codes, fl__gemm_ldx of all columns */
     fl_quantize_static spec; /* built by fl__site_prepare from the fields above */
+    fl_quantize_token token; /* likewise */
     float *spec_lo, *spec_hi;         /* [n_in] owned */
     int32_t *extra_src, *extra_off;   /* [spec.n_extra] owned */
     int n_linears;
@@ -67,8 +75,28 @@ fl_status fl__linear_pack(fl_linear *lin, const fl_site *site, const int8_t *cod
 void fl__linear_fini(fl_linear *lin);
 void fl__site_fini(fl_site *site);
 
-/* Scratch of fl__site_run for up to n_rows rows: bytes, and where things lie in it. */
-size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int max_code_ld);
+/* Scratch of the functions below for up to n_rows rows of sites up to these sizes;
+ * transform_bytes: fl__transform_scratch_bytes of the largest transform. */
+size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int max_code_ld,
+                              size_t transform_bytes);
+
+/* Codes of a site's input, in scratch. */
+typedef struct fl_site_codes {
+    int8_t *codes;      /* [n_rows, code_ld] */
+    int32_t *sums;      /* [n_rows] of codes */
+    float *scales;      /* [n_rows] per token, [1] static */
+    int32_t *zeros;     /* likewise */
+    int stride;         /* of scales and zeros: 1 or 0 */
+    void *rest;         /* of scratch */
+} fl_site_codes;
+/* x (f32 [n_rows, n_in], dense) through premul, transform and quantiser of a site that is not
+ * FL_ACT_FLOAT. */
+fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, const float *x,
+                                int n_rows, void *scratch);
+/* y = x as the site's weights expect it, before quantising: after premul and transform. Both
+ * f32 [n_rows, n_in], dense; y may be x. */
+void fl__site_input(const fl_exec *ex, const fl_site *site, float *y, const float *x,
+                    int n_rows, void *scratch);
 
 /* y[i] (f32 [n_rows, n_out_i], dense) = linear i of the site on x (f32 [n_rows, n_in],
  * dense). */

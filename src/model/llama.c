@@ -22,6 +22,7 @@ static void build(fl_program *p, const fl_model_config *cfg)
     fl__program_add(p, (fl_op){FL_OP_SITE, .which = FL_SITE_QKV, .src = FL_BUF_NORM,
                                .dst = FL_BUF_Q, .dst2 = FL_BUF_K, .dst3 = FL_BUF_V});
     fl__program_add(p, (fl_op){FL_OP_ROPE, .src = FL_BUF_Q, .src2 = FL_BUF_K});
+    fl__program_add(p, (fl_op){FL_OP_HEADS, .src = FL_BUF_Q, .src2 = FL_BUF_K});
     fl__program_add(p, (fl_op){FL_OP_ATTENTION, .src = FL_BUF_Q, .src2 = FL_BUF_K,
                                .src3 = FL_BUF_V, .dst = FL_BUF_ATTN});
     fl__program_add(

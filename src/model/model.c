@@ -68,6 +68,8 @@ void fl__block_fini(fl_block *block)
     }
     for (int i = 0; i < FL_N_SITES; i++) fl__site_fini(&block->site[i]);
     for (int i = 0; i < FL_N_LINEARS; i++) fl__linear_fini(&block->linear[i]);
+    fl__transform_fini(&block->head_transform_q);
+    fl__transform_fini(&block->head_transform_k);
 }
 
 static fl_status load_float_linear(fl_linear *lin, const fl_model *model, int layer, int which,
@@ -111,11 +113,13 @@ fl_status fl__block_load(fl_block *block, const fl_model *model, int layer, fl_e
     const bool layer_norm = model->cfg.family == FL_FAMILY_OPT;
     fl_status st = FL_OK;
     memset(block, 0, sizeof *block);
+    for (int i = 0; i < 4; i++) block->kv_clip[i] = 1;
     for (int i = 0; i < 2 && !st; i++) {
         fl__norm_tensor_name(name, model, layer, i, "");
         st = load_norm(&block->norm[i], model, name, layer_norm, err);
     }
     for (int i = 0; i < FL_N_SITES && !st; i++) st = load_site(block, model, layer, i, err);
+    if (!st && model->sites) st = fl__quantized_attention_load(block, model, layer, err);
     if (st) fl__block_fini(block);
     return st;
 }
@@ -277,7 +281,8 @@ fl_status fl__model_open_config(fl_model **out, const char *dir, fl_err *err)
     }
     model->quant_method = "none";
     model->w_bits = model->a_bits = 16;
-    model->kv_format = FL_KV_F32;
+    model->k_format = model->v_format = FL_KV_F32;
+    model->stream_k_format = model->stream_v_format = FL_KV_BF16;
     if ((st = fl__model_config_load(&model->cfg, dir, err))) goto out;
     if ((st = fl__tensors_open(&model->tensors, dir, err))) goto out;
     if ((st = find_prefix(model, err))) goto out;
@@ -348,6 +353,6 @@ fl_kv_options fl__model_kv_options(const fl_model *model, int n_sequences, int n
                            .head_dim = model->cfg.head_dim,
                            .n_sequences = n_sequences,
                            .n_positions = n_positions,
-                           .k_format = model->kv_format,
-                           .v_format = model->kv_format};
+                           .k_format = model->k_format,
+                           .v_format = model->v_format};
 }

@@ -33,6 +33,8 @@ typedef enum fl_op_kind {
     FL_OP_NORM,      /* dst = norm[which](src) */
     FL_OP_SITE,      /* dst, dst2, dst3 = linears of site[which] (src) */
     FL_OP_ROPE,      /* src (Q) and src2 (K) rotated in place by position */
+    FL_OP_HEADS,     /* src (Q) and src2 (K): each head transformed in place, where the block
+                        has head transforms */
     FL_OP_ATTENTION, /* K (src2), V (src3) appended to the cache; dst = attention of Q (src) */
     FL_OP_SILU_MUL,  /* dst = silu(src) * src2 */
     FL_OP_RELU,      /* dst = max(src, 0) in place */
@@ -76,6 +78,9 @@ typedef struct fl_block {
     fl_norm norm[2];
     fl_linear linear[FL_N_LINEARS];
     fl_site site[FL_N_SITES];
+    float kv_clip[4]; /* fl_kv_rows.clip of this layer, 1 by default */
+    /* right factors [head_dim, head_dim] over n_heads, n_kv_heads; n1 0: none */
+    fl_transform head_transform_q, head_transform_k;
 } fl_block;
 
 /* How one site of a quantised model runs, from quantization_config. */
@@ -83,6 +88,7 @@ typedef struct fl_site_info {
     fl_act_kind act;
     int w_bits, a_bits;
     bool is_unsigned;
+    bool asymmetric; /* token */
 } fl_site_info;
 
 typedef struct fl_model {
@@ -94,7 +100,7 @@ typedef struct fl_model {
                                  cfg.quant */
     fl_site_info *sites;     /* [n_layers, FL_N_SITES], NULL: float model */
     int w_bits, a_bits;      /* 16 float, 0 mixed */
-    fl_kv_format kv_format;
+    fl_kv_format k_format, v_format; /* of the cache that this model runs with */
     fl_program program;      /* of every block */
     fl_linear embed;         /* [vocab, embed_size] as rows; w only */
     fl_linear positions;     /* OPT: [n_positions + 2, hidden] as rows; n_out 0: none */
@@ -105,6 +111,10 @@ typedef struct fl_model {
     fl_block *blocks;        /* [n_layers], or NULL when opened for streaming */
     double stream_max_extra; /* streaming: code columns that flattening may add per input
                                 channel */
+    size_t stream_transform_bytes; /* streaming: fl__transform_scratch_bytes of the largest
+                                      transform that a block will get; 0: none */
+    fl_kv_format stream_k_format, stream_v_format; /* streaming: of the cache that the quantised
+                                                      model will run with */
     int64_t n_params;
     size_t weight_bytes;     /* read by one forward pass, embedding rows apart */
 } fl_model;

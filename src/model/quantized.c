@@ -36,7 +36,7 @@ static fl_status parse_site(fl_model *model, const json_t *o, size_t i, fl_err *
     char where[64];
     int64_t layer = -1, w_bits = 0, a_bits = 0;
     const char *site = NULL, *act = NULL;
-    bool is_unsigned = false;
+    bool is_unsigned = false, asymmetric = false;
     fl_status st;
 
     (void)snprintf(where, sizeof where, "quantization_config: sites[%zu]", i);
@@ -44,9 +44,10 @@ static fl_status parse_site(fl_model *model, const json_t *o, size_t i, fl_err *
                                err)) ||
         (st = fl__json_get_string(o, "site", true, &site, where, err)) ||
         (st = fl__json_get_string(o, "activation", true, &act, where, err)) ||
-        (st = fl__json_get_int(o, "w_bits", true, 4, 16, &w_bits, where, err)) ||
-        (st = fl__json_get_int(o, "a_bits", true, 4, 16, &a_bits, where, err)) ||
-        (st = fl__json_get_bool(o, "unsigned", false, &is_unsigned, where, err)))
+        (st = fl__json_get_int(o, "w_bits", true, 3, 16, &w_bits, where, err)) ||
+        (st = fl__json_get_int(o, "a_bits", true, 3, 16, &a_bits, where, err)) ||
+        (st = fl__json_get_bool(o, "unsigned", false, &is_unsigned, where, err)) ||
+        (st = fl__json_get_bool(o, "asymmetric", false, &asymmetric, where, err)))
         return st;
     const int s = index_of(site, fl__site_names, FL_N_SITES),
               a = index_of(act, fl__act_names, 3);
@@ -55,15 +56,35 @@ static fl_status parse_site(fl_model *model, const json_t *o, size_t i, fl_err *
                         "%s: %s \"%s\": unknown name; the file is damaged or of a newer "
                         "version",
                         where, s < 0 ? "site" : "activation", s < 0 ? site : act);
-    if (w_bits != 4 && w_bits != 8 && w_bits != 16)
+    if (w_bits != 3 && w_bits != 4 && w_bits != 8 && w_bits != 16)
         return bad_bits(where, "w_bits", w_bits, err);
     const bool float_act = a == FL_ACT_FLOAT;
-    if (float_act ? a_bits != 16 : (a_bits != 4 && a_bits != 8))
+    const bool three = a == FL_ACT_TOKEN && a_bits == 3;
+    if (float_act ? a_bits != 16 : (a_bits != 4 && a_bits != 8 && !three))
         return bad_bits(where, "a_bits", a_bits, err);
     if (!float_act && w_bits == 16) return bad_bits(where, "w_bits", w_bits, err);
+    if (asymmetric && a != FL_ACT_TOKEN)
+        return fl__fail(err, FL_E_INPUT,
+                        "%s: asymmetric with activation \"%s\"; only \"token\" can be; the "
+                        "file is damaged or of a newer version",
+                        where, act);
     model->sites[layer * FL_N_SITES + s] =
-        (fl_site_info){(fl_act_kind)a, (int)w_bits, (int)a_bits, is_unsigned};
+        (fl_site_info){(fl_act_kind)a, (int)w_bits, (int)a_bits, is_unsigned, asymmetric};
     return FL_OK;
+}
+
+/* "k_bits" or "v_bits". */
+static fl_status parse_kv_format(fl_kv_format *format, const json_t *q, const char *field,
+                                 fl_err *err)
+{
+    int64_t bits = 16;
+    const fl_status st =
+        fl__json_get_int(q, field, false, 2, 16, &bits, "quantization_config", err);
+    if (st || fl__kv_format_of_bits(format, (int)bits)) return st;
+    return fl__fail(err, FL_E_INPUT,
+                    "quantization_config: %s: %lld is none of 16, 8, 4, 3 and 2; write the "
+                    "model again with flatiron quantize",
+                    field, (long long)bits);
 }
 
 /* Bits of the whole model: what all sites agree on, else 0 (mixed). */
@@ -88,7 +109,9 @@ fl_status fl__quantized_config_load(fl_model *model, fl_err *err)
     if ((st = fl__json_get_string(q, "method", true, &model->quant_method,
                                   "quantization_config", err)) ||
         (st = fl__json_get_int(q, "kv_bits", false, 16, 16, &kv_bits, "quantization_config",
-                               err)))
+                               err)) ||
+        (st = parse_kv_format(&model->k_format, q, "k_bits", err)) ||
+        (st = parse_kv_format(&model->v_format, q, "v_bits", err)))
         return st;
     if (!json_is_array(sites) || json_array_size(sites) != n)
         return fl__fail(
@@ -107,7 +130,6 @@ fl_status fl__quantized_config_load(fl_model *model, fl_err *err)
                             "the file is damaged",
                             i / FL_N_SITES, fl__site_names[i % FL_N_SITES]);
     summarize_bits(model);
-    model->kv_format = FL_KV_BF16;
     return FL_OK;
 }
 
@@ -203,6 +225,47 @@ static fl_status load_copies(fl_site *site, const fl_model *model, const char *n
     return FL_OK;
 }
 
+/* Clips of a quantiser's range, n (at most 4) of them; left alone when the tensor is absent. */
+static fl_status load_clips(float *clips, int n, const fl_model *model, const char *name,
+                            fl_err *err)
+{
+    float *clip;
+    if (!fl__tensors_find(model->tensors, name)) return FL_OK;
+    fl_status st = fl__model_vector(&clip, model, name, n, err);
+    if (st) return st;
+    for (int i = 0; i < n && !st; i++) {
+        clips[i] = clip[i];
+        if (!(clip[i] > 0 && clip[i] <= 1))
+            st = fl__fail(
+                err, FL_E_INPUT,
+                "quantised model: tensor %s: element %d is %g, wanted a number above 0 "
+                "and at most 1; the file is damaged",
+                name, i, (double)clip[i]);
+    }
+    fl__free(&clip);
+    return st;
+}
+
+/* The transform, and the range of a per-token quantiser. */
+static fl_status load_transform(fl_site *site, const fl_model *model, int layer, int which,
+                                int first_linear, fl_err *err)
+{
+    char name[FL_MAX_TENSOR_NAME];
+    float clips[2] = {1, 1};
+    fl_status st = fl__quantized_transform_load(&site->transform, model, layer, which, err);
+    if (st) return st;
+    if (site->act == FL_ACT_STATIC && site->transform.n1)
+        return fl__fail(err, FL_E_INPUT,
+                        "quantised model: layer %d, site %s: a transform with static "
+                        "activations; the file is damaged or of a newer version",
+                        layer, fl__site_names[which]);
+    fl__linear_tensor_name(name, model, layer, first_linear, ".input_clip");
+    if (site->act == FL_ACT_TOKEN && (st = load_clips(clips, 2, model, name, err))) return st;
+    site->clip_max = clips[0];
+    site->clip_min = clips[1];
+    return FL_OK;
+}
+
 /* What a static or per-token quantiser needs beside the weights. */
 static fl_status load_input(fl_site *site, const fl_model *model, int layer, int first_linear,
                             fl_err *err)
@@ -237,7 +300,10 @@ fl_status fl__quantized_site_load(fl_block *block, const fl_model *model, int la
     site->act = info->act;
     site->a_bits = info->a_bits;
     site->is_unsigned = info->is_unsigned;
-    if ((st = load_input(site, model, layer, linears[0], err))) return st;
+    site->asymmetric = info->asymmetric;
+    if ((st = load_transform(site, model, layer, which, linears[0], err)) ||
+        (st = load_input(site, model, layer, linears[0], err)))
+        return st;
     if (site->n_in + fl__site_n_extra(site) > FL_MAX_CODE_COLUMNS)
         return fl__fail(err, FL_E_INPUT,
                         "quantised model: layer %d, site %s: %d extra columns are more than a "
@@ -245,6 +311,16 @@ fl_status fl__quantized_site_load(fl_block *block, const fl_model *model, int la
                         layer, fl__site_names[which], fl__site_n_extra(site));
     if ((st = fl__site_prepare(site, err))) return st;
     for (int i = 0; i < site->n_linears && !st; i++)
-        st = load_linear(site->linears[i], model, layer, linears[i], site, info->w_bits, err);
+        st = load_linear(site->linears[i], model, layer, linears[i], site,
+                         fl__stored_bits(info->w_bits), err);
     return st;
+}
+
+fl_status fl__quantized_attention_load(fl_block *block, const fl_model *model, int layer,
+                                       fl_err *err)
+{
+    char name[FL_MAX_TENSOR_NAME];
+    fl__attention_tensor_name(name, model, layer, ".kv_clip");
+    const fl_status st = load_clips(block->kv_clip, 4, model, name, err);
+    return st ? st : fl__quantized_heads_load(block, model, layer, err);
 }

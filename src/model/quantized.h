@@ -10,7 +10,14 @@
  *   <site>.input_scale      F32 [1]      static activations
  *   <site>.input_copies     U16 [K]      k_c of flattening, absent when all are 1
  *   <site>.input_multiplier F32 [K]      applied before quantising, where smoothing could not
- *   be folded
+ *                                        be folded
+ *   <site>.transform_left   F32 [n1, n1] factors of the input's transform (transform.h), n1 *
+ *   <site>.transform_right  F32 [n2, n2] n2 = K; absent: identity; not with static activations
+ *   <site>.input_clip       F32 [2]      per token: clips of the largest and the smallest value
+ * and per block, <attention> being what is before the name of k_proj:
+ *   <attention>.kv_clip     F32 [4]      clips of K and V (fl_kv_rows), absent when all are 1
+ *   <attention>.key_transform, .query_transform  F32 [head_dim, head_dim], both or none: each
+ *                                        head of k, of q, after the rotary embedding, times it
  * SPDX-License-Identifier: MIT */
 #ifndef FL_MODEL_QUANTIZED_H
 #define FL_MODEL_QUANTIZED_H
@@ -23,12 +30,25 @@
 /* Names of fl_act_kind in the file: "float", "static", "token". */
 extern const char *const fl__act_names[3];
 
-/* Fills model->sites, quant_method, bits and kv_format from model->cfg.quant. FL_E_INPUT names
- * the field. */
+/* Fills model->sites, quant_method, bits and formats of K and V from model->cfg.quant.
+ * FL_E_INPUT names the field. */
 fl_status fl__quantized_config_load(fl_model *model, fl_err *err);
 /* Loads site `which` of a block whose roles (n_in, linears) are set. */
 fl_status fl__quantized_site_load(fl_block *block, const fl_model *model, int layer, int which,
                                   fl_err *err);
+/* Loads what the block's attention has beside its linears. */
+fl_status fl__quantized_attention_load(fl_block *block, const fl_model *model, int layer,
+                                       fl_err *err);
+/* Sizes of the factors that the checkpoint's tensors give to a site: *n1 * *n2 = K, or 0 and 0
+ * where it has none. FL_E_INPUT when they do not fit K. */
+fl_status fl__quantized_transform_sizes(int *n1, int *n2, const fl_model *model, int layer,
+                                        int which, fl_err *err);
+/* The site's transform; t stays empty where it has none. */
+fl_status fl__quantized_transform_load(fl_transform *t, const fl_model *model, int layer,
+                                       int which, fl_err *err);
+/* The block's head transforms. */
+fl_status fl__quantized_heads_load(fl_block *block, const fl_model *model, int layer,
+                                   fl_err *err);
 /* A float vector of n elements of the checkpoint as float32, owned. */
 fl_status fl__model_vector(float **out, const fl_model *model, const char *name, int n,
                            fl_err *err);

@@ -127,6 +127,52 @@ static void emit_input(const walk *w, int layer, int first_linear, const fl_site
     emit(w, name, float_vector(n_in, true));
 }
 
+static fl_tensor_spec clips(int n)
+{
+    fl_tensor_spec clip = float_vector(n, true);
+    clip.role = FL_ROLE_CLIP;
+    clip.dtypes = FL_DTYPE_BIT(FL_DTYPE_F32);
+    return clip;
+}
+
+static fl_tensor_spec square(int n)
+{
+    fl_tensor_spec factor = float_matrix(n, n);
+    factor.optional = true;
+    factor.dtypes = FL_DTYPE_BIT(FL_DTYPE_F32);
+    return factor;
+}
+
+static void emit_attention(const walk *w, int layer)
+{
+    char name[FL_MAX_TENSOR_NAME];
+    fl__attention_tensor_name(name, w->model, layer, ".kv_clip");
+    emit(w, name, clips(4));
+    fl__attention_tensor_name(name, w->model, layer, ".key_transform");
+    emit(w, name, square(w->model->cfg.head_dim));
+    fl__attention_tensor_name(name, w->model, layer, ".query_transform");
+    emit(w, name, square(w->model->cfg.head_dim));
+}
+
+/* Sizes that do not fit together are the loader's to explain: any shape passes here. */
+static void emit_transform(const walk *w, int layer, int site, int first_linear,
+                           const fl_site_info *info)
+{
+    char name[FL_MAX_TENSOR_NAME];
+    int n1 = 0, n2 = 0;
+    const bool fits =
+        fl__quantized_transform_sizes(&n1, &n2, w->model, layer, site, NULL) == FL_OK;
+    fl_tensor_spec left = square(n1), right = square(n2);
+    if (!fits) left.n_dims = right.n_dims = -1;
+    fl__linear_tensor_name(name, w->model, layer, first_linear, ".transform_left");
+    emit(w, name, left);
+    fl__linear_tensor_name(name, w->model, layer, first_linear, ".transform_right");
+    emit(w, name, right);
+    if (info->act != FL_ACT_TOKEN) return;
+    fl__linear_tensor_name(name, w->model, layer, first_linear, ".input_clip");
+    emit(w, name, clips(2));
+}
+
 static void emit_block(const walk *w, int layer)
 {
     const fl_model *model = w->model;
@@ -135,13 +181,18 @@ static void emit_block(const walk *w, int layer)
         fl__norm_tensor_name(name, model, layer, i, "");
         emit_norm(w, name);
     }
+    if (model->sites) emit_attention(w, layer);
     for (int site = 0; site < FL_N_SITES; site++) {
         const fl_site_info *info =
             model->sites ? &model->sites[layer * FL_N_SITES + site] : NULL;
         int linears[FL_SITE_MAX_LINEARS];
         const int n = fl__site_linears(linears, &model->cfg, site);
-        if (info) emit_input(w, layer, linears[0], info);
-        for (int i = 0; i < n; i++) emit_linear(w, layer, linears[i], info ? info->w_bits : 16);
+        if (info) {
+            emit_input(w, layer, linears[0], info);
+            emit_transform(w, layer, site, linears[0], info);
+        }
+        for (int i = 0; i < n; i++) emit_linear(w, layer, linears[i],
+                                                info ? fl__stored_bits(info->w_bits) : 16);
     }
 }
 
@@ -164,6 +215,7 @@ static bool float_is_good(fl_tensor_role role, float x)
 {
     if (!isfinite(x)) return false;
     if (role == FL_ROLE_WEIGHT_SCALE) return x >= 0;
+    if (role == FL_ROLE_CLIP) return x > 0 && x <= 1;
     return role != FL_ROLE_INPUT_SCALE || x > 0;
 }
 
@@ -228,6 +280,8 @@ static const char *scan(bad_number *bad, const fl_tensor_view *t, const fl_tenso
         return scan_floats(bad, t, spec->role) ? "finite numbers of at least 0" : NULL;
     case FL_ROLE_INPUT_SCALE:
         return scan_floats(bad, t, spec->role) ? "a finite number above 0" : NULL;
+    case FL_ROLE_CLIP:
+        return scan_floats(bad, t, spec->role) ? "numbers above 0 and at most 1" : NULL;
     case FL_ROLE_CODES8:
         return scan_codes8(bad, t) ? "codes from -127 to 127" : NULL;
     case FL_ROLE_CODES4:

@@ -17,6 +17,7 @@ typedef enum fl_tensor_role {
     FL_ROLE_WEIGHT_SCALE, /* finite, not negative; one element does for all channels */
     FL_ROLE_INPUT_SCALE,  /* finite, above 0 */
     FL_ROLE_COPIES,       /* 1..FL_MAX_COPIES */
+    FL_ROLE_CLIP,         /* above 0, at most 1 */
 } fl_tensor_role;
 
 typedef struct fl_tensor_spec {

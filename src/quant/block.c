@@ -33,6 +33,7 @@ size_t fl__block_linear_bytes(const fl_model *model, int linear, int w_bits, fl_
     int n_out, n_in;
     fl__linear_shape(&n_out, &n_in, &model->cfg, linear);
     if (w_bits == 16) return 0;
+    w_bits = fl__stored_bits(w_bits);
     const size_t N = (size_t)n_out, K = (size_t)n_in, scales = w_per_tensor ? 1 : N;
     const size_t codes = N * K + scales * sizeof(float);
     if (act == FL_ACT_FLOAT) return codes + (w_bits == 4 ? N * ((K + 1) / 2) : 0);
@@ -41,13 +42,26 @@ size_t fl__block_linear_bytes(const fl_model *model, int linear, int w_bits, fl_
            N_pad * sizeof(int32_t);
 }
 
+void fl__block_move(fl_block *to, fl_block *from)
+{
+    *to = *from;
+    for (int s = 0; s < FL_N_SITES; s++)
+        for (int i = 0; i < to->site[s].n_linears; i++)
+            to->site[s].linears[i] = &to->linear[from->site[s].linears[i] - from->linear];
+    memset(from, 0, sizeof *from);
+}
+
 fl_status fl__block_job_init(fl_block_job *j, const fl_model *model, const fl_exec *ex,
                              int layer, const fl_site_plan *plan, const fl_block_options *o,
-                             fl_err *err)
+                             fl_block *folded, fl_err *err)
 {
     *j = (fl_block_job){.model = model, .ex = ex, .plan = plan, .o = o, .layer = layer};
-    const fl_status st = fl__block_fold(&j->folded, model, layer, plan, err);
-    if (st) return st;
+    if (folded) {
+        fl__block_move(&j->folded, folded);
+    } else {
+        const fl_status st = fl__block_fold(&j->folded, model, layer, plan, err);
+        if (st) return st;
+    }
     j->quant = j->folded;
     for (int s = 0; s < FL_N_SITES; s++) {
         fl_site *site = &j->quant.site[s];
@@ -57,6 +71,12 @@ fl_status fl__block_job_init(fl_block_job *j, const fl_model *model, const fl_ex
         j->outcome[s].damping = NAN;
     }
     return FL_OK;
+}
+
+/* Empties t where it is the folded block's. */
+static void release_shared(fl_transform *t, const fl_transform *folded)
+{
+    if (t->left == folded->left && t->right == folded->right) *t = (fl_transform){0};
 }
 
 void fl__block_job_fini(fl_block_job *j)
@@ -73,8 +93,13 @@ void fl__block_job_fini(fl_block_job *j)
         fl_site *site = &j->quant.site[s];
         if (site->premul == j->folded.site[s].premul) site->premul = NULL;
         if (site->spec_lo == j->folded.site[s].spec_lo) site->spec_lo = site->spec_hi = NULL;
+        release_shared(&site->transform, &j->folded.site[s].transform);
         fl__site_fini(site);
     }
+    release_shared(&j->quant.head_transform_q, &j->folded.head_transform_q);
+    release_shared(&j->quant.head_transform_k, &j->folded.head_transform_k);
+    fl__transform_fini(&j->quant.head_transform_q);
+    fl__transform_fini(&j->quant.head_transform_k);
     fl__block_fini(&j->folded);
 }
 
@@ -86,6 +111,7 @@ static fl_status prepare_site(fl_block_job *j, int which, fl_err *err)
     site->act = p->act;
     site->a_bits = p->a_bits;
     site->is_unsigned = p->is_unsigned;
+    site->asymmetric = p->asymmetric;
     site->scale = p->scale;
     if (p->copies) {
         site->copies = fl__alloc((size_t)site->n_in, sizeof *site->copies);
@@ -150,14 +176,15 @@ static fl_status round_linear(fl_block_job *j, int which, int i, const fl_gptq *
         memcpy(w, from->own_w, n * sizeof *w);
         st = fl__gptq_round(gptq, j->ex, j->codes[id], lin->w_scale, shift, w, lin->n_out, bits,
                             j->o->w_per_tensor, &j->outcome[which].gptq_error[i], err);
-        if (!st) st = add_to_bias(lin, from->bias, shift, err);
+        const bool drop_bias = id == FL_LIN_K && fl__key_bias_is_dropped(j->model);
+        if (!st && !drop_bias) st = add_to_bias(lin, from->bias, shift, err);
     } else {
         fl__weight_scale_find(j->ex, lin->w_scale, from->own_w, lin->n_out, lin->n_in, bits,
                               j->o->w_per_tensor, j->o->search_scale, NULL);
         (void)fl__weight_round(j->ex, j->codes[id], from->own_w, lin->w_scale,
                                lin->w_scale_stride, lin->n_out, lin->n_in, bits, NULL);
     }
-    if (!st) st = install(j, lin, site, id, bits, err);
+    if (!st) st = install(j, lin, site, id, fl__stored_bits(bits), err);
 out:
     fl__free(&w);
     fl__free(&shift);

@@ -8,6 +8,11 @@
 #include "quant/plan.h"
 #include "quant/stream.h"
 
+/* Does k_proj's bias come to nothing? Without a rotary embedding it adds the same number to the
+ * scores of all keys of a query, and the softmax takes that out again; it is dropped where K is
+ * quantised, whose range it would only widen. */
+bool fl__key_bias_is_dropped(const fl_model *model);
+
 typedef struct fl_block_options {
     bool use_gptq; /* else nearest */
     fl_gptq_options gptq;
@@ -16,10 +21,13 @@ typedef struct fl_block_options {
 } fl_block_options;
 
 /* Float32 copy of a block with the plan's smoothing folded in (methods: norms, v_proj and
- * up_proj rows), computed in double. plan: FL_N_SITES entries or NULL: a plain float32 copy.
- * Post-norm sites keep their factors as premul. */
+ * up_proj rows), computed in double, and without a key bias that is dropped. plan: FL_N_SITES
+ * entries or NULL: a plain float32 copy. Post-norm sites keep their factors as premul. */
 fl_status fl__block_fold(fl_block *folded, const fl_model *model, int layer,
                          const fl_site_plan *plan, fl_err *err);
+
+/* to = from, whose sites then point to to's linears; from is left empty. */
+void fl__block_move(fl_block *to, fl_block *from);
 
 /* What rounding did to one site. */
 typedef struct fl_site_outcome {
@@ -36,15 +44,18 @@ typedef struct fl_block_job {
     const fl_block_options *o;
     int layer;
     fl_block folded;           /* owned */
-    fl_block quant;            /* norms and float weights borrowed from folded */
+    fl_block quant;            /* norms, float weights and transforms that are equal to
+                                  folded's are borrowed from it */
     int8_t *codes[FL_N_LINEARS]; /* [n_out, n_in] owned; NULL: stays float */
     uint8_t *packed_w[FL_N_LINEARS]; /* weight-only 4-bit: nibbles that quant's linear reads */
     fl_site_outcome outcome[FL_N_SITES];
 } fl_block_job;
 
+/* folded: the float block to round, taken on success; NULL: the plan's smoothing is folded
+ * here. */
 fl_status fl__block_job_init(fl_block_job *j, const fl_model *model, const fl_exec *ex,
                              int layer, const fl_site_plan *plan, const fl_block_options *o,
-                             fl_err *err);
+                             fl_block *folded, fl_err *err);
 void fl__block_job_fini(fl_block_job *j);
 /* Rounds one site; sites must come in order. stream is needed for GPTQ (its lanes hold the
  * block's inputs), else NULL. FL_E_INTERRUPTED when the stream was told to stop. */

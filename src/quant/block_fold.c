@@ -62,6 +62,12 @@ static fl_status fold_norm(fl_block *b, const fl_model *model, int site, const f
     return FL_OK;
 }
 
+bool fl__key_bias_is_dropped(const fl_model *model)
+{
+    return model->cfg.rope.kind == FL_ROPE_NONE &&
+           fl__kv_code_bits(model->stream_k_format) != 0;
+}
+
 fl_status fl__block_fold(fl_block *folded, const fl_model *model, int layer,
                          const fl_site_plan *plan, fl_err *err)
 {
@@ -83,6 +89,10 @@ fl_status fl__block_fold(fl_block *folded, const fl_model *model, int layer,
         }
         if (!st && (i == FL_SITE_QKV || i == FL_SITE_UP))
             st = fold_norm(folded, model, i, s[i], err);
+    }
+    if (!st && fl__key_bias_is_dropped(model)) {
+        fl_linear *k = &folded->linear[FL_LIN_K];
+        if (k->bias) memset(k->bias, 0, (size_t)k->n_out * sizeof *k->bias);
     }
     if (st) fl__block_fini(folded);
     return st;

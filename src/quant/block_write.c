@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_TENSORS = FL_N_LINEARS * 3 + FL_N_SITES * 3 + 4 };
+enum { MAX_TENSORS = FL_N_LINEARS * 3 + FL_N_SITES * 6 + 7 };
 
 typedef struct entry {
     char name[FL_MAX_TENSOR_NAME];
@@ -22,6 +22,7 @@ typedef struct shard {
     entry at[MAX_TENSORS];
     int n;
     uint8_t *nibbles[FL_N_LINEARS]; /* owned */
+    float clips[FL_N_SITES][2];     /* largest, smallest */
 } shard;
 
 static void add(shard *s, const char *name, fl_dtype dtype, int64_t rows, int64_t columns,
@@ -89,12 +90,37 @@ static void add_site(shard *s, int which)
     if (site->copies) add(s, name, FL_DTYPE_U16, site->n_in, 0, site->copies);
     fl__linear_tensor_name(name, s->j->model, s->j->layer, linears[0], ".input_multiplier");
     if (site->premul) add(s, name, FL_DTYPE_F32, site->n_in, 0, site->premul);
+    const fl_transform *t = &site->transform;
+    fl__linear_tensor_name(name, s->j->model, s->j->layer, linears[0], ".transform_left");
+    if (t->left) add(s, name, FL_DTYPE_F32, t->n1, t->n1, t->left);
+    fl__linear_tensor_name(name, s->j->model, s->j->layer, linears[0], ".transform_right");
+    if (t->right) add(s, name, FL_DTYPE_F32, t->n2, t->n2, t->right);
+    if (site->act != FL_ACT_TOKEN) return;
+    if (site->token.clip_max == 1 && site->token.clip_min == 1) return;
+    s->clips[which][0] = site->token.clip_max;
+    s->clips[which][1] = site->token.clip_min;
+    fl__linear_tensor_name(name, s->j->model, s->j->layer, linears[0], ".input_clip");
+    add(s, name, FL_DTYPE_F32, 2, 0, s->clips[which]);
+}
+
+static void add_attention(shard *s)
+{
+    const float *clip = s->j->quant.kv_clip;
+    const fl_transform *q = &s->j->quant.head_transform_q, *k = &s->j->quant.head_transform_k;
+    char name[FL_MAX_TENSOR_NAME];
+    fl__attention_tensor_name(name, s->j->model, s->j->layer, ".key_transform");
+    if (k->right) add(s, name, FL_DTYPE_F32, k->n2, k->n2, k->right);
+    fl__attention_tensor_name(name, s->j->model, s->j->layer, ".query_transform");
+    if (q->right) add(s, name, FL_DTYPE_F32, q->n2, q->n2, q->right);
+    if (clip[0] == 1 && clip[1] == 1 && clip[2] == 1 && clip[3] == 1) return;
+    fl__attention_tensor_name(name, s->j->model, s->j->layer, ".kv_clip");
+    add(s, name, FL_DTYPE_F32, 4, 0, clip);
 }
 
 size_t fl__block_write_bytes(const fl_model *model, int w_bits)
 {
     size_t nibbles = 0;
-    for (int i = 0; i < FL_N_LINEARS && w_bits == 4; i++) {
+    for (int i = 0; i < FL_N_LINEARS && fl__stored_bits(w_bits) == 4; i++) {
         int n_out, n_in;
         fl__linear_shape(&n_out, &n_in, &model->cfg, i);
         nibbles += (size_t)n_out * (size_t)((n_in + 1) / 2);
@@ -118,6 +144,7 @@ fl_status fl__block_job_write(const fl_block_job *j, const char *path, json_t *n
         if (j->quant.linear[i].n_out) st = add_linear(s, i, err);
     if (st) goto out;
     for (int i = 0; i < FL_N_SITES; i++) add_site(s, i);
+    add_attention(s);
     st = fl__safetensors_writer_open(&w, path, s->decl, (size_t)s->n, metadata, 1, err);
     for (int i = 0; i < s->n && !st; i++) {
         st = fl__safetensors_writer_write(w, s->at[i].name, s->at[i].data, s->at[i].n_bytes,

@@ -33,7 +33,7 @@ static json_t *number(double x)
     return isfinite(x) ? json_real(x) : json_null();
 }
 
-static json_t *block_report(const fl_block_job *b, double loss)
+static json_t *block_report(const fl_block_job *b, double loss, json_t *training)
 {
     json_t *sites = json_array();
     for (int s = 0; sites && s < FL_N_SITES; s++) {
@@ -50,6 +50,7 @@ static json_t *block_report(const fl_block_job *b, double loss)
         (void)json_object_set_new(o, "gptq_error", errors);
         (void)json_object_set_new(o, "damping", number(b->outcome[s].damping));
         if (s == FL_SITE_DOWN) (void)json_object_set_new(o, "block_error", number(loss));
+        if (s == FL_SITE_DOWN && training) (void)json_object_set(o, "training", training);
         (void)json_array_append_new(sites, o);
     }
     return json_pack("{s:i,s:o,s:o}", "layer", b->layer, "block_error", number(loss), "sites",
@@ -84,11 +85,11 @@ static fl_status add_shard(json_t *shards, const char *file, json_t *names, int6
 }
 
 static fl_status save_block(fl_quant_job *job, const fl_block_job *b, double loss,
-                            json_t *shards, fl_err *err)
+                            json_t *training, json_t *shards, fl_err *err)
 {
     char shard[FL_SHARD_NAME_BYTES], name[FL_BLOCK_NAME_BYTES];
     int64_t n_bytes = 0;
-    json_t *names = json_array(), *report = block_report(b, loss);
+    json_t *names = json_array(), *report = block_report(b, loss, training);
     fl__quant_shard_name(shard, job->model, 1 + b->layer);
     fl__checkpoint_block_name(name, b->layer);
     char *path = fl__checkpoint_path(&job->checkpoint, shard);
@@ -110,10 +111,19 @@ static fl_status save_block(fl_quant_job *job, const fl_block_job *b, double los
 static fl_status quantize_block(fl_quant_job *job, int layer, json_t *shards, fl_err *err)
 {
     fl_block_job b;
+    fl_block learned;
+    json_t *training = NULL;
     double loss = NAN;
     const fl_site_plan *plan = &job->plan->sites[layer * FL_N_SITES];
-    fl_status st = fl__block_job_init(&b, job->model, job->ex, layer, plan, &job->c.block, err);
-    if (st) return st;
+    fl_status st = FL_OK;
+    if (job->c.transforms && (st = fl__quant_learn_block(&learned, &training, job, layer, err)))
+        return st;
+    st = fl__block_job_init(&b, job->model, job->ex, layer, plan, &job->c.block,
+                            job->c.transforms ? &learned : NULL, err);
+    if (st) {
+        json_decref(training);
+        return st;
+    }
     for (int s = 0; s < FL_N_SITES && !st; s++) {
         st = fl__block_job_site(&b, job->stream, s, err);
         if (!st && s == FL_SITE_O)
@@ -127,7 +137,8 @@ static fl_status quantize_block(fl_quant_job *job, int layer, json_t *shards, fl
                     "layer %d, site %s: Hessian needed damping %g instead of %g", layer,
                     fl__site_names[s], b.outcome[s].damping, job->c.block.gptq.damping);
     if (!st && fl__quant_needs_lanes(&job->c)) loss = fl__stream_distance(job->stream);
-    if (!st) st = save_block(job, &b, loss, shards, err);
+    if (!st) st = save_block(job, &b, loss, training, shards, err);
+    json_decref(training);
     fl__block_job_fini(&b);
     if (!st)
         fl__quant_progress(job, "quantize", layer, loss,
@@ -155,7 +166,8 @@ static fl_status load_finished(fl_block *block, fl_tensors **shard, fl_quant_job
                        : fl__fail_nomem(err, "finished block", n * sizeof *view.sites);
     for (size_t i = 0; i < n && !st; i++) {
         const fl_site_plan *p = &job->plan->sites[i];
-        view.sites[i] = (fl_site_info){p->act, p->w_bits, p->a_bits, p->is_unsigned};
+        view.sites[i] = (fl_site_info){p->act, p->w_bits, p->a_bits, p->is_unsigned,
+                                       p->asymmetric};
     }
     view.tensors = *shard;
     if (!st) st = fl__block_load(block, &view, layer, err);

@@ -1,8 +1,10 @@
 /* job.h - quantising a model from its first block to its last: plan, rounding, output.
  *
  *   job_config.c  options of the public header made definite for a method
+ *   job_config_flatquant.c  those of FlatQuant and quarot
  *   job_plan.c    one pass of the float model: smoothing, thresholds, bits of every site
  *   job.c         one pass of both lanes: every block rounded and written, resumable
+ *   job_learn.c   FlatQuant: a block's transforms learned and folded before it is rounded
  *   job_finish.c  the tensors outside the blocks, config.json, side files, report
  *   job_memory.c  what it will take, for the dry run and for the comparison at the end
  *   job_time.c    how long it will take
@@ -13,6 +15,7 @@
 #include "base/log.h"
 #include "quant/block.h"
 #include "quant/checkpoint.h"
+#include "quant/flatquant/flatquant.h"
 #include "quant/flattenquant/flattenquant.h"
 
 typedef enum fl_select { FL_SELECT_KL, FL_SELECT_OUTPUT, FL_SELECT_RANDOM } fl_select;
@@ -23,22 +26,34 @@ typedef struct fl_quant_config {
     fl_act_kind act;
     bool mixed;          /* bits per site by selection; else w_bits, a_bits everywhere */
     int w_bits, a_bits;
+    int k_bits, v_bits;  /* of the KV cache */
     bool smooth_all;     /* all sites, else those behind norms only (SmoothQuant) */
     bool unsigned_codes;
     fl_flatten_options flatten; /* smooth off: no smoothing anywhere */
     double int4_ratio, gamma;   /* gamma < 0: off */
     fl_select select;
     fl_block_options block;
+    bool asymmetric;     /* per-token activations with a zero point */
+    bool transforms;     /* flatquant, quarot: sites get transforms before they are rounded */
+    fl_flatquant_options flatquant;
     uint64_t seed;
     int n_samples, seq_len;
 } fl_quant_config;
 
 /* FL_E_USAGE names the option. */
 fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
-                                   const fl_model_config *model, fl_err *err);
+                                   const fl_model_config *model, uint32_t isa, fl_err *err);
+/* FlatQuant's part of it. */
+fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
+                                       const fl_model_config *model, uint32_t isa, fl_err *err);
+json_t *fl__flatquant_config_json(const fl_flatquant_options *o);
 /* The configuration as JSON, for fingerprint, config.json and report. New reference, NULL:
  * memory. */
 json_t *fl__quant_config_json(const fl_quant_config *c);
+/* Scratch that the transforms which the blocks will get need (fl_model.stream_transform_bytes);
+ * 0: none. */
+size_t fl__quant_transform_bytes(const fl_quant_config *c, const fl_model_config *model,
+                                 const fl_exec *ex);
 /* Does the method look at activations at all? Does it follow the quantised lane? */
 bool fl__quant_needs_plan_pass(const fl_quant_config *c);
 bool fl__quant_needs_lanes(const fl_quant_config *c);
@@ -67,6 +82,10 @@ fl_status fl__quant_job_run(json_t **report, const fl_quantize_options *o,
 enum { FL_QUANT_SAMPLE_ROWS = 1024 }; /* kept of every site's input while planning */
 /* Makes job->plan. */
 fl_status fl__quant_plan_make(fl_quant_job *job, fl_err *err);
+/* Learns a block's transforms on the lanes and folds them: *folded is what is to be rounded.
+ * *report: what the training did, new reference. */
+fl_status fl__quant_learn_block(fl_block *folded, json_t **report, fl_quant_job *job, int layer,
+                                fl_err *err);
 /* Writes the rest of the model and finishes the checkpoint. shards: array of {file, names,
  * bytes}. */
 fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *report,

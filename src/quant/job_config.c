@@ -23,13 +23,30 @@ static fl_status usage(fl_err *err, const char *option, const char *why, const c
     return fl__fail(err, FL_E_USAGE, "option: %s: %s; %s", option, why, todo);
 }
 
+static int key_bits(const fl_quantize_options *o)
+{
+    return o->k_bits ? o->k_bits : o->kv_bits;
+}
+
+static int value_bits(const fl_quantize_options *o)
+{
+    return o->v_bits ? o->v_bits : o->kv_bits;
+}
+
 static fl_status check_bits(const fl_quantize_options *o, bool flattenquant, fl_err *err)
 {
     const int w = o->w_bits, a = o->a_bits;
-    if (w && w != 4 && w != 8 && w != 16)
-        return usage(err, "--w-bits", "not 4, 8 or 16", "give one of them");
-    if (a && a != 4 && a != 8 && a != 16)
-        return usage(err, "--a-bits", "not 4, 8 or 16", "give one of them");
+    fl_kv_format unused;
+    if (!fl__kv_format_of_bits(&unused, key_bits(o)))
+        return usage(err, "--k-bits", "not 16, 8, 4, 3 or 2", "give one of them");
+    if (!fl__kv_format_of_bits(&unused, value_bits(o)))
+        return usage(err, "--v-bits", "not 16, 8, 4, 3 or 2", "give one of them");
+    if (w && w != 3 && w != 4 && w != 8 && w != 16)
+        return usage(err, "--w-bits", "not 3, 4, 8 or 16", "give one of them");
+    if (a && a != 3 && a != 4 && a != 8 && a != 16)
+        return usage(err, "--a-bits", "not 3, 4, 8 or 16", "give one of them");
+    if (flattenquant && (w == 3 || a == 3))
+        return usage(err, "--w-bits", "flattenquant has 4 and 8 bits", "give one of them");
     if (flattenquant && !w != !a)
         return usage(err, w ? "--w-bits" : "--a-bits",
                      "only one of weight and activation bits is given",
@@ -38,12 +55,9 @@ static fl_status check_bits(const fl_quantize_options *o, bool flattenquant, fl_
         return usage(err, "--w-bits",
                      "float weights with integer activations cannot be multiplied",
                      "give --w-bits 8 or 4");
-    if (w == 16 && a == 16)
+    if (w == 16 && a == 16 && key_bits(o) == 16 && value_bits(o) == 16)
         return usage(err, "--w-bits", "16-bit weights and activations leave nothing to do",
                      "give fewer bits");
-    if (o->kv_bits != 16)
-        return fl__fail(err, FL_E_UNSUPPORTED,
-                        "option: --kv-bits: %d is not in this version; use 16", o->kv_bits);
     if (o->head_bits != 16)
         return fl__fail(err, FL_E_UNSUPPORTED,
                         "option: --head-bits: %d is not in this version; use 16", o->head_bits);
@@ -80,12 +94,21 @@ static fl_status check_ranges(const fl_quantize_options *o, const fl_model_confi
     return FL_OK;
 }
 
+static bool is_one_of(const char *name, const char *const *list)
+{
+    for (; *list; list++)
+        if (is(name, *list)) return true;
+    return false;
+}
+
 static fl_status check_choices(const fl_quantize_options *o, fl_err *err)
 {
-    if (!is(o->method, "flattenquant") && !is(o->method, "smoothquant") &&
-        !is(o->method, "rtn"))
+    static const char *const methods[] = {"flattenquant", "flatquant", "smoothquant", "quarot",
+                                          "rtn", NULL};
+    if (!is_one_of(o->method, methods))
         return fl__fail(err, o->method ? FL_E_UNSUPPORTED : FL_E_USAGE,
-                        "option: --method: %s; flattenquant, smoothquant and rtn are there",
+                        "option: --method: %s; flattenquant, flatquant, smoothquant, quarot "
+                        "and rtn are there",
                         o->method ? o->method : "missing");
     if (o->preset && !is(o->preset, "paper"))
         return usage(err, "--preset", "unknown preset", "paper is there");
@@ -117,10 +140,9 @@ static fl_select select_of(const char *name, fl_select automatic)
 }
 
 fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
-                                   const fl_model_config *model, fl_err *err)
+                                   const fl_model_config *model, uint32_t isa, fl_err *err)
 {
     const bool flattenquant = is(o->method, "flattenquant"), paper = is(o->preset, "paper");
-    const bool rtn = is(o->method, "rtn");
     fl_status st;
     if ((st = check_choices(o, err)) || (st = check_bits(o, flattenquant, err)) ||
         (st = check_ranges(o, model, err)))
@@ -134,9 +156,11 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
         .mixed = flattenquant && !o->w_bits && !o->a_bits,
         .w_bits = o->w_bits ? o->w_bits : 4,
         .a_bits = o->a_bits ? o->a_bits : 4,
+        .k_bits = key_bits(o),
+        .v_bits = value_bits(o),
         .smooth_all = flattenquant,
         .unsigned_codes = pick(o->unsigned_codes, flattenquant && !paper),
-        .flatten = {.smooth = pick(o->smooth, !rtn),
+        .flatten = {.smooth = pick(o->smooth, flattenquant || is(o->method, "smoothquant")),
                     .suppress = pick(o->suppress, flattenquant),
                     .flatten = pick(o->flatten, flattenquant),
                     .alpha = o->alpha,
@@ -154,6 +178,7 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
                            .compensate = pick(o->compensate, flattenquant && !paper)},
                   .w_per_tensor = paper || is(o->w_granularity, "tensor"),
                   .search_scale = flattenquant && !paper},
+        .transforms = is(o->method, "flatquant") || is(o->method, "quarot"),
         .seed = o->seed,
         .n_samples = o->n_samples,
         .seq_len = o->seq_len ? o->seq_len : FL_MIN(2048, model->n_positions),
@@ -172,6 +197,12 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
         if (c->flatten.alpha < 0) c->flatten.alpha = 0.5;
         c->flatten.beta = 1.3; /* unused */
     }
+    if (c->act == FL_ACT_STATIC && c->a_bits == 3)
+        return usage(err, "--a-bits", "3 bits are per token only", "give 4 or 8");
+    const bool official = is(o->recipe, "official");
+    c->asymmetric = c->act == FL_ACT_TOKEN &&
+                    pick(o->asymmetric, is(o->method, "flatquant") && !official);
+    if (c->transforms && (st = fl__flatquant_config_resolve(c, o, model, isa, err))) return st;
     if (c->mixed && c->act != FL_ACT_STATIC && !o->a_granularity)
         return usage(err, "--a-granularity",
                      "the mix of 4 and 8 bits needs integer activations", "use tensor");
@@ -181,17 +212,20 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
 json_t *fl__quant_config_json(const fl_quant_config *c)
 {
     static const char *const selects[] = {"kl", "output", "random"};
-    return json_pack(
-        "{s:s,s:s,s:b,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,s:f,s:i,s:b,"
+    json_t *o = json_pack(
+        "{s:s,s:s,s:b,s:b,s:i,s:i,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,"
+        "s:f,"
+        "s:i,s:b,"
         "s:b,s:b,s:s,s:b,s:I,s:i,s:i}",
         "method", c->method, "activation",
         c->act == FL_ACT_FLOAT    ? "float"
         : c->act == FL_ACT_STATIC ? "static"
                                   : "token",
-        "mixed", c->mixed, "w_bits", c->mixed ? 0 : c->w_bits, "a_bits",
-        c->mixed ? 0 : c->a_bits, "smooth", c->flatten.smooth, "smooth_all", c->smooth_all,
-        "suppress", c->flatten.suppress, "flatten", c->flatten.flatten, "unsigned_codes",
-        c->unsigned_codes, "alpha", c->flatten.alpha, "beta", c->flatten.beta, "threshold",
+        "asymmetric", c->asymmetric, "mixed", c->mixed, "w_bits", c->mixed ? 0 : c->w_bits,
+        "a_bits", c->mixed ? 0 : c->a_bits, "k_bits", c->k_bits, "v_bits", c->v_bits, "smooth",
+        c->flatten.smooth, "smooth_all", c->smooth_all, "suppress", c->flatten.suppress,
+        "flatten", c->flatten.flatten, "unsigned_codes", c->unsigned_codes, "alpha",
+        c->flatten.alpha, "beta", c->flatten.beta, "threshold",
         c->flatten.iqr_rule ? "iqr" : "mean", "flatten_max_ratio", c->flatten.max_ratio,
         "int4_ratio", c->int4_ratio, "gamma", c->gamma, "select", selects[c->select], "weights",
         c->block.use_gptq ? "gptq" : "rtn", "damping", c->block.gptq.damping, "gptq_block",
@@ -199,6 +233,9 @@ json_t *fl__quant_config_json(const fl_quant_config *c)
         c->block.gptq.centred, "compensate", c->block.gptq.compensate, "w_granularity",
         c->block.w_per_tensor ? "tensor" : "channel", "search_scale", c->block.search_scale,
         "seed", (json_int_t)c->seed, "samples", c->n_samples, "seq_len", c->seq_len);
+    if (o && c->transforms)
+        (void)json_object_set_new(o, "flatquant", fl__flatquant_config_json(&c->flatquant));
+    return o;
 }
 
 bool fl__quant_needs_plan_pass(const fl_quant_config *c)
@@ -213,5 +250,5 @@ bool fl__quant_needs_statistics(const fl_quant_config *c)
 
 bool fl__quant_needs_lanes(const fl_quant_config *c)
 {
-    return c->block.use_gptq;
+    return c->block.use_gptq || c->transforms;
 }

@@ -201,13 +201,13 @@ static json_t *quantization_config(const fl_quant_job *job)
     if (job->calib)
         (void)snprintf(calib, sizeof calib, "%016llx",
                        (unsigned long long)fl__calib_hash(job->calib));
-    return json_pack("{s:s,s:i,s:s,s:s,s:i,s:i,s:o,s:{s:o,s:s,s:s},s:o,s:O}", "quant_method",
-                     "flatiron", "version", FL_QUANT_VERSION, "flatiron_version", FL_VERSION,
-                     "method", job->c.method, "kv_bits", 16, "head_bits", 16, "options",
-                     fl__quant_config_json(&job->c), "calibration", "source",
-                     fl__json_text(job->calib_name ? job->calib_name : "none"), "hash", calib,
-                     "isa", fl__isa_name(job->ex->isa), "summary", int4_shares(job), "sites",
-                     job->sites);
+    return json_pack(
+        "{s:s,s:i,s:s,s:s,s:i,s:i,s:i,s:o,s:{s:o,s:s,s:s},s:o,s:O}", "quant_method", "flatiron",
+        "version", FL_QUANT_VERSION, "flatiron_version", FL_VERSION, "method", job->c.method,
+        "k_bits", job->c.k_bits, "v_bits", job->c.v_bits, "head_bits", 16, "options",
+        fl__quant_config_json(&job->c), "calibration", "source",
+        fl__json_text(job->calib_name ? job->calib_name : "none"), "hash", calib, "isa",
+        fl__isa_name(job->ex->isa), "summary", int4_shares(job), "sites", job->sites);
 }
 
 static fl_status write_json(const fl_quant_job *job, const char *name, const json_t *v,

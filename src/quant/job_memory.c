@@ -77,7 +77,7 @@ static size_t probe_bytes(const fl_quant_config *c, const fl_model *model)
 /* Bits of weights; of the mix, what they come to on average. */
 static double weight_bits(const fl_quant_config *c)
 {
-    return c->mixed ? 8 - 4 * c->int4_ratio : c->w_bits;
+    return c->mixed ? 8 - 4 * c->int4_ratio : fl__stored_bits(c->w_bits);
 }
 
 /* What stays of a rounded linear. */
@@ -86,7 +86,7 @@ static size_t rounded_bytes(const fl_quant_config *c, const fl_model *model, int
     const bool flattened = c->act == FL_ACT_STATIC && c->flatten.flatten;
     const double extra = flattened ? c->flatten.max_ratio : 0; /* 4-bit codes need none */
     const bool per_tensor = c->block.w_per_tensor;
-    const double share4 = c->mixed ? c->int4_ratio : c->w_bits == 4;
+    const double share4 = c->mixed ? c->int4_ratio : fl__stored_bits(c->w_bits) == 4;
     const double at4 = (double)fl__block_linear_bytes(model, linear, 4, c->act, 0, per_tensor);
     const double at8 =
         (double)fl__block_linear_bytes(model, linear, 8, c->act, extra, per_tensor);
@@ -204,13 +204,24 @@ json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, cons
     const rounding_memory rounding = rounding_bytes(c, model, ex);
     const size_t planning = observed ? floats + statistics + plan : 0;
     const size_t calibration = pass ? calibration_bytes(c, model, ex, text_bytes) : 0;
-    const size_t working = stream.activations + stream.workspace +
-                           FL_MAX(planning, rounding.most + plan / (c->mixed ? 2 : 1));
+    const size_t target = c->transforms ? (size_t)c->n_samples * (size_t)c->seq_len *
+                                              (size_t)model->cfg.hidden_size * sizeof(float)
+                                        : 0;
+    const size_t training =
+        c->transforms && c->flatquant.epochs
+            ? floats + fl__flatquant_bytes(model, ex, &c->flatquant,
+                                           FL_MIN(c->flatquant.batch_windows, c->n_samples),
+                                           c->seq_len)
+            : 0;
+    const size_t rounding_all = rounding.most + plan / (c->mixed ? 2 : 1);
+    const size_t working = stream.activations + target + stream.workspace +
+                           FL_MAX(FL_MAX(planning, training), rounding_all);
     const double seconds = with_time ? fl__quant_seconds(c, model, ex, text_bytes) : NAN;
-    return json_pack("{s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},s:I,s:I,s:o}", "items",
+    return json_pack("{s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},s:I,s:I,s:o}", "items",
                      "block_float32", (json_int_t)floats, "block_integer",
                      (json_int_t)rounding.rounded, "hessians", (json_int_t)rounding.hessians,
-                     "activations", (json_int_t)stream.activations, "workspace",
+                     "activations", (json_int_t)(stream.activations + target), "training",
+                     (json_int_t)training, "workspace",
                      (json_int_t)stream.workspace, "plan", (json_int_t)plan, "plan_statistics",
                      (json_int_t)statistics, "model_tables", (json_int_t)tables, "calibration",
                      (json_int_t)calibration, "peak_bytes",

@@ -255,6 +255,7 @@ static void settle(planner *p, int i, int a_bits)
     to->a_bits = a_bits;
     to->w_bits = cfg->mixed ? a_bits : cfg->w_bits;
     to->is_unsigned = fixed && c->is_unsigned;
+    to->asymmetric = cfg->asymmetric;
     to->smooth = smoothed ? c->smooth : NULL;
     to->copies = fixed && cfg->flatten.flatten ? c->copies : NULL;
     if (to->smooth) c->smooth = NULL; /* ownership moved */
@@ -281,6 +282,7 @@ static void settle_plain(fl_quant_job *job)
         *to = (fl_site_plan){.act = job->c.act,
                              .w_bits = job->c.w_bits,
                              .a_bits = is_float ? 16 : job->c.a_bits,
+                             .asymmetric = job->c.asymmetric,
                              .n_in = to->n_in,
                              .alpha = NAN,
                              .threshold = NAN,

@@ -51,14 +51,14 @@ static json_t *number(double x)
 json_t *fl__site_plan_report(const fl_site_plan *p, int layer, int site)
 {
     return json_pack(
-        "{s:i,s:s,s:s,s:i,s:i,s:b,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:I}", "layer", layer,
-        "site", fl__site_names[site], "activation", fl__act_names[p->act], "w_bits", p->w_bits,
-        "a_bits", p->a_bits, "unsigned", p->is_unsigned, "alpha", number(p->alpha), "threshold",
-        number(p->threshold), "scale", number(p->act == FL_ACT_STATIC ? p->scale : NAN),
-        "flatten_ratio", number(p->ratio), "effective_bits", number(p->effective_bits),
-        "error_estimate", number(p->error), "clipped", number(p->clipped), "d4", number(p->d4),
-        "d8", number(p->d8), "cost4", number(p->cost4), "outlier_channels",
-        (json_int_t)p->n_outliers);
+        "{s:i,s:s,s:s,s:i,s:i,s:b,s:b,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:I}", "layer",
+        layer, "site", fl__site_names[site], "activation", fl__act_names[p->act], "w_bits",
+        p->w_bits, "a_bits", p->a_bits, "unsigned", p->is_unsigned, "asymmetric", p->asymmetric,
+        "alpha", number(p->alpha), "threshold", number(p->threshold), "scale",
+        number(p->act == FL_ACT_STATIC ? p->scale : NAN), "flatten_ratio", number(p->ratio),
+        "effective_bits", number(p->effective_bits), "error_estimate", number(p->error),
+        "clipped", number(p->clipped), "d4", number(p->d4), "d8", number(p->d8), "cost4",
+        number(p->cost4), "outlier_channels", (json_int_t)p->n_outliers);
 }
 
 static int add_vectors(json_t *o, const fl_site_plan *p)
@@ -154,8 +154,8 @@ static fl_status check_place(const json_t *o, int i, const char *where, fl_err *
 static fl_status check_bits(const fl_site_plan *p, const char *where, fl_err *err)
 {
     const int w = p->w_bits, a = p->a_bits;
-    if (w != 4 && w != 8 && w != 16) return damaged(where, "w_bits", w, err);
-    if (a != 4 && a != 8 && a != 16) return damaged(where, "a_bits", a, err);
+    if (w != 3 && w != 4 && w != 8 && w != 16) return damaged(where, "w_bits", w, err);
+    if (a != 3 && a != 4 && a != 8 && a != 16) return damaged(where, "a_bits", a, err);
     if (p->act == FL_ACT_STATIC && !(p->scale > 0 && isfinite(p->scale)))
         return damaged(where, "a scale", (double)p->scale, err);
     return FL_OK;
@@ -168,9 +168,10 @@ static fl_status parse_site(fl_site_plan *p, const json_t *o, int i, const char 
     const char *act;
     fl_status st;
     if ((st = check_place(o, i, where, err)) ||
-        (st = fl__json_get_int(o, "w_bits", true, 4, 16, &w_bits, where, err)) ||
-        (st = fl__json_get_int(o, "a_bits", true, 4, 16, &a_bits, where, err)) ||
+        (st = fl__json_get_int(o, "w_bits", true, 3, 16, &w_bits, where, err)) ||
+        (st = fl__json_get_int(o, "a_bits", true, 3, 16, &a_bits, where, err)) ||
         (st = fl__json_get_bool(o, "unsigned", true, &p->is_unsigned, where, err)) ||
+        (st = fl__json_get_bool(o, "asymmetric", true, &p->asymmetric, where, err)) ||
         (st = fl__json_get_int(o, "outlier_channels", true, 0, INT64_MAX, &p->n_outliers, where,
                                err)) ||
         (st = fl__json_get_string(o, "activation", true, &act, where, err)))

@@ -13,6 +13,7 @@ typedef struct fl_site_plan {
     fl_act_kind act;
     int w_bits, a_bits;
     bool is_unsigned;
+    bool asymmetric; /* per token */
     int n_in;
     float *smooth;    /* [n_in] owned: x / s, s W; NULL: no smoothing */
     uint16_t *copies; /* [n_in] owned; NULL: all 1 */

@@ -21,12 +21,13 @@ static int widest_site(const fl_model *model)
     return widest;
 }
 
-static fl_kv_options kv_options(const fl_model *model, int n_windows, int seq_len,
-                                fl_kv_format f)
+static fl_kv_options kv_options(const fl_model *model, int n_windows, int seq_len, fl_lane lane)
 {
     fl_kv_options o = fl__model_kv_options(model, n_windows, seq_len);
+    const bool quant = lane == FL_LANE_QUANT;
     o.n_layers = 1;
-    o.k_format = o.v_format = f;
+    o.k_format = quant ? model->stream_k_format : FL_KV_F32;
+    o.v_format = quant ? model->stream_v_format : FL_KV_F32;
     return o;
 }
 
@@ -34,8 +35,8 @@ fl_stream_bytes fl__stream_bytes(const fl_model *model, const fl_exec *ex, int n
                                  int seq_len, bool follow_quant)
 {
     const int batch = windows_per_batch(n_windows, seq_len), rows = batch * seq_len;
-    const fl_kv_options f = kv_options(model, batch, seq_len, FL_KV_F32);
-    const fl_kv_options q = kv_options(model, batch, seq_len, FL_KV_BF16);
+    const fl_kv_options f = kv_options(model, batch, seq_len, FL_LANE_FLOAT);
+    const fl_kv_options q = kv_options(model, batch, seq_len, FL_LANE_QUANT);
     const size_t tokens = (size_t)n_windows * (size_t)seq_len;
     fl_stream_bytes b;
     b.activations =
@@ -53,8 +54,8 @@ fl_status fl__stream_new(fl_stream **out, const fl_model *model, const fl_exec *
     const int L = calib->seq_len, batch = windows_per_batch(calib->n_windows, L);
     const size_t n = (size_t)calib->n_windows * (size_t)L * (size_t)model->cfg.hidden_size;
     const size_t site = (size_t)batch * (size_t)L * (size_t)widest_site(model);
-    const fl_kv_options f = kv_options(model, batch, L, FL_KV_F32);
-    const fl_kv_options q = kv_options(model, batch, L, FL_KV_BF16);
+    const fl_kv_options f = kv_options(model, batch, L, FL_LANE_FLOAT);
+    const fl_kv_options q = kv_options(model, batch, L, FL_LANE_QUANT);
     fl_status st = FL_OK;
     fl_stream *s;
 
@@ -91,6 +92,7 @@ void fl__stream_free(fl_stream **s)
     fl__free(&(*s)->site_float);
     fl__free(&(*s)->site_quant);
     fl__free(&(*s)->first_batch);
+    fl__free(&(*s)->target);
     fl__free(&(*s)->spans);
     fl__workspace_free(&(*s)->ws);
     fl__kv_free(&(*s)->kv_float);
@@ -177,6 +179,25 @@ bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, fl_half 
     return true;
 }
 
+fl_status fl__stream_target(fl_stream *s, const fl_block *block, fl_site_hook *hook, void *user,
+                            fl_err *err)
+{
+    const size_t n = (size_t)s->calib->n_windows * (size_t)s->calib->seq_len *
+                     (size_t)s->model->cfg.hidden_size;
+    if (!s->target) s->target = fl__alloc(n, sizeof(float));
+    if (!s->target) return fl__fail_nomem(err, "wanted outputs", n * sizeof(float));
+    for (int i = 0; i < n_batches(s); i++) {
+        const batch b = batch_of(s, i);
+        if (must_stop(s))
+            return fl__fail(err, FL_E_INTERRUPTED,
+                            "quantize: interrupted: the checkpoint is valid; go on with "
+                            "--resume");
+        walk_batch(s, FL_LANE_FLOAT, block, FL_HALF_BOTH, &b, s->x_float + b.at, hook, user);
+        memcpy(s->target + b.at, s->ws->buf[FL_BUF_X], b.n * sizeof(float));
+    }
+    return FL_OK;
+}
+
 size_t fl__stream_first_batch(fl_stream *s, const fl_block *block, float *to)
 {
     const batch b = batch_of(s, 0);
@@ -236,33 +257,20 @@ void fl__site_dequantized(const fl_exec *ex, const fl_site *site, const float *x
                           float *out, void *scratch)
 {
     const size_t K = (size_t)site->n_in, ld = (size_t)site->code_ld;
-    int8_t *codes = scratch;
-    int32_t *sums = (int32_t *)(void *)(codes + ((size_t)n_rows * ld + 63) / 64 * 64);
-    float *scales = (float *)(void *)(sums + ((size_t)n_rows + 15) / 16 * 16);
     if (site->act == FL_ACT_FLOAT) {
-        memcpy(out, x, (size_t)n_rows * K * sizeof *x);
+        fl__site_input(ex, site, out, x, n_rows, scratch);
         return;
     }
-    if (site->act == FL_ACT_STATIC)
-        fl__quantize_static_run(ex, codes, sums, x, site->n_in, n_rows, &site->spec);
-    else
-        fl__quantize_token_run(ex, codes, sums, scales, x, site->n_in, n_rows, site->premul,
-                               site->n_in, site->code_ld, (1 << (site->a_bits - 1)) - 1);
+    const fl_site_codes all = fl__site_quantize(ex, site, x, n_rows, scratch);
     for (int r = 0; r < n_rows; r++) {
-        const int8_t *q = codes + (size_t)r * ld;
-        const float scale = site->act == FL_ACT_STATIC ? site->scale : scales[r];
+        const int8_t *q = all.codes + (size_t)r * ld;
+        const float scale = all.scales[r * all.stride];
+        const int zero = all.zeros[r * all.stride];
         float *y = out + (size_t)r * K;
-        for (size_t c = 0; c < K; c++) y[c] = (float)(q[c] - site->zero) * scale;
+        for (size_t c = 0; c < K; c++) y[c] = (float)(q[c] - zero) * scale;
         for (int e = 0; site->act == FL_ACT_STATIC && e < site->spec.n_extra; e++)
-            y[site->extra_src[e]] += (float)(q[K + (size_t)e] - site->zero) * scale;
+            y[site->extra_src[e]] += (float)(q[K + (size_t)e] - zero) * scale;
     }
-}
-
-/* The float lane's input as the folded weights expect it. */
-static void premultiply(float *x, const fl_site *site, int n_rows)
-{
-    const size_t K = (size_t)site->n_in;
-    for (size_t i = 0; site->premul && i < (size_t)n_rows * K; i++) x[i] *= site->premul[i % K];
 }
 
 bool fl__stream_gram(fl_gram *gram, fl_stream *s, const fl_block *float_block,
@@ -278,7 +286,8 @@ bool fl__stream_gram(fl_gram *gram, fl_stream *s, const fl_block *float_block,
                    &f);
         walk_batch(s, FL_LANE_QUANT, quant_block, half, &b, s->x_quant + b.at, capture_site,
                    &q);
-        premultiply(s->site_float, probe, b.n_rows);
+        /* the float lane's input as the folded weights expect it */
+        fl__site_input(s->ex, probe, s->site_float, s->site_float, b.n_rows, s->ws->scratch);
         fl__site_dequantized(s->ex, probe, s->site_quant, b.n_rows, s->site_quant,
                              s->ws->scratch);
         fl__gram_add(gram, s->ex, s->site_quant, s->site_float, b.n_rows);

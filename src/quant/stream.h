@@ -22,6 +22,7 @@ typedef struct fl_stream {
                                       followed */
     float *site_float, *site_quant; /* [batch_rows, widest site input] */
     float *first_batch;             /* [batch_rows, hidden] */
+    float *target;                  /* as x_float: see fl__stream_target; NULL: not asked for */
     fl_workspace *ws;
     fl_kv_cache *kv_float, *kv_quant; /* one layer, batch_windows sequences */
     fl_span *spans;
@@ -50,6 +51,11 @@ typedef enum fl_lane { FL_LANE_FLOAT, FL_LANE_QUANT } fl_lane;
 bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, fl_half half,
                      bool store, fl_site_hook *hook, void *user);
 
+/* The float lane through a block, its outputs to s->target ([n_windows * seq_len, hidden],
+ * allocated at the first call); the lane itself is left alone. FL_E_NOMEM, FL_E_INTERRUPTED. */
+fl_status fl__stream_target(fl_stream *s, const fl_block *block, fl_site_hook *hook, void *user,
+                            fl_err *err);
+
 /* The first batch of the float lane, as fl__stream_stats found it, through a block once more
  * (the lane is left alone): its output goes to `to`; returns how many floats. */
 size_t fl__stream_first_batch(fl_stream *s, const fl_block *block, float *to);
@@ -70,7 +76,8 @@ bool fl__stream_gram(fl_gram *gram, fl_stream *s, const fl_block *float_block,
  * quantised lane. */
 double fl__stream_distance(const fl_stream *s);
 
-/* out = the values that codes of x stand for: x through the site's quantiser and back. */
+/* out = the values that codes of x stand for: x through the site's premul, transform and
+ * quantiser, and back to floats that its weights meet. Float sites: fl__site_input. */
 void fl__site_dequantized(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
                           float *out, void *scratch);
 

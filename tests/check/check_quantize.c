@@ -100,21 +100,53 @@ static void static_one(ck *t, const fl_quantize_kernel *k, int n, int n_extra, i
     problem_free(&p);
 }
 
+/* What a per-token kernel writes beside the codes. */
+typedef struct token_out {
+    float scale;
+    int32_t x_sum, zero;
+} token_out;
+
+static token_out token_run(const fl_quantize_kernel *k, void *codes, const float *x,
+                           const fl_quantize_token *spec)
+{
+    token_out o = {0};
+    k->run_token(codes, &o.x_sum, &o.scale, &o.zero, x, spec);
+    return o;
+}
+
+static bool same(const token_out *a, const token_out *b)
+{
+    return a->x_sum == b->x_sum && a->zero == b->zero &&
+           memcmp(&a->scale, &b->scale, sizeof a->scale) == 0;
+}
+
+/* Without clips, with two different ones, and one-sided; draw picks. */
+static fl_quantize_token token_spec(const quantize_problem *p, int n, int draw)
+{
+    static const float clips[][2] = {{1, 1}, {0.9f, 0.6f}, {1, 0.75f}};
+    const float *clip = clips[draw / 2 % 3];
+    return (fl_quantize_token){.n_channels = n, .ld = p->spec.ld, .premul = p->spec.premul,
+                               .bits = p->spec.cap == 7 ? 4 : 8, .asymmetric = draw % 2,
+                               .clip_max = clip[0], .clip_min = clip[1]};
+}
+
 static void token_one(ck *t, const fl_quantize_kernel *k, int n, int draw)
 {
     quantize_problem p = problem_new(t, n, 0, draw);
-    const int qmax = p.spec.cap;
+    const fl_quantize_token spec = token_spec(&p, n, draw);
     ck_buf got = ck_buf_new((size_t)p.spec.ld), want = ck_buf_new((size_t)p.spec.ld);
-    float scale[2];
-    int32_t x_sum[2];
-    if (draw % 4 == 0) memset(p.x.data, 0, p.x.n_bytes);
-    if (draw % 4 == 1) /* magnitudes whose scale is no normal number */
+    if (draw == 0) memset(p.x.data, 0, p.x.n_bytes);
+    if (draw >= 6) /* no huge numbers: the scale would make all others 0 */
+        for (int c = 0; c < n; c++) {
+            float *x = (float *)p.x.data + c;
+            *x = *x > 1e6f ? 60 : *x < -1e6f ? -50 : draw >= 12 ? fabsf(*x) : *x;
+        }
+    if (draw == 1) /* magnitudes whose scale is no normal number */
         for (int c = 0; c < n; c++) ((float *)p.x.data)[c] = c % 3 ? 1e-42f : -2e-40f;
-    k->run_token(got.data, &x_sum[0], &scale[0], p.x.data, p.spec.premul, n, p.spec.ld, qmax);
-    reference()->run_token(want.data, &x_sum[1], &scale[1], p.x.data, p.spec.premul, n,
-                           p.spec.ld, qmax);
+    const token_out o = token_run(k, got.data, p.x.data, &spec);
+    const token_out ref = token_run(reference(), want.data, p.x.data, &spec);
     if (memcmp(got.data, want.data, got.n_bytes) != 0 || !ck_buf_intact(&got) ||
-        x_sum[0] != x_sum[1] || memcmp(&scale[0], &scale[1], sizeof scale[0]) != 0)
+        !same(&o, &ref))
         ck_complain(t, "token: %d channels, draw %d, seed %llu", n, draw,
                     (unsigned long long)t->seed);
     ck_buf_free(&got);
@@ -127,9 +159,9 @@ static void row(ck *t, const fl_quantize_kernel *k)
     static const int channels[] = {1, 3, 7, 8, 15, 16, 17, 31, 32, 33, 64, 65, 129, 576, 1000};
     static const int extras[] = {0, 1, 8, 15, 33, 64, 100};
     for (size_t i = 0; i < FL_COUNT(channels); i++)
-        for (int draw = 0; draw < 6; draw++) {
+        for (int draw = 0; draw < 18; draw++) {
             token_one(t, k, channels[i], draw);
-            for (size_t e = 0; e < FL_COUNT(extras); e++)
+            for (size_t e = 0; draw < 6 && e < FL_COUNT(extras); e++)
                 static_one(t, k, channels[i], extras[e], draw);
         }
 }
@@ -150,18 +182,44 @@ static void by_hand(ck *t)
     reference()->run_static(codes, &x_sum, x, &spec);
     ck_true(t, memcmp(codes, want, sizeof want) == 0 && x_sum == -14);
     for (size_t i = sizeof want; i < sizeof codes; i++) ck_true(t, codes[i] == 0);
+}
 
+static void token_by_hand(ck *t)
+{
+    int8_t codes[64];
+    fl_quantize_token spec = {.n_channels = 5, .ld = 64, .bits = 8, .clip_max = 1,
+                              .clip_min = 1};
     const float y[] = {-254, 127, 1, 3, 0};
-    float scale;
-    reference()->run_token(codes, &x_sum, &scale, y, NULL, 5, 64, 127);
-    ck_true(t, scale == 2 && codes[0] == -127 && codes[1] == 64 && codes[2] == 0);
-    ck_true(t, codes[3] == 2 && codes[4] == 0 && x_sum == -61);
-    const float zeros[] = {0, 0};
-    reference()->run_token(codes, &x_sum, &scale, zeros, NULL, 2, 64, 7);
-    ck_true(t, scale == 1 && x_sum == 0);
-    const float tiny[] = {1e-42f, -2e-40f};
-    reference()->run_token(codes, &x_sum, &scale, tiny, NULL, 2, 64, 127);
-    ck_true(t, scale == 1 && x_sum == 0);
+    token_out o = token_run(reference(), codes, y, &spec);
+    ck_true(t, o.scale == 2 && codes[0] == -127 && codes[1] == 64 && codes[2] == 0);
+    ck_true(t, codes[3] == 2 && codes[4] == 0 && o.x_sum == -61 && o.zero == 0);
+    spec.clip_min = 0.5f; /* max(127, 127) / 127: the low end reaches one code further */
+    o = token_run(reference(), codes, y, &spec);
+    ck_true(t, o.scale == 1 && codes[0] == -128 && codes[1] == 127 && codes[3] == 3);
+
+    const float lopsided[] = {-2, 13, 6, NAN, -0.5f}; /* (13 + 2) / 15 */
+    spec = (fl_quantize_token){.n_channels = 5, .ld = 64, .bits = 4, .asymmetric = true,
+                               .clip_max = 1, .clip_min = 1};
+    o = token_run(reference(), codes, lopsided, &spec);
+    ck_true(t, o.scale == 1 && o.zero == 2 && o.x_sum == 0 + 15 + 8 + 0 + 2);
+    ck_true(t, codes[0] == 0 && codes[1] == 15 && codes[2] == 8 && codes[3] == 0);
+    ck_true(t, codes[4] == 2); /* rne(-0.5) = 0 */
+    spec.bits = 8;
+    o = token_run(reference(), codes, lopsided, &spec); /* 15 / 255: steps of 1/17 */
+    ck_true(t, o.zero == 34 - 128 && codes[0] == -128 && codes[1] == 127 && codes[3] == -128);
+    spec.clip_max = 0.5f; /* hi 6.5 */
+    o = token_run(reference(), codes, lopsided, &spec);
+    ck_true(t, codes[1] == 127 && codes[0] == -128 && o.scale == 8.5f / 255);
+
+    const float zeros[] = {0, 0}, tiny[] = {1e-42f, -2e-40f};
+    for (int asymmetric = 0; asymmetric < 2; asymmetric++) {
+        spec = (fl_quantize_token){.n_channels = 2, .ld = 64, .bits = 4, .clip_max = 1,
+                                   .clip_min = 1, .asymmetric = asymmetric};
+        o = token_run(reference(), codes, zeros, &spec);
+        ck_true(t, o.scale == 1 && o.x_sum == 0 && o.zero == 0);
+        o = token_run(reference(), codes, tiny, &spec);
+        ck_true(t, o.scale == 1 && o.x_sum == 0 && o.zero == 0);
+    }
 }
 
 /* Loops over rows, on 1 and 3 threads. */
@@ -173,35 +231,41 @@ static void rows_run(ck *t)
     ck_buf codes = ck_buf_new((size_t)(M * ld)),
            x_sum = ck_buf_new(sizeof(int32_t) * (size_t)M);
     ck_buf scale = ck_buf_new(sizeof(float) * (size_t)M);
+    ck_buf zero = ck_buf_new(sizeof(int32_t) * (size_t)M);
     quantize_problem p = problem_new(t, n, 20, 0);
     p.spec.ld = ld;
+    const fl_quantize_token token = {.n_channels = n, .ld = ld, .bits = 8, .asymmetric = true,
+                                     .clip_max = 0.8f, .clip_min = 1,
+                                     .premul = p.spec.premul};
     for (int threads = 1; threads <= 3; threads += 2) {
         const fl_exec ex = {t->isa, threads};
         int8_t want[128];
         int32_t want_sum;
-        float want_scale;
         fl__quantize_static_run(&ex, codes.data, x_sum.data, x.data, ldx, M, &p.spec);
         for (int m = 0; m < M; m++) {
             reference()->run_static(want, &want_sum, (float *)x.data + m * ldx, &p.spec);
             ck_true(t, memcmp((int8_t *)codes.data + m * ld, want, sizeof want) == 0);
             ck_true(t, ((int32_t *)x_sum.data)[m] == want_sum);
         }
-        fl__quantize_token_run(&ex, codes.data, x_sum.data, scale.data, x.data, ldx, M,
-                               p.spec.premul, n, ld, 127);
+        fl__quantize_token_run(&ex, codes.data, x_sum.data, scale.data, zero.data, x.data, ldx,
+                               M, &token);
         for (int m = 0; m < M; m++) {
-            reference()->run_token(want, &want_sum, &want_scale, (float *)x.data + m * ldx,
-                                   p.spec.premul, n, ld, 127);
+            const token_out ref =
+                token_run(reference(), want, (float *)x.data + m * ldx, &token);
+            const token_out got = {((float *)scale.data)[m], ((int32_t *)x_sum.data)[m],
+                                   ((int32_t *)zero.data)[m]};
             ck_true(t, memcmp((int8_t *)codes.data + m * ld, want, sizeof want) == 0);
-            ck_true(t, ((int32_t *)x_sum.data)[m] == want_sum);
-            ck_true(t, memcmp((float *)scale.data + m, &want_scale, sizeof(float)) == 0);
+            ck_true(t, same(&got, &ref));
         }
-        ck_true(t, ck_buf_intact(&codes) && ck_buf_intact(&x_sum) && ck_buf_intact(&scale));
+        ck_true(t, ck_buf_intact(&codes) && ck_buf_intact(&x_sum) && ck_buf_intact(&scale) &&
+                       ck_buf_intact(&zero));
     }
     problem_free(&p);
     ck_buf_free(&x);
     ck_buf_free(&codes);
     ck_buf_free(&x_sum);
     ck_buf_free(&scale);
+    ck_buf_free(&zero);
 }
 
 void check_quantize(ck *t)
@@ -212,7 +276,10 @@ void check_quantize(ck *t)
             ck_skip(t, k->name, "instruction set missing or masked");
         } else if (ck_begin(t, k->name)) {
             row(t, k);
-            if (k == reference()) by_hand(t);
+            if (k == reference()) {
+                by_hand(t);
+                token_by_hand(t);
+            }
             ck_end(t);
         }
     }

@@ -131,8 +131,11 @@ int main(int argc, char **argv)
     check_gemm(&t);
     check_gemm_f32(&t);
     check_quantize(&t);
+    check_transform(&t);
+    check_gemm_bf16(&t);
     check_flatten(&t);
     check_attention(&t);
+    check_kv_codec(&t);
     check_rowops(&t);
     if (required & ~optional & ~t.isa) {
         printf("FAILED  --require: this run reaches %s only\n", fl__isa_name(t.isa));

@@ -53,8 +53,11 @@ void check_layout(ck *t);
 void check_gemm(ck *t);
 void check_gemm_f32(ck *t);
 void check_quantize(ck *t);
+void check_transform(ck *t);
+void check_gemm_bf16(ck *t);
 void check_flatten(ck *t);
 void check_attention(ck *t);
+void check_kv_codec(ck *t);
 void check_rowops(ck *t);
 
 #endif

@@ -494,6 +494,10 @@ static void quantised_models_that_are_damaged(void **state)
         {"{\"quantization_config\": {\"sites\": []}}", "sites"},
         {"{\"quantization_config\": {\"sites\": null}}", "sites"},
         {"{\"quantization_config\": {\"kv_bits\": 4}}", "kv_bits"},
+        {"{\"quantization_config\": {\"k_bits\": 5}}", "k_bits"},
+        {"{\"quantization_config\": {\"k_bits\": 1}}", "k_bits"},
+        {"{\"quantization_config\": {\"v_bits\": 32}}", "v_bits"},
+        {"{\"quantization_config\": {\"v_bits\": \"4\"}}", "v_bits"},
         {"{\"quantization_config\": {\"method\": 7}}", "method"},
     };
     for (size_t i = 0; i < N_ROWS(configs); i++) {

@@ -70,8 +70,8 @@ static void usage_errors(void **state)
         {2, "quantize m out", NULL, "missing option: --method"},
         {2, "quantize m out --method rtn", NULL, "missing option: --calib"},
         {2, "quantize m out --method best --calib c", NULL,
-         "use flattenquant, smoothquant or rtn"},
-        {2, QUANTIZE "--w-bits 5", NULL, "'5' is not one of the choices; use 16, 8 or 4"},
+         "use flattenquant, flatquant, smoothquant, quarot or rtn"},
+        {2, QUANTIZE "--w-bits 5", NULL, "'5' is not one of the choices; use 16, 8, 4 or 3"},
         {2, QUANTIZE "--a-granularity row", NULL, "use tensor or token"},
         {2, QUANTIZE "--alpha 1.5", NULL, "from 0 to 1 or auto"},
         {2, QUANTIZE "--alpha automatic", NULL, "'automatic' is no number"},
@@ -97,6 +97,8 @@ static void usage_errors(void **state)
         {2, "eval m --ppl f", "FLATIRON_JSON=perhaps", "FLATIRON_JSON: 'perhaps'"},
         {2, "eval m --ppl f", "FLATIRON_ISA=mmx", "FLATIRON_ISA: 'mmx'"},
         {2, QUANTIZE, "FLATIRON_NO_SMOOTH=2", "FLATIRON_NO_SMOOTH: '2'"},
+        {2, QUANTIZE "--kv-bits 5", NULL, "--kv-bits"},
+        {2, QUANTIZE "--v_bits 0", NULL, "--v_bits"},
     };
     CHECK_ALL(rows);
 }
@@ -114,14 +116,8 @@ static void what_later_versions_have_is_not_in_this_one(void **state)
         {6, "eval m --ppl f", "FLATIRON_TASKS=piqa", "not in this version: FLATIRON_TASKS"},
         {6, "bench model", NULL, "not in this version: bench model"},
         {6, "inspect m --report r.html", NULL, "not in this version: --report"},
-        {6, "quantize m out --method flatquant", NULL, "flatquant will come with a later"},
-        {6, "quantize m out --method quarot", NULL, "quarot will come with a later version"},
-        {6, QUANTIZE "--kv-bits 4", NULL, "use 16"},
-        {6, QUANTIZE "--v_bits 2", NULL, "not in this version: --v_bits: 2"},
         {6, QUANTIZE "--head-bits 8", NULL, "use 16"},
-        {6, QUANTIZE "--w-bits 3", NULL, "use 16, 8 or 4"},
         {6, QUANTIZE "--device cuda:1", NULL, "cuda:1 will come with a later version"},
-        {6, QUANTIZE "--flat_lr 5e-3", NULL, "not in this version: --flat_lr"},
     };
     CHECK_ALL(rows);
 }
@@ -316,6 +312,24 @@ static void inspect_describes_a_float_model(void **state)
     assert_non_null(strstr(r.out, "quantised   no"));
 }
 
+static void bits_of_keys_and_values_are_options(void **state)
+{
+    (void)state;
+    write_model_and_text();
+    fl_test_run_program(&r,
+                        "quantize m out --method rtn --w-bits 8 --a-bits 8 --kv-bits 4 "
+                        "--v_bits 2 --calib text",
+                        NULL);
+    assert_int_equal(r.exit_code, 0);
+    assert_non_null(strstr(r.out, "bits of keys                 4\n"));
+    assert_non_null(strstr(r.out, "bits of values               2\n"));
+    fl_test_run_program(&r, "inspect out", NULL);
+    assert_non_null(strstr(r.out, "KV cache    int4/int2, 72 bytes per token\n"));
+    fl_test_run_program(&r, "quantize m kv --method rtn --calib text", "FLATIRON_KV_BITS=3");
+    assert_int_equal(r.exit_code, 0);
+    assert_non_null(strstr(r.out, "bits of values               3\n"));
+}
+
 static void output_that_cannot_be_written_is_a_failure(void **state)
 {
     (void)state;
@@ -341,6 +355,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(generate_reads_the_prompt_from_a_file),
     cmocka_unit_test(a_level_that_is_not_there_is_lowered_with_a_warning),
     cmocka_unit_test(inspect_describes_a_float_model),
+    cmocka_unit_test(bits_of_keys_and_values_are_options),
     cmocka_unit_test(output_that_cannot_be_written_is_a_failure),
 };
 FL_TEST_MAIN(tests)

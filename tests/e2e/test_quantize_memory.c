@@ -2,7 +2,7 @@
  * out of memory, everything is given back, no half-written model stands under the
  * output's name, and what was written before can be gone on from to the same bytes.
  *
- * The first allocations are walked one by one, later ones in steps that grow to 1/64 of n, so
+ * The first allocations are walked one by one, later ones in steps that grow to 1/40 of n, so
  * that seconds do. A few can be done without (PCRE2's compiler, the report's comparison): such
  * runs end well, with the same bytes.
  * SPDX-License-Identifier: MIT */
@@ -16,7 +16,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-enum { ONE_BY_ONE = 64 };
+enum { ONE_BY_ONE = 40 };
 
 static fl_quantize_options small_job(const char *out)
 {

@@ -47,18 +47,24 @@ static void write_json(const char *dir, const char *name, json_t *doc)
     json_decref(doc);
 }
 
+static int head_dim(const fl_small_model *m)
+{
+    return m->head_dim ? m->head_dim : m->hidden_size / m->n_heads;
+}
+
 static void write_config(const char *dir, const fl_small_model *m)
 {
     write_json(
         dir, "config.json",
-        json_pack("{s:s, s:[s], s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:f, s:f, s:b, s:i, "
-                  "s:i}",
+        json_pack("{s:s, s:[s], s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:f, s:f, s:b, "
+                  "s:i, s:i}",
                   "model_type", "llama", "architectures", "LlamaForCausalLM",
                   "num_hidden_layers", m->n_layers, "hidden_size", m->hidden_size,
                   "num_attention_heads", m->n_heads, "num_key_value_heads", m->n_kv_heads,
-                  "intermediate_size", m->ffn_size, "max_position_embeddings", m->n_positions,
-                  "vocab_size", m->vocab_size, "hidden_act", "silu", "rms_norm_eps", 1e-5,
-                  "rope_theta", 10000.0, "tie_word_embeddings", 1, "bos_token_id", FL_SMALL_BOS,
+                  "head_dim", head_dim(m), "intermediate_size", m->ffn_size,
+                  "max_position_embeddings", m->n_positions, "vocab_size", m->vocab_size,
+                  "hidden_act", "silu", "rms_norm_eps", 1e-5, "rope_theta", 10000.0,
+                  "tie_word_embeddings", 1, "bos_token_id", FL_SMALL_BOS,
                   "eos_token_id", FL_SMALL_EOS));
 }
 
@@ -138,16 +144,17 @@ static void add(tensor_list *t, int layer, const char *name, int rows, int cols)
 
 static void declare(tensor_list *t, const fl_small_model *m)
 {
-    const int hidden = m->hidden_size, kv = hidden / m->n_heads * m->n_kv_heads;
+    const int hidden = m->hidden_size, heads = m->n_heads * head_dim(m);
+    const int kv = m->n_kv_heads * head_dim(m);
     add(t, -1, "embed_tokens", m->vocab_size, hidden);
     add(t, -1, "norm", hidden, 0);
     for (int i = 0; i < m->n_layers; i++) {
         add(t, i, "input_layernorm", hidden, 0);
         add(t, i, "post_attention_layernorm", hidden, 0);
-        add(t, i, "self_attn.q_proj", hidden, hidden);
+        add(t, i, "self_attn.q_proj", heads, hidden);
         add(t, i, "self_attn.k_proj", kv, hidden);
         add(t, i, "self_attn.v_proj", kv, hidden);
-        add(t, i, "self_attn.o_proj", hidden, hidden);
+        add(t, i, "self_attn.o_proj", hidden, heads);
         add(t, i, "mlp.gate_proj", m->ffn_size, hidden);
         add(t, i, "mlp.up_proj", m->ffn_size, hidden);
         add(t, i, "mlp.down_proj", hidden, m->ffn_size);

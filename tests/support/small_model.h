@@ -11,6 +11,7 @@ enum { FL_SMALL_BOS = 256, FL_SMALL_EOS = 257 }; /* ids 0..255 are the bytes, in
 typedef struct fl_small_model {
     int n_layers, hidden_size, n_heads, n_kv_heads, ffn_size, n_positions;
     int vocab_size; /* at least 258 */
+    int head_dim;   /* 0: hidden_size / n_heads */
     uint64_t seed;  /* of the weights */
     bool adds_bos;  /* the tokenizer's post-processor puts BOS in front */
 } fl_small_model;

@@ -50,6 +50,30 @@ static void bf16_rounds_to_nearest_even(void **state)
         assert_int_equal(fl__f32_to_bf16(fl__f32_from_bits(cases[i].bits)), cases[i].want);
 }
 
+/* The neighbours of every f16 in float32, and the middles between them. */
+static void f16_rounds_to_nearest_even(void **state)
+{
+    (void)state;
+    for (unsigned h = 0; h < 0x7c00; h++) {
+        const float x = fl__f16_to_f32((uint16_t)h);
+        const float next = h == 0x7bff ? 65536.0f : fl__f16_to_f32((uint16_t)(h + 1));
+        const float middle = (x + next) / 2; /* exact */
+        const unsigned even = h % 2 ? h + 1 : h;
+        for (unsigned sign = 0; sign <= 0x8000; sign += 0x8000) {
+            const float s = sign ? -1.0f : 1.0f;
+            assert_int_equal(fl__f32_to_f16(s * x), h | sign);
+            assert_int_equal(fl__f32_to_f16(s * middle), even | sign);
+            assert_int_equal(fl__f32_to_f16(s * nextafterf(middle, 0)), h | sign);
+            assert_int_equal(fl__f32_to_f16(s * nextafterf(middle, INFINITY)), (h + 1) | sign);
+        }
+    }
+    assert_int_equal(fl__f32_to_f16(INFINITY), 0x7c00);
+    assert_int_equal(fl__f32_to_f16(-1e30f), 0xfc00);
+    assert_int_equal(fl__f32_to_f16(1e-40f), 0);
+    assert_true(isnan(fl__f16_to_f32(fl__f32_to_f16(NAN))));
+    assert_true(isnan(fl__f16_to_f32(fl__f32_to_f16(fl__f32_from_bits(0x7f800001)))));
+}
+
 static void arrays_take_unaligned_sources(void **state)
 {
     (void)state;
@@ -71,6 +95,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(every_f16_is_its_value),
     cmocka_unit_test(every_bf16_survives_the_way_there_and_back),
     cmocka_unit_test(bf16_rounds_to_nearest_even),
+    cmocka_unit_test(f16_rounds_to_nearest_even),
     cmocka_unit_test(arrays_take_unaligned_sources),
 };
 FL_TEST_MAIN(tests)

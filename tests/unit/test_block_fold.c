@@ -195,6 +195,49 @@ static void opt_with_norms_behind(void **state)
     check_model(fl_test_opt_model("model", &m));
 }
 
+/* K in codes: the key bias of OPT goes, and the softmax does not notice; LLaMA's is turned by
+ * the rotary embedding and stays. */
+static void a_key_bias_that_cancels_is_dropped(void **state)
+{
+    (void)state;
+    fl_opt_model m = fl_test_opt_model_defaults();
+    context c = open_context(fl_test_opt_model("model", &m));
+    const size_t n = (size_t)(ROWS * c.model->cfg.hidden_size);
+    for (int layer = 0; layer < c.model->cfg.n_layers; layer++) {
+        fl_block block;
+        double size = 0, biased = 0;
+        float *want = run_loaded(&c, layer);
+        c.model->stream_k_format = FL_KV_INT4;
+        assert_int_equal(fl__block_fold(&block, c.model, layer, NULL, NULL), FL_OK);
+        float *got = run_block(&c, &block);
+        c.model->stream_k_format = FL_KV_BF16;
+        for (int i = 0; i < m.hidden_size; i++) {
+            assert_true(block.linear[FL_LIN_K].bias[i] == 0);
+            biased += fabs((double)block.linear[FL_LIN_Q].bias[i]);
+        }
+        fl__block_fini(&block);
+        assert_int_equal(fl__block_load(&block, c.model, layer, NULL), FL_OK);
+        for (int i = 0; i < m.hidden_size; i++) {
+            biased += fabs((double)block.linear[FL_LIN_K].bias[i]);
+            block.linear[FL_LIN_K].bias[i] += 3; /* whatever it is */
+        }
+        assert_true(biased > 0.1);
+        float *other = run_block(&c, &block);
+        fl__block_fini(&block);
+        for (size_t i = 0; i < n; i++) size = fmax(size, fabs((double)want[i]));
+        assert_true(fl_test_max_diff(want, got, n) < 2e-5 * size);
+        assert_true(fl_test_max_diff(want, other, n) < 2e-5 * size);
+        fl__free(&want);
+        fl__free(&got);
+        fl__free(&other);
+    }
+    c.model->stream_k_format = FL_KV_INT4;
+    assert_true(fl__key_bias_is_dropped(c.model));
+    c.model->cfg.rope.kind = FL_ROPE_DEFAULT;
+    assert_false(fl__key_bias_is_dropped(c.model));
+    close_context(&c);
+}
+
 static void running_out_of_memory_leaves_nothing(void **state)
 {
     (void)state;
@@ -224,6 +267,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(opt_with_norms_before),
     cmocka_unit_test(opt_without_biases),
     cmocka_unit_test(opt_with_norms_behind),
+    cmocka_unit_test(a_key_bias_that_cancels_is_dropped),
     cmocka_unit_test(running_out_of_memory_leaves_nothing),
 };
 FL_TEST_MAIN(tests)

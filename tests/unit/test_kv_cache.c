@@ -3,6 +3,7 @@
 #include "model/kv_cache.h"
 
 #include "base/float16.h"
+#include "base/isa.h"
 #include "base/mem.h"
 #include "support/fl_test.h"
 
@@ -11,6 +12,8 @@
 enum { LAYERS = 3, HEADS = 2, D = 6, SEQS = 3, POSITIONS = 150 }; /* 3 pages per sequence */
 
 static float scratch[2 * D * FL_KV_PAGE];
+static const float clip[4] = {1, 0.75f, 0.5f, 1};
+static bool clipped; /* rows are appended with clip */
 
 static fl_kv_options options(fl_kv_format k, fl_kv_format v)
 {
@@ -47,12 +50,23 @@ static void append(fl_kv_cache *kv, int layer, int seq, int pos, int n, int gene
                 k[i * K_STRIDE + h * D + d] = value(0, layer, seq, pos + i, h, d, generation);
                 v[i * V_STRIDE + h * D + d] = value(1, layer, seq, pos + i, h, d, generation);
             }
-    fl__kv_append(kv, layer, seq, pos, n, k, K_STRIDE, v, V_STRIDE);
+    const fl_kv_rows rows = {k, v, K_STRIDE, V_STRIDE, n, clipped ? clip : NULL};
+    fl__kv_append(kv, fl__isa_detect(), layer, seq, pos, &rows);
 }
 
-static float rounded(float x, fl_kv_format f)
+/* x [D] as the format keeps it. */
+static void round_row(float *x, fl_kv_format f, float c_max, float c_min)
 {
-    return f == FL_KV_BF16 ? fl__bf16_to_f32(fl__f32_to_bf16(x)) : x;
+    const fl_kv_codec_kernel *ref = &fl__kv_codec_kernels[fl__n_kv_codec_kernels - 1];
+    const int bits = fl__kv_code_bits(f);
+    uint8_t block[64 * D + 64 * 3] = {0};
+    float all[FL_KV_PAGE * D];
+    if (f == FL_KV_BF16)
+        for (int d = 0; d < D; d++) x[d] = fl__bf16_to_f32(fl__f32_to_bf16(x[d]));
+    if (!bits) return;
+    ref->quantize(block, 0, x, D, bits, c_max, c_min);
+    ref->expand_v(all, block, D, bits);
+    memcpy(x, all, D * sizeof *x);
 }
 
 static void check(const fl_kv_cache *kv, int layer, int seq, int from, int to, int generation)
@@ -62,12 +76,18 @@ static void check(const fl_kv_cache *kv, int layer, int seq, int from, int to, i
         for (int h = 0; h < HEADS; h++) {
             const float *k_t, *v;
             const int t = pos % FL_KV_PAGE;
-            fl__kv_page(&k_t, &v, kv, layer, seq, h, pos / FL_KV_PAGE, scratch);
+            float want_k[D], want_v[D];
             for (int d = 0; d < D; d++) {
-                assert_true(k_t[d * FL_KV_PAGE + t] ==
-                            rounded(value(0, layer, seq, pos, h, d, generation), o->k_format));
-                assert_true(v[t * D + d] ==
-                            rounded(value(1, layer, seq, pos, h, d, generation), o->v_format));
+                want_k[d] = value(0, layer, seq, pos, h, d, generation);
+                want_v[d] = value(1, layer, seq, pos, h, d, generation);
+            }
+            round_row(want_k, o->k_format, clipped ? clip[0] : 1, clipped ? clip[1] : 1);
+            round_row(want_v, o->v_format, clipped ? clip[2] : 1, clipped ? clip[3] : 1);
+            fl__kv_page(&k_t, &v, kv, fl__isa_detect(), layer, seq, h, pos / FL_KV_PAGE,
+                        scratch);
+            for (int d = 0; d < D; d++) {
+                assert_true(k_t[d * FL_KV_PAGE + t] == want_k[d]);
+                assert_true(v[t * D + d] == want_v[d]);
             }
         }
 }
@@ -75,9 +95,12 @@ static void check(const fl_kv_cache *kv, int layer, int seq, int from, int to, i
 static void pages_show_what_was_appended(void **state)
 {
     (void)state;
-    static const fl_kv_format formats[][2] = {{FL_KV_F32, FL_KV_F32}, {FL_KV_BF16, FL_KV_BF16},
-                                              {FL_KV_F32, FL_KV_BF16}, {FL_KV_BF16, FL_KV_F32}};
+    static const fl_kv_format formats[][2] = {
+        {FL_KV_F32, FL_KV_F32},   {FL_KV_BF16, FL_KV_BF16}, {FL_KV_F32, FL_KV_BF16},
+        {FL_KV_BF16, FL_KV_F32},  {FL_KV_INT8, FL_KV_INT8}, {FL_KV_INT4, FL_KV_INT2},
+        {FL_KV_INT3, FL_KV_BF16}, {FL_KV_F32, FL_KV_INT3},  {FL_KV_INT2, FL_KV_INT4}};
     for (size_t f = 0; f < FL_COUNT(formats); f++) {
+        clipped = f % 2;
         fl_kv_cache *kv = make(formats[f][0], formats[f][1]);
         /* sequences grow by turns, over page boundaries, so that their pages are mixed */
         static const int cuts[] = {0, 1, 63, 64, 66, 130, 150};
@@ -98,7 +121,7 @@ static void pages_show_what_was_appended(void **state)
 static void truncation_keeps_what_is_before(void **state)
 {
     (void)state;
-    fl_kv_cache *kv = make(FL_KV_F32, FL_KV_F32);
+    fl_kv_cache *kv = make(FL_KV_INT4, FL_KV_F32);
     for (int seq = 0; seq < SEQS; seq++) {
         fl__kv_resize(kv, seq, POSITIONS);
         append(kv, 1, seq, 0, POSITIONS, 0);
@@ -137,7 +160,7 @@ static void pages_go_round_without_running_out(void **state)
 static void announced_bytes_are_taken(void **state)
 {
     (void)state;
-    for (int f = 0; f < 2; f++) {
+    for (int f = 0; f < FL_N_KV_FORMATS; f++) {
         const fl_kv_options o = options((fl_kv_format)f, (fl_kv_format)f);
         const size_t before = fl__mem_get().now_bytes;
         fl_kv_cache *kv = make((fl_kv_format)f, (fl_kv_format)f);
@@ -150,6 +173,26 @@ static void announced_bytes_are_taken(void **state)
         fl__kv_free(&kv);
         assert_int_equal(fl__mem_get().now_bytes, before);
     }
+}
+
+/* A page of codes: 64 rows, 64 f16 and 64 bytes for each head, for K and for V. */
+static void codes_take_their_bits(void **state)
+{
+    (void)state;
+    const fl_kv_options f32 = {1, 1, 128, 1, 64, FL_KV_F32, FL_KV_F32};
+    static const int bits[] = {16, 8, 4, 3, 2};
+    for (size_t i = 0; i < FL_COUNT(bits); i++) {
+        fl_kv_options o = f32;
+        assert_true(fl__kv_format_of_bits(&o.k_format, bits[i]));
+        const size_t k = 64 * (size_t)(128 * bits[i] / 8 + (bits[i] < 16 ? 3 : 0));
+        assert_int_equal(fl__kv_bytes(&f32) - fl__kv_bytes(&o), 64 * 128 * 4 - k);
+        assert_int_equal(fl__kv_token_bytes(&o), 128 * 4 + k / 64);
+        assert_int_equal(fl__kv_code_bits(o.k_format), bits[i] < 16 ? bits[i] : 0);
+    }
+    fl_kv_format unused;
+    static const int others[] = {0, 1, 5, 6, 7, 15, 17, 32, -4};
+    for (size_t i = 0; i < FL_COUNT(others); i++)
+        assert_false(fl__kv_format_of_bits(&unused, others[i]));
 }
 
 static void running_out_of_memory_leaves_nothing(void **state)
@@ -177,6 +220,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(truncation_keeps_what_is_before),
     cmocka_unit_test(pages_go_round_without_running_out),
     cmocka_unit_test(announced_bytes_are_taken),
+    cmocka_unit_test(codes_take_their_bits),
     cmocka_unit_test(running_out_of_memory_leaves_nothing),
 };
 FL_TEST_MAIN(tests)

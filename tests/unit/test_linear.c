@@ -84,7 +84,8 @@ static problem *make(const variant *v)
         if (v->is_unsigned) p->x[k] = fmaxf(p->x[k], 0);
     }
     for (int i = 0; i < 2; i++) p->y[i] = fl__calloc(ROWS * N0, sizeof(float));
-    p->scratch = fl__alloc(fl__site_scratch_bytes(&p->ex, ROWS, K, p->site.code_ld), 1);
+    p->scratch = fl__alloc(fl__site_scratch_bytes(&p->ex, ROWS, K, p->site.code_ld, 0),
+                           1);
     return p;
 }
 

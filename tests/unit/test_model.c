@@ -13,6 +13,7 @@
 #include "support/small_model.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { T = 70, MAX_SITES = 32 }; /* more than one page and one block of queries */
@@ -150,6 +151,21 @@ static void tokens_of_per_token_scales_have_one_value(void **state)
     check_tokens(fl_test_quantize(&o, NULL));
 }
 
+static void tokens_of_a_quantised_cache_have_one_value(void **state)
+{
+    (void)state;
+    static const int bits[][2] = {{8, 8}, {4, 4}, {2, 3}, {16, 4}};
+    for (size_t i = 0; i < FL_COUNT(bits); i++) {
+        char name[16];
+        (void)snprintf(name, sizeof name, "kv%zu", i);
+        fl_quantize_options o = fl_test_quantize_options(NULL, name, "rtn");
+        o.w_bits = o.a_bits = 8;
+        o.k_bits = bits[i][0];
+        o.v_bits = bits[i][1];
+        check_tokens(fl_test_quantize(&o, NULL));
+    }
+}
+
 static void tokens_of_opt_have_one_value(void **state)
 {
     (void)state;
@@ -157,8 +173,9 @@ static void tokens_of_opt_have_one_value(void **state)
     m.outlier = 10;
     for (int pre = 0; pre < 2; pre++) {
         m.pre_norm = pre; /* behind: the smoothing stays at the sites */
-        const fl_quantize_options o = fl_test_quantize_options(
+        fl_quantize_options o = fl_test_quantize_options(
             fl_test_opt_model(pre ? "pre" : "post", &m), pre ? "out1" : "out0", "flattenquant");
+        o.kv_bits = pre ? 16 : 4;
         check_tokens(fl_test_quantize(&o, NULL));
     }
 }
@@ -202,7 +219,8 @@ static void counts_are_those_of_the_files(void **state)
         for (size_t t = 0; t < fl__tensors_count(m->tensors); t++)
             n += fl__tensors_at(m->tensors, t)->n_elements;
         assert_int_equal(m->n_params, n);
-        assert_true(m->w_bits == 16 && m->a_bits == 16 && m->kv_format == FL_KV_F32);
+        assert_true(m->w_bits == 16 && m->a_bits == 16 && m->k_format == FL_KV_F32 &&
+                    m->v_format == FL_KV_F32);
         fl__model_close(&m);
     }
 }
@@ -213,7 +231,8 @@ static void quantised_models_say_what_they_are(void **state)
     fl_quantize_options o = fl_test_quantize_options(NULL, "mix", "flattenquant");
     fl_model *m = open_model(fl_test_quantize(&o, NULL)), *fp = open_model(FL_TEST_TINY_LLAMA);
     assert_string_equal(m->quant_method, "flattenquant");
-    assert_true(m->w_bits == 0 && m->a_bits == 0 && m->kv_format == FL_KV_BF16);
+    assert_true(m->w_bits == 0 && m->a_bits == 0 && m->k_format == FL_KV_BF16 &&
+                m->v_format == FL_KV_BF16);
     assert_int_equal(m->n_params, fp->n_params);
     assert_true(m->weight_bytes < fp->weight_bytes);
     fl__model_close(&m);
@@ -252,6 +271,7 @@ static void running_out_of_memory_leaves_nothing(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(tokens_of_flattenquant_have_one_value),
     cmocka_unit_test(tokens_of_per_token_scales_have_one_value),
+    cmocka_unit_test(tokens_of_a_quantised_cache_have_one_value),
     cmocka_unit_test(tokens_of_opt_have_one_value),
     cmocka_unit_test(tokens_of_weight_only_models_have_one_value),
     cmocka_unit_test(tokens_of_float_models_have_one_value),

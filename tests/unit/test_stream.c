@@ -310,7 +310,7 @@ static void check_dequantised(fl_site *site, const float *x, int rows)
     const int K = site->n_in;
     float *y = fl__alloc((size_t)(rows * K), sizeof *y);
     assert_int_equal(fl__site_prepare(site, NULL), FL_OK);
-    void *scratch = fl__alloc(fl__site_scratch_bytes(&ex, rows, K, site->code_ld), 1);
+    void *scratch = fl__alloc(fl__site_scratch_bytes(&ex, rows, K, site->code_ld, 0), 1);
     fl__site_dequantized(&ex, site, x, rows, y, scratch);
     const int qmax =
         site->is_unsigned ? (1 << site->a_bits) - 1 : (1 << (site->a_bits - 1)) - 1;

@@ -21,22 +21,25 @@ void fl__quantize_static_ref(int8_t *codes, int32_t *x_sum, const float *x,
     *x_sum = sum;
 }
 
-void fl__quantize_token_ref(int8_t *codes, int32_t *x_sum, float *scale, const float *x,
-                            const float *premul, int n_channels, int ld, int qmax)
+void fl__quantize_token_ref(int8_t *codes, int32_t *x_sum, float *scale, int32_t *zero,
+                            const float *x, const fl_quantize_token *spec)
 {
-    float absmax = 0;
+    const float *premul = spec->premul;
+    float top = 0, bottom = 0;
     int32_t sum = 0;
-    for (int c = 0; c < n_channels; c++) {
-        const float size = fabsf(premul ? x[c] * premul[c] : x[c]);
-        absmax = size > absmax ? size : absmax; /* a NaN is passed over */
+    for (int c = 0; c < spec->n_channels; c++) {
+        const float v = premul ? x[c] * premul[c] : x[c];
+        top = v > top ? v : top; /* a NaN is passed over */
+        bottom = -v > bottom ? -v : bottom;
     }
-    *scale = fl__token_scale(absmax, qmax);
-    const float inv_scale = 1.0f / *scale;
-    for (int c = 0; c < n_channels; c++) {
-        const int code = fl__token_code(premul ? x[c] * premul[c] : x[c], inv_scale, qmax);
+    const fl_token_grid grid = fl__token_grid(spec, top, bottom);
+    for (int c = 0; c < spec->n_channels; c++) {
+        const int code = fl__token_code(&grid, premul ? x[c] * premul[c] : x[c]);
         codes[c] = (int8_t)code;
         sum += code;
     }
-    for (int c = n_channels; c < ld; c++) codes[c] = 0;
+    for (int c = spec->n_channels; c < spec->ld; c++) codes[c] = 0;
     *x_sum = sum;
+    *scale = grid.scale;
+    *zero = grid.zero;
 }

@@ -109,33 +109,42 @@ void fl__quantize_static_avx2(int8_t *codes, int32_t *x_sum, const float *x,
     *x_sum = sum + sum_lanes(sums);
 }
 
-static float row_absmax(const float *x, const float *premul, int n)
+/* Largest of v and 0 in *top, of -v and 0 in *bottom; a NaN leaves both alone. */
+static void row_range(float *top, float *bottom, const float *x, const float *premul, int n)
 {
-    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-    __m256 best = _mm256_setzero_ps();
-    float lane[8], absmax = 0;
+    __m256 most = _mm256_setzero_ps(), least = _mm256_setzero_ps();
+    float hi[8], lo[8];
     int c = 0;
     for (; c + 8 <= n; c += 8) {
         const __m256 v = load_scaled(x + c, premul ? premul + c : NULL);
-        best = _mm256_max_ps(_mm256_and_ps(v, magnitude), best); /* NaN: best stays */
+        most = _mm256_max_ps(v, most); /* NaN: the second operand stays */
+        least = _mm256_min_ps(v, least);
     }
-    _mm256_storeu_ps(lane, best);
-    for (int i = 0; i < 8; i++) absmax = lane[i] > absmax ? lane[i] : absmax;
+    _mm256_storeu_ps(hi, most);
+    _mm256_storeu_ps(lo, least);
+    *top = *bottom = 0;
+    for (int i = 0; i < 8; i++) {
+        *top = hi[i] > *top ? hi[i] : *top;
+        *bottom = -lo[i] > *bottom ? -lo[i] : *bottom;
+    }
     for (; c < n; c++) {
-        const float size = fabsf(premul ? x[c] * premul[c] : x[c]);
-        absmax = size > absmax ? size : absmax;
+        const float v = premul ? x[c] * premul[c] : x[c];
+        *top = v > *top ? v : *top;
+        *bottom = -v > *bottom ? -v : *bottom;
     }
-    return absmax;
 }
 
-void fl__quantize_token_avx2(int8_t *codes, int32_t *x_sum, float *scale, const float *x,
-                             const float *premul, int n_channels, int ld, int qmax)
+void fl__quantize_token_avx2(int8_t *codes, int32_t *x_sum, float *scale, int32_t *zero,
+                             const float *x, const fl_quantize_token *spec)
 {
-    const int n = n_channels;
-    *scale = fl__token_scale(row_absmax(x, premul, n), qmax);
-    const float inv_scale = 1.0f / *scale;
-    const __m256 inv = _mm256_set1_ps(inv_scale), hi = _mm256_set1_ps((float)qmax);
-    const __m256 lo = _mm256_set1_ps((float)-qmax);
+    const int n = spec->n_channels;
+    const float *premul = spec->premul;
+    float top, bottom;
+    row_range(&top, &bottom, x, premul, n);
+    const fl_token_grid grid = fl__token_grid(spec, top, bottom);
+    const __m256 inv = _mm256_set1_ps(grid.inv_scale);
+    const __m256 lo = _mm256_set1_ps(grid.lo), hi = _mm256_set1_ps(grid.hi);
+    const __m256i z = _mm256_set1_epi32(grid.zero);
     __m256i sums = _mm256_setzero_si256(), code[4];
     int32_t sum = 0;
     int c = 0;
@@ -143,16 +152,17 @@ void fl__quantize_token_avx2(int8_t *codes, int32_t *x_sum, float *scale, const 
         for (int i = 0; i < 4; i++) {
             const int at = c + i * 8;
             const __m256 v = load_scaled(x + at, premul ? premul + at : NULL);
-            code[i] = clamp_to_int(_mm256_mul_ps(v, inv), lo, hi);
+            code[i] = _mm256_add_epi32(clamp_to_int(_mm256_mul_ps(v, inv), lo, hi), z);
         }
         store_codes(codes + c, code);
         sums = _mm256_add_epi32(sums, sum_of(code));
     }
     for (; c < n; c++) {
-        const float v = premul ? x[c] * premul[c] : x[c];
-        codes[c] = (int8_t)fl__token_code(v, inv_scale, qmax);
+        codes[c] = (int8_t)fl__token_code(&grid, premul ? x[c] * premul[c] : x[c]);
         sum += codes[c];
     }
-    memset(codes + n, 0, (size_t)(ld - n));
+    memset(codes + n, 0, (size_t)(spec->ld - n));
     *x_sum = sum + sum_lanes(sums);
+    *scale = grid.scale;
+    *zero = grid.zero;
 }

@@ -90,28 +90,43 @@ void fl__quantize_static_avx512(int8_t *codes, int32_t *x_sum, const float *x,
     *x_sum = sum_lanes(sums);
 }
 
-void fl__quantize_token_avx512(int8_t *codes, int32_t *x_sum, float *scale, const float *x,
-                               const float *premul, int n_channels, int ld, int qmax)
+/* Largest of v and 0 in *top, of -v and 0 in *bottom; a NaN leaves both alone. */
+static void row_range(float *top, float *bottom, const float *x, const float *premul, int n)
 {
-    const int n = n_channels;
-    __m512 best = _mm512_setzero_ps();
-    float lane[16], absmax = 0;
+    __m512 most = _mm512_setzero_ps(), least = _mm512_setzero_ps();
+    float hi[16], lo[16];
     for (int c = 0; c < n; c += 16) {
         const __m512 v = load_scaled(x, premul, c, tail_mask(n - c));
-        best = _mm512_max_ps(_mm512_abs_ps(v), best); /* NaN: best stays */
+        most = _mm512_max_ps(v, most); /* NaN: the second operand stays */
+        least = _mm512_min_ps(v, least);
     }
-    _mm512_storeu_ps(lane, best);
-    for (int i = 0; i < 16; i++) absmax = lane[i] > absmax ? lane[i] : absmax;
+    _mm512_storeu_ps(hi, most);
+    _mm512_storeu_ps(lo, least);
+    *top = *bottom = 0;
+    for (int i = 0; i < 16; i++) {
+        *top = hi[i] > *top ? hi[i] : *top;
+        *bottom = -lo[i] > *bottom ? -lo[i] : *bottom;
+    }
+}
 
-    *scale = fl__token_scale(absmax, qmax);
-    const __m512 inv_scale = _mm512_set1_ps(1.0f / *scale);
-    const __m512 hi = _mm512_set1_ps((float)qmax), lo = _mm512_set1_ps((float)-qmax);
+void fl__quantize_token_avx512(int8_t *codes, int32_t *x_sum, float *scale, int32_t *zero,
+                               const float *x, const fl_quantize_token *spec)
+{
+    const int n = spec->n_channels;
+    float top, bottom;
+    row_range(&top, &bottom, x, spec->premul, n);
+    const fl_token_grid grid = fl__token_grid(spec, top, bottom);
+    const __m512 inv_scale = _mm512_set1_ps(grid.inv_scale);
+    const __m512 lo = _mm512_set1_ps(grid.lo), hi = _mm512_set1_ps(grid.hi);
+    const __m512i z = _mm512_set1_epi32(grid.zero);
     __m512i sums = _mm512_setzero_si512();
     for (int c = 0; c < n; c += 16) {
         const __mmask16 mask = tail_mask(n - c);
-        const __m512 v = _mm512_mul_ps(load_scaled(x, premul, c, mask), inv_scale);
-        put(codes + c, clamp_to_int(v, lo, hi), mask, &sums);
+        const __m512 v = _mm512_mul_ps(load_scaled(x, spec->premul, c, mask), inv_scale);
+        put(codes + c, _mm512_add_epi32(clamp_to_int(v, lo, hi), z), mask, &sums);
     }
-    memset(codes + n, 0, (size_t)(ld - n));
+    memset(codes + n, 0, (size_t)(spec->ld - n));
     *x_sum = sum_lanes(sums);
+    *scale = grid.scale;
+    *zero = grid.zero;
 }

@@ -1,0 +1,505 @@
+/* flatquant_block.c - the quantised block, forward and backward, as one list of steps.
+ *
+ *   attention half                                  MLP half
+ *   norm0 * c -> site qkv -> q, k, v                norm1 * c -> site up -> gate, up
+ *   RoPE; q P_h^-T, k P_h; k, v quantised           t = silu(gate) * up, or relu(up)
+ *   attention -> site o -> h = x + o                site down -> y = h + down
+ *
+ * Post-norm blocks (OPT-350M) have the norms behind the sums and are not trained (FL_E_
+ * UNSUPPORTED before any of this). Every buffer is there from _new on; a step allocates
+ * nothing. Each half's backward pass runs its steps in reverse; gradients that several steps
+ * contribute to (factors, scales) are zeroed first and added to.
+ * SPDX-License-Identifier: MIT */
+#include "quant/flatquant/flatquant.h"
+
+#include "base/mem.h"
+#include "quant/flatquant/flatquant_site.h"
+#include "quant/flatquant/flatquant_weight.h"
+#include "train/fake_quant.h"
+#include "train/train_activation.h"
+#include "train/train_attention.h"
+#include "train/train_gemm.h"
+#include "train/train_norm.h"
+#include "train/train_rope.h"
+
+#include <string.h>
+
+/* Keys or values as the cache will hold them. */
+typedef struct kv_part {
+    fl_fake_quant q;
+    fl_flatquant_clip *clip;
+    float *x_hat, *scale, *zero; /* [rows, kv width], [rows * kv heads] twice; owned */
+} kv_part;
+
+struct fl_flatquant_pass {
+    const fl_model *model;
+    const fl_block *block;
+    fl_flatquant_params *p;
+    const fl_exec *ex;
+    int max_rows, T;
+    int D, H, G, hd, F; /* hidden, heads, KV heads, head width, MLP width */
+    bool opt;
+    fl_train_gemm *gemm;
+    fl_train_attention *attention;
+    fl_kron *kron;
+    fl_flatquant_weight weight[FL_N_LINEARS];
+    fl_flatquant_act act[FL_N_SITES];
+    kv_part key, value;
+    float *gain[2], *bias[2]; /* [D] norms with the scales folded in; bias: OPT */
+    float *norm[2], *mean[2], *inv[2]; /* [rows, D], [rows], [rows] */
+    float *q, *k, *v;         /* [rows, H hd], [rows, G hd]: after RoPE */
+    float *q_h, *k_h;         /* q P_h^-T, k P_h; equal q, k without P_h */
+    float *att, *lse;         /* [rows, H hd], [rows, H] */
+    float *h, *y;             /* [rows, D] */
+    float *gate, *up, *t;     /* [rows, F] */
+    float *d_wide[3];         /* [rows, widest] gradients on their way */
+    float *d_hidden;          /* [rows, D] */
+    float *d_w;               /* [widest weight] */
+    float *work;              /* small matrices */
+};
+
+/* ---- memory ------------------------------------------------------------------------------ */
+
+enum { MAX_BUFFERS = 40 };
+typedef struct buffer {
+    float **at;
+    size_t n;
+} buffer;
+
+static size_t most(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* What the pass owns beside weights and sites; the same list allocates, counts and frees. */
+static int list_buffers(buffer list[MAX_BUFFERS], fl_flatquant_pass *s)
+{
+    const size_t R = (size_t)s->max_rows, D = (size_t)s->D, F = (size_t)s->F;
+    const size_t HD = (size_t)s->H * (size_t)s->hd, GD = (size_t)s->G * (size_t)s->hd;
+    const size_t wide = most(F, most(HD, D)), heads = R * (size_t)s->G;
+    size_t widest_w = 0, matrices = 0;
+    int n = 0;
+    for (int i = 0; i < FL_N_LINEARS; i++)
+        widest_w = most(widest_w, (size_t)s->p->linear[i].N * (size_t)s->p->linear[i].K);
+    for (int i = 0; i < FL_N_SITES; i++) {
+        const size_t l = (size_t)s->p->site[i].n_left, r = (size_t)s->p->site[i].n_right;
+        matrices = most(matrices, l * l + r * r);
+    }
+    const buffer all[] = {
+        {&s->gain[0], D}, {&s->gain[1], D}, {&s->bias[0], D}, {&s->bias[1], D},
+        {&s->norm[0], R * D}, {&s->norm[1], R * D}, {&s->mean[0], R}, {&s->mean[1], R},
+        {&s->inv[0], R}, {&s->inv[1], R}, {&s->q, R * HD}, {&s->k, R * GD}, {&s->v, R * GD},
+        {&s->q_h, R * HD}, {&s->k_h, R * GD}, {&s->att, R * HD},
+        {&s->lse, R * (size_t)s->H}, {&s->h, R * D}, {&s->y, R * D},
+        {&s->gate, s->opt ? 0 : R * F}, {&s->up, R * F}, {&s->t, R * F},
+        {&s->d_wide[0], R * wide}, {&s->d_wide[1], R * wide}, {&s->d_wide[2], R * wide},
+        {&s->d_hidden, R * most(HD, D)}, {&s->d_w, widest_w},
+        {&s->work, most(matrices, (size_t)(s->hd * s->hd))},
+        {&s->key.x_hat, R * GD}, {&s->key.scale, heads}, {&s->key.zero, heads},
+        {&s->value.x_hat, R * GD}, {&s->value.scale, heads}, {&s->value.zero, heads},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i].n) list[n++] = all[i];
+    return n;
+}
+
+static void set_shape(fl_flatquant_pass *s, const fl_model *model, fl_flatquant_params *params,
+                      int max_rows, int T)
+{
+    const fl_model_config *cfg = &model->cfg;
+    s->model = model;
+    s->p = params;
+    s->max_rows = max_rows;
+    s->T = T;
+    s->D = cfg->hidden_size;
+    s->H = cfg->n_heads;
+    s->G = cfg->n_kv_heads;
+    s->hd = cfg->head_dim;
+    s->F = cfg->ffn_size;
+    s->opt = cfg->family == FL_FAMILY_OPT;
+}
+
+static fl_status init_parts(fl_flatquant_pass *s, fl_err *err)
+{
+    fl_flatquant_params *p = s->p;
+    fl_status st = FL_OK;
+    for (int i = 0; i < FL_N_SITES && !st; i++) {
+        st = fl__flatquant_act_init(&s->act[i], &p->site[i], s->max_rows, err);
+        s->act[i].right_folded = i == FL_SITE_O;
+        s->act[i].scaled_here = i == FL_SITE_QKV || i == FL_SITE_UP;
+    }
+    for (int i = 0; i < FL_N_SITES && !st; i++)
+        for (int k = 0; k < s->block->site[i].n_linears && !st; k++) {
+            const int lin = (int)(s->block->site[i].linears[k] - s->block->linear);
+            fl_factor *head = &p->site[FL_SITE_O].right;
+            st = fl__flatquant_weight_init(
+                &s->weight[lin], &p->linear[lin], &p->site[i],
+                lin == FL_LIN_V && head->n ? head : NULL,
+                lin == FL_LIN_UP && p->site[FL_SITE_DOWN].c ? &p->site[FL_SITE_DOWN] : NULL,
+                err);
+        }
+    s->key = (kv_part){.q = {.bits = p->o.k_bits, .asymmetric = true, .f16_scale = true},
+                       .clip = &p->k_clip};
+    s->value = (kv_part){.q = {.bits = p->o.v_bits, .asymmetric = true, .f16_scale = true},
+                         .clip = &p->v_clip};
+    return st;
+}
+
+fl_status fl__flatquant_pass_new(fl_flatquant_pass **out, const fl_model *model,
+                                 const fl_block *block, fl_flatquant_params *params,
+                                 const fl_exec *ex, int n_windows, int seq_len, fl_err *err)
+{
+    buffer list[MAX_BUFFERS];
+    *out = NULL;
+    fl_flatquant_pass *s = fl__calloc(1, sizeof *s);
+    if (!s) return fl__fail_nomem(err, "training", sizeof *s);
+    set_shape(s, model, params, n_windows * seq_len, seq_len);
+    s->block = block;
+    s->ex = ex;
+    fl_status st = init_parts(s, err);
+    const int n = list_buffers(list, s);
+    for (int i = 0; i < n && !st; i++) {
+        *list[i].at = fl__alloc(list[i].n, sizeof(float));
+        if (!*list[i].at) st = fl__fail_nomem(err, "training", list[i].n * sizeof(float));
+    }
+    if (!st) st = fl__train_gemm_new(&s->gemm, ex, params->o.bf16, err);
+    if (!st) st = fl__train_attention_new(
+            &s->attention, ex,
+            &(fl_train_attention_shape){n_windows, seq_len, s->H, s->G, s->hd},
+            params->o.bf16, err);
+    if (!st) st = fl__kron_new(&s->kron, ex, err);
+    if (st)
+        fl__flatquant_pass_free(&s);
+    else
+        *out = s;
+    return st;
+}
+
+void fl__flatquant_pass_free(fl_flatquant_pass **pass)
+{
+    buffer list[MAX_BUFFERS];
+    fl_flatquant_pass *s = *pass;
+    if (!s) return;
+    const int n = list_buffers(list, s);
+    for (int i = 0; i < n; i++) fl__free(list[i].at);
+    for (int i = 0; i < FL_N_SITES; i++) fl__flatquant_act_fini(&s->act[i]);
+    for (int i = 0; i < FL_N_LINEARS; i++) fl__flatquant_weight_fini(&s->weight[i]);
+    fl__train_gemm_free(&s->gemm);
+    fl__train_attention_free(&s->attention);
+    fl__kron_free(&s->kron);
+    fl__free(pass);
+}
+
+/* Parameters that know their sizes and nothing else. */
+static void shape_params(fl_flatquant_params *p, const fl_model *model)
+{
+    for (int i = 0; i < FL_N_LINEARS; i++)
+        fl__linear_shape(&p->linear[i].N, &p->linear[i].K, &model->cfg, i);
+    for (int i = 0; i < FL_N_SITES; i++) {
+        int linears[FL_SITE_MAX_LINEARS], n_out;
+        fl_flatquant_site *s = &p->site[i];
+        (void)fl__site_linears(linears, &model->cfg, i);
+        fl__linear_shape(&n_out, &s->n_in, &model->cfg, linears[0]);
+        fl__factor_pair(s->n_in, &s->n_left, &s->n_right);
+    }
+}
+
+/* Operands that the products pack or copy, and a head's scores on every thread. */
+static size_t product_bytes(const fl_flatquant_pass *s, const fl_exec *ex, bool bf16)
+{
+    const size_t wide = most((size_t)s->F, (size_t)s->H * (size_t)s->hd);
+    const size_t operands = 2 * (size_t)s->max_rows * wide * (bf16 ? 2 : sizeof(float));
+    const size_t scores = 2 * 128 * ((size_t)s->T + 32) * sizeof(float);
+    const size_t halves = bf16 ? 8 * 64 * 2 * (size_t)s->T * 2 : 0;
+    const size_t per_head = s->G == s->H ? 0
+                                         : 2 * (size_t)s->max_rows * (size_t)s->H *
+                                               (size_t)s->hd * sizeof(float);
+    return operands + (size_t)ex->n_threads * (scores + halves) + per_head;
+}
+
+size_t fl__flatquant_bytes(const fl_model *model, const fl_exec *ex,
+                           const fl_flatquant_options *o, int n_windows, int seq_len)
+{
+    fl_flatquant_params p = {0};
+    fl_flatquant_pass s = {0};
+    buffer list[MAX_BUFFERS];
+    size_t n = 0;
+    shape_params(&p, model);
+    set_shape(&s, model, &p, n_windows * seq_len, seq_len);
+    const int n_buffers = list_buffers(list, &s);
+    for (int i = 0; i < n_buffers; i++) n += list[i].n;
+    for (int i = 0; i < FL_N_SITES; i++)
+        n += 2 * (size_t)s.max_rows * ((size_t)p.site[i].n_in + 1);
+    for (int i = 0; i < FL_N_LINEARS; i++) {
+        const size_t w = (size_t)p.linear[i].N * (size_t)p.linear[i].K;
+        n += 4 * w + (o->weight_lr > 0 ? 4 * w : 0) + 14 * (size_t)p.linear[i].N;
+    }
+    n += (size_t)s.max_rows * (size_t)s.D; /* the loss's gradient */
+    return n * sizeof(float) + product_bytes(&s, ex, o->bf16);
+}
+
+/* ---- weights ----------------------------------------------------------------------------- */
+
+static void fold_norm(fl_flatquant_pass *s, int which)
+{
+    const fl_norm *norm = &s->block->norm[which];
+    const float *c = s->p->site[which ? FL_SITE_UP : FL_SITE_QKV].c;
+    for (int i = 0; i < s->D; i++) {
+        s->gain[which][i] = norm->gain[i] * (c ? c[i] : 1.0f);
+        s->bias[which][i] = norm->bias ? norm->bias[i] * (c ? c[i] : 1.0f) : 0.0f;
+    }
+}
+
+fl_status fl__flatquant_pass_weights(fl_flatquant_pass *s, fl_err *err)
+{
+    fl_status st = FL_OK;
+    fold_norm(s, 0);
+    fold_norm(s, 1);
+    for (int i = 0; i < FL_N_LINEARS && !st; i++)
+        if (s->weight[i].lin)
+            st = fl__flatquant_weight_forward(&s->weight[i], s->ex, s->kron, &s->p->o, err);
+    return st;
+}
+
+/* ---- steps of both directions ------------------------------------------------------------ */
+
+/* y [R, N] = x_hat of the linear's site times its weight, plus bias. */
+static fl_status linear(fl_flatquant_pass *s, int which, int site, float *y, int R, fl_err *err)
+{
+    const fl_flatquant_weight *w = &s->weight[which];
+    const fl_status st = fl__train_gemm_nt(s->gemm, R, w->lin->N, w->lin->K,
+                                           s->act[site].x_hat, w->w_hat, 0, y, err);
+    if (!st && w->bias) fl__flatquant_add_bias(s->ex, y, w->bias, R, w->lin->N);
+    return st;
+}
+
+/* From dy: dx [R, K] (beta 1: added to), and all that belongs to the weight. */
+static fl_status linear_grad(fl_flatquant_pass *s, int which, int site, float *dx, float beta,
+                             const float *dy, int R, fl_err *err)
+{
+    fl_flatquant_weight *w = &s->weight[which];
+    const int N = w->lin->N, K = w->lin->K;
+    fl_status st = fl__train_gemm_nn(s->gemm, R, K, N, dy, w->w_hat, beta, dx, err);
+    if (!st)
+        st = fl__train_gemm_tn(s->gemm, N, K, R, dy, s->act[site].x_hat, 0, s->d_w, err);
+    if (st) return st;
+    if (w->bias) {
+        memset(w->d_bias, 0, (size_t)N * sizeof(float));
+        fl__flatquant_column_sum(s->ex, w->d_bias, dy, NULL, NULL, R, N);
+    }
+    return fl__flatquant_weight_backward(w, s->ex, s->kron, &s->p->o, s->d_w, s->work, err);
+}
+
+static fl_status site(fl_flatquant_pass *s, int which, const float *x, int R, fl_err *err)
+{
+    return fl__flatquant_act_forward(&s->act[which], s->ex, s->kron, &s->p->o, x, R, err);
+}
+
+static fl_status site_grad(fl_flatquant_pass *s, int which, float *d, const float *x, int R,
+                           fl_err *err)
+{
+    return fl__flatquant_act_backward(&s->act[which], s->ex, s->kron, &s->p->o, d, x, R,
+                                      s->work, err);
+}
+
+static void norm(fl_flatquant_pass *s, int which, const float *x, int R)
+{
+    const double eps = s->model->cfg.norm_eps;
+    if (s->opt)
+        fl__layer_norm_rows(s->ex, s->norm[which], s->mean[which], s->inv[which], x,
+                            s->gain[which], s->bias[which], R, s->D, eps);
+    else
+        fl__rms_norm_rows(s->ex, s->norm[which], s->inv[which], x, s->gain[which], R, s->D,
+                          eps);
+}
+
+static void quantize_kv(fl_flatquant_pass *s, kv_part *part, const float *x, int R)
+{
+    part->q.clip_max = part->clip->n ? part->clip->value[0] : 1.0f;
+    part->q.clip_min = part->clip->n ? part->clip->value[1] : 1.0f;
+    fl__fake_quant_rows(s->ex, &part->q, part->x_hat, NULL, part->scale, part->zero, x,
+                        (int64_t)R * s->G, s->hd);
+}
+
+static void quantize_kv_grad(fl_flatquant_pass *s, kv_part *part, float *d, const float *x,
+                             int R)
+{
+    double d_clip[2];
+    fl__fake_quant_rows_grad(s->ex, &part->q, d, d_clip, d, x, (int64_t)R * s->G, s->hd);
+    for (int i = 0; part->clip->n && i < 2; i++) part->clip->d_value[i] = (float)d_clip[i];
+}
+
+/* ---- attention half ---------------------------------------------------------------------- */
+
+static fl_status heads(fl_flatquant_pass *s, int R, fl_err *err)
+{
+    const fl_factor *P = &s->p->head;
+    fl_status st = FL_OK;
+    if (!s->opt) {
+        const float *c = s->model->rope_cos, *sn = s->model->rope_sin;
+        fl__rope_rows(s->ex, s->q, c, sn, R, s->T, s->H, s->hd);
+        fl__rope_rows(s->ex, s->k, c, sn, R, s->T, s->G, s->hd);
+    }
+    if (P->n) {
+        st = fl__kron_rows(s->kron, s->q_h, s->q, (int64_t)R * s->H, 1, s->hd, NULL, P->q, err);
+        if (!st)
+            st = fl__kron_rows(s->kron, s->k_h, s->k, (int64_t)R * s->G, 1, s->hd, NULL, P->p,
+                               err);
+    }
+    quantize_kv(s, &s->key, P->n ? s->k_h : s->k, R);
+    quantize_kv(s, &s->value, s->v, R);
+    return st;
+}
+
+static fl_status attention_forward(fl_flatquant_pass *s, const float *x, int n_windows,
+                                   fl_err *err)
+{
+    const int R = n_windows * s->T;
+    fl_status st;
+    norm(s, 0, x, R);
+    if ((st = site(s, FL_SITE_QKV, s->norm[0], R, err)) ||
+        (st = linear(s, FL_LIN_Q, FL_SITE_QKV, s->q, R, err)) ||
+        (st = linear(s, FL_LIN_K, FL_SITE_QKV, s->k, R, err)) ||
+        (st = linear(s, FL_LIN_V, FL_SITE_QKV, s->v, R, err)) || (st = heads(s, R, err)) ||
+        (st = fl__train_attention_forward(s->attention, s->att, s->lse,
+                                          s->p->head.n ? s->q_h : s->q, s->key.x_hat,
+                                          s->value.x_hat, n_windows, err)) ||
+        (st = site(s, FL_SITE_O, s->att, R, err)) ||
+        (st = linear(s, FL_LIN_O, FL_SITE_O, s->h, R, err)))
+        return st;
+    fl__add_forward(s->ex, s->h, s->h, x, (int64_t)R * s->D);
+    return FL_OK;
+}
+
+/* d_wide: 0 = dq, 1 = dk, 2 = dv, each overwritten from behind the attention to before RoPE. */
+static fl_status heads_grad(fl_flatquant_pass *s, int R, fl_err *err)
+{
+    fl_factor *P = &s->p->head;
+    float *dq = s->d_wide[0], *dk = s->d_wide[1], *dv = s->d_wide[2];
+    fl_status st = FL_OK;
+    quantize_kv_grad(s, &s->value, dv, s->v, R);
+    quantize_kv_grad(s, &s->key, dk, P->n ? s->k_h : s->k, R);
+    if (P->n) {
+        st = fl__kron_rows_grad(s->kron, dk, NULL, P->dp, dk, s->k, (int64_t)R * s->G, 1,
+                                s->hd, NULL, P->p, err);
+        if (!st)
+            st = fl__kron_rows_grad(s->kron, dq, NULL, P->dq, dq, s->q, (int64_t)R * s->H, 1,
+                                    s->hd, NULL, P->q, err);
+    }
+    if (st || s->opt) return st;
+    fl__rope_grad_rows(s->ex, dq, s->model->rope_cos, s->model->rope_sin, R, s->T, s->H, s->hd);
+    fl__rope_grad_rows(s->ex, dk, s->model->rope_cos, s->model->rope_sin, R, s->T, s->G, s->hd);
+    return FL_OK;
+}
+
+/* dh: gradient of h. What flows on into x is not needed: the block's input is data. */
+static fl_status attention_backward(fl_flatquant_pass *s, const float *dh, int n_windows,
+                                    fl_err *err)
+{
+    const int R = n_windows * s->T;
+    float *d_att = s->d_hidden; /* [R, H hd] fits: see list_buffers */
+    fl_status st;
+    if ((st = linear_grad(s, FL_LIN_O, FL_SITE_O, d_att, 0, dh, R, err)) ||
+        (st = site_grad(s, FL_SITE_O, d_att, s->att, R, err)) ||
+        (st = fl__train_attention_grad(
+             s->attention, s->d_wide[0], s->d_wide[1], s->d_wide[2], d_att, s->att, s->lse,
+             s->p->head.n ? s->q_h : s->q, s->key.x_hat, s->value.x_hat, n_windows, err)) ||
+        (st = heads_grad(s, R, err)))
+        return st;
+    float *dx = s->d_hidden;
+    if ((st = linear_grad(s, FL_LIN_Q, FL_SITE_QKV, dx, 0, s->d_wide[0], R, err)) ||
+        (st = linear_grad(s, FL_LIN_K, FL_SITE_QKV, dx, 1, s->d_wide[1], R, err)) ||
+        (st = linear_grad(s, FL_LIN_V, FL_SITE_QKV, dx, 1, s->d_wide[2], R, err)))
+        return st;
+    return site_grad(s, FL_SITE_QKV, dx, s->norm[0], R, err);
+}
+
+/* ---- MLP half ---------------------------------------------------------------------------- */
+
+static fl_status mlp_forward(fl_flatquant_pass *s, int R, fl_err *err)
+{
+    const int64_t n = (int64_t)R * s->F;
+    fl_status st;
+    norm(s, 1, s->h, R);
+    if ((st = site(s, FL_SITE_UP, s->norm[1], R, err)) ||
+        (st = linear(s, FL_LIN_UP, FL_SITE_UP, s->up, R, err)))
+        return st;
+    if (s->opt) {
+        fl__relu_forward(s->ex, s->t, s->up, n);
+    } else {
+        if ((st = linear(s, FL_LIN_GATE, FL_SITE_UP, s->gate, R, err))) return st;
+        fl__silu_mul_forward(s->ex, s->t, s->gate, s->up, n);
+    }
+    if ((st = site(s, FL_SITE_DOWN, s->t, R, err)) ||
+        (st = linear(s, FL_LIN_DOWN, FL_SITE_DOWN, s->y, R, err)))
+        return st;
+    fl__add_forward(s->ex, s->y, s->y, s->h, (int64_t)R * s->D);
+    return FL_OK;
+}
+
+/* dy: gradient of y, becomes that of h. */
+static fl_status mlp_backward(fl_flatquant_pass *s, float *dy, int R, fl_err *err)
+{
+    const int64_t n = (int64_t)R * s->F;
+    float *dt = s->d_wide[0], *d_gate = s->d_wide[1], *d_up = s->d_wide[2];
+    float *d_norm = s->d_hidden;
+    fl_status st;
+    if ((st = linear_grad(s, FL_LIN_DOWN, FL_SITE_DOWN, dt, 0, dy, R, err)) ||
+        (st = site_grad(s, FL_SITE_DOWN, dt, s->t, R, err)))
+        return st;
+    if (s->opt)
+        fl__relu_grad(s->ex, d_up, dt, s->up, n);
+    else
+        fl__silu_mul_grad(s->ex, d_gate, d_up, dt, s->gate, s->up, n);
+    if ((st = linear_grad(s, FL_LIN_UP, FL_SITE_UP, d_norm, 0, d_up, R, err))) return st;
+    if (!s->opt && (st = linear_grad(s, FL_LIN_GATE, FL_SITE_UP, d_norm, 1, d_gate, R, err)))
+        return st;
+    if ((st = site_grad(s, FL_SITE_UP, d_norm, s->norm[1], R, err))) return st;
+    float *dh = s->d_wide[0];
+    if (s->opt)
+        fl__layer_norm_grad(s->ex, dh, NULL, NULL, d_norm, s->h, s->gain[1], s->mean[1],
+                            s->inv[1], R, s->D);
+    else
+        fl__rms_norm_grad(s->ex, dh, NULL, d_norm, s->h, s->gain[1], s->inv[1], R, s->D);
+    fl__add_forward(s->ex, dy, dy, dh, (int64_t)R * s->D);
+    return FL_OK;
+}
+
+/* ---- the block --------------------------------------------------------------------------- */
+
+fl_status fl__flatquant_pass_forward(const float **y, fl_flatquant_pass *s, const float *x,
+                                     int n_windows, fl_err *err)
+{
+    fl_status st = attention_forward(s, x, n_windows, err);
+    if (!st) st = mlp_forward(s, n_windows * s->T, err);
+    *y = s->y;
+    return st;
+}
+
+static void zero_factor(fl_factor *f)
+{
+    const size_t bytes = (size_t)f->n * (size_t)f->n * sizeof(float);
+    if (!f->n) return;
+    memset(f->dp, 0, bytes);
+    memset(f->dq, 0, bytes);
+}
+
+static void zero_gradients(fl_flatquant_params *p)
+{
+    for (int i = 0; i < FL_N_SITES; i++) {
+        zero_factor(&p->site[i].left);
+        zero_factor(&p->site[i].right);
+        if (p->site[i].c) memset(p->site[i].d_c, 0, (size_t)p->site[i].n_in * sizeof(float));
+    }
+    zero_factor(&p->head);
+}
+
+fl_status fl__flatquant_pass_backward(fl_flatquant_pass *s, float *dy, int n_windows,
+                                      fl_err *err)
+{
+    zero_gradients(s->p);
+    fl_status st = mlp_backward(s, dy, n_windows * s->T, err);
+    if (!st) st = attention_backward(s, dy, n_windows, err);
+    if (!st) fl__flatquant_params_grad(s->p, s->ex);
+    return st;
+}

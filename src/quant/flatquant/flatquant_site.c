@@ -1,0 +1,143 @@
+/* flatquant_site.c - see flatquant_site.h. SPDX-License-Identifier: MIT */
+#include "quant/flatquant/flatquant_site.h"
+
+#include "base/mem.h"
+
+fl_status fl__flatquant_act_init(fl_flatquant_act *a, fl_flatquant_site *site, int max_rows,
+                                 fl_err *err)
+{
+    const size_t n = (size_t)max_rows * (size_t)site->n_in;
+    *a = (fl_flatquant_act){.site = site};
+    a->xt = fl__alloc(n, sizeof(float));
+    a->x_hat = fl__alloc(n, sizeof(float));
+    a->scale = fl__alloc((size_t)max_rows, sizeof(float));
+    a->zero = fl__alloc((size_t)max_rows, sizeof(float));
+    if (a->xt && a->x_hat && a->scale && a->zero) return FL_OK;
+    fl__flatquant_act_fini(a);
+    return fl__fail_nomem(err, "activations in training", n * 2 * sizeof(float));
+}
+
+void fl__flatquant_act_fini(fl_flatquant_act *a)
+{
+    fl__free(&a->xt);
+    fl__free(&a->x_hat);
+    fl__free(&a->scale);
+    fl__free(&a->zero);
+}
+
+static fl_fake_quant quantizer(const fl_flatquant_act *a, const fl_flatquant_options *o)
+{
+    const fl_flatquant_clip *c = &a->site->clip;
+    return (fl_fake_quant){.bits = o->a_bits,
+                           .asymmetric = o->asymmetric,
+                           .clip_max = c->n ? c->value[0] : 1.0f,
+                           .clip_min = c->n ? c->value[1] : 1.0f};
+}
+
+static const float *left(const fl_flatquant_act *a)
+{
+    return a->site->left.n ? a->site->left.p : NULL;
+}
+
+static const float *right(const fl_flatquant_act *a)
+{
+    return a->site->right.n && !a->right_folded ? a->site->right.p : NULL;
+}
+
+fl_status fl__flatquant_act_forward(fl_flatquant_act *a, const fl_exec *ex, fl_kron *kron,
+                                    const fl_flatquant_options *o, const float *x, int n_rows,
+                                    fl_err *err)
+{
+    const fl_flatquant_site *s = a->site;
+    const fl_fake_quant q = quantizer(a, o);
+    const fl_status st = fl__kron_rows(kron, a->xt, x, n_rows, s->n_left, s->n_right, left(a),
+                                       right(a), err);
+    if (!st)
+        fl__fake_quant_rows(ex, &q, a->x_hat, NULL, a->scale, a->zero, a->xt, n_rows, s->n_in);
+    return st;
+}
+
+static void add_to(float *to, const float *from, int n)
+{
+    for (int i = 0; i < n * n; i++) to[i] += from[i];
+}
+
+fl_status fl__flatquant_act_backward(fl_flatquant_act *a, const fl_exec *ex, fl_kron *kron,
+                                     const fl_flatquant_options *o, float *d, const float *x,
+                                     int n_rows, float *work, fl_err *err)
+{
+    fl_flatquant_site *s = a->site;
+    const fl_fake_quant q = quantizer(a, o);
+    float *d_left = left(a) ? work : NULL;
+    float *d_right = right(a) ? work + (size_t)s->left.n * (size_t)s->left.n : NULL;
+    double d_clip[2];
+    fl__fake_quant_rows_grad(ex, &q, d, d_clip, d, a->xt, n_rows, s->n_in);
+    for (int i = 0; s->clip.n && i < 2; i++) s->clip.d_value[i] = (float)d_clip[i];
+    const fl_status st = fl__kron_rows_grad(kron, d, d_left, d_right, d, x, n_rows, s->n_left,
+                                            s->n_right, left(a), right(a), err);
+    if (st) return st;
+    if (d_left) add_to(s->left.dp, d_left, s->left.n);
+    if (d_right) add_to(s->right.dp, d_right, s->right.n);
+    if (s->c && a->scaled_here)
+        fl__flatquant_column_sum(ex, s->d_c, d, x, s->c, n_rows, s->n_in);
+    return FL_OK;
+}
+
+/* ---- sums over rows ---------------------------------------------------------------------- */
+
+enum { COLUMNS = 64 };
+
+typedef struct sum_job {
+    float *out;
+    const float *a, *b, *divisor;
+    size_t n_rows, n;
+} sum_job;
+
+static void sum_item(void *arg, int64_t item, int thread)
+{
+    const sum_job *j = arg;
+    const size_t k0 = (size_t)item * COLUMNS, m = FL_MIN((size_t)COLUMNS, j->n - k0);
+    float sum[COLUMNS] = {0};
+    (void)thread;
+    for (size_t r = 0; r < j->n_rows; r++) {
+        const float *a = j->a + r * j->n + k0, *b = j->b ? j->b + r * j->n + k0 : NULL;
+        if (b)
+            for (size_t k = 0; k < m; k++) sum[k] += a[k] * b[k];
+        else
+            for (size_t k = 0; k < m; k++) sum[k] += a[k];
+    }
+    for (size_t k = 0; k < m; k++)
+        j->out[k0 + k] += j->divisor ? sum[k] / j->divisor[k0 + k] : sum[k];
+}
+
+void fl__flatquant_column_sum(const fl_exec *ex, float *out, const float *a, const float *b,
+                              const float *divisor, int n_rows, int n)
+{
+    sum_job j = {out, a, b, divisor, (size_t)n_rows, (size_t)n};
+    fl__parallel_for(ex, (n + COLUMNS - 1) / COLUMNS, sum_item, &j);
+}
+
+typedef struct bias_job {
+    float *y;
+    const float *bias;
+    int n_rows, n;
+} bias_job;
+
+enum { BIAS_ROWS = 64 };
+
+static void bias_item(void *arg, int64_t item, int thread)
+{
+    const bias_job *j = arg;
+    const int r0 = (int)item * BIAS_ROWS, r1 = FL_MIN(r0 + BIAS_ROWS, j->n_rows);
+    (void)thread;
+    for (int r = r0; r < r1; r++) {
+        float *y = j->y + (size_t)r * (size_t)j->n;
+        for (int i = 0; i < j->n; i++) y[i] += j->bias[i];
+    }
+}
+
+void fl__flatquant_add_bias(const fl_exec *ex, float *y, const float *bias, int n_rows, int n)
+{
+    bias_job j = {y, bias, n_rows, n};
+    fl__parallel_for(ex, (n_rows + BIAS_ROWS - 1) / BIAS_ROWS, bias_item, &j);
+}

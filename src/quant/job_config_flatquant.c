@@ -1,0 +1,148 @@
+/* job_config_flatquant.c - FlatQuant's options made definite: the default recipe and the
+ * published one.
+ *
+ * Where the default departs from the official code is a measured choice (docs/flatquant.md):
+ * asymmetric activations, training on the inputs that the quantised blocks before produce,
+ * free matrices with a direct inverse. quarot is the same path with a randomised Hadamard
+ * transform, nothing learned and the norms' gains in the weights.
+ * SPDX-License-Identifier: MIT */
+#include "quant/job.h"
+
+#include "base/isa.h"
+
+#include <math.h>
+#include <string.h>
+
+static bool is(const char *a, const char *b)
+{
+    return a && strcmp(a, b) == 0;
+}
+
+static bool pick(fl_switch s, bool automatic)
+{
+    return s == FL_AUTO ? automatic : s == FL_ON;
+}
+
+static double choose(double given, double automatic)
+{
+    return given < 0 ? automatic : given;
+}
+
+static fl_status usage(fl_err *err, const char *option, const char *why, const char *todo)
+{
+    return fl__fail(err, FL_E_USAGE, "option: %s: %s; %s", option, why, todo);
+}
+
+static const char *const transforms[] = {"none", "inverse", "svd", "random-kron", "hadamard"};
+
+static fl_status find_transform(fl_transform_kind *kind, const char *name, fl_err *err)
+{
+    for (int i = 0; i < (int)(sizeof transforms / sizeof *transforms); i++)
+        if (is(name, transforms[i])) {
+            *kind = (fl_transform_kind)i;
+            return FL_OK;
+        }
+    return usage(err, "--transform", "unknown",
+                 "inverse, svd, random-kron, hadamard or none");
+}
+
+static fl_status check(const fl_quantize_options *o, const fl_quant_config *c,
+                       const fl_model_config *model, fl_err *err)
+{
+    if (o->recipe && !is(o->recipe, "official"))
+        return usage(err, "--recipe", "unknown recipe", "official is there");
+    if (!is(o->train_dtype, "auto") && !is(o->train_dtype, "float32") &&
+        !is(o->train_dtype, "bf16"))
+        return usage(err, "--train-dtype", "unknown", "auto, float32 or bf16");
+    if (o->epochs > 10000) return usage(err, "--epochs", "above 10000", "15 is usual");
+    if (o->batch_windows == 0) return usage(err, "--cali-bsz", "0", "4 is usual");
+    if (isnan(o->lr) || isnan(o->min_lr) || isnan(o->clip_lr) || isnan(o->weight_lr) ||
+        isnan(o->weight_decay) || isnan(o->diag_alpha))
+        return usage(err, "--flat-lr", "a rate is not a number", "give a number");
+    if (o->diag_alpha > 1) return usage(err, "--diag-alpha", "above 1", "0.3 is usual");
+    if (!model->pre_norm)
+        return fl__fail(err, FL_E_UNSUPPORTED,
+                        "config.json: do_layer_norm_before: false: %s trains blocks with norms "
+                        "in front only; use flattenquant",
+                        c->method);
+    return FL_OK;
+}
+
+/* Options that hold for both recipes and for both methods. */
+static fl_flatquant_options common(const fl_quantize_options *o, const fl_quant_config *c,
+                                   uint32_t isa)
+{
+    return (fl_flatquant_options){
+        .w_bits = c->w_bits,
+        .a_bits = c->act == FL_ACT_FLOAT ? 16 : c->a_bits,
+        .k_bits = c->k_bits,
+        .v_bits = c->v_bits,
+        .scale = pick(o->learn_scale, true),
+        .clip = pick(o->learn_clip, true),
+        .asymmetric = c->asymmetric,
+        .epochs = o->epochs < 0 ? 15 : o->epochs,
+        .batch_windows = o->batch_windows < 0 ? 4 : o->batch_windows,
+        .warmup_steps = o->warmup_steps < 0 ? 0 : o->warmup_steps,
+        .lr = choose(o->lr, 5e-3),
+        .min_lr = choose(o->min_lr, 5e-6),
+        .clip_lr = choose(o->clip_lr, 10),
+        .weight_lr = choose(o->weight_lr, 0),
+        .weight_decay = choose(o->weight_decay, 0.01),
+        .clip_start = 4.0,
+        .diag_alpha = choose(o->diag_alpha, 0.3),
+        .bf16 = is(o->train_dtype, "bf16") ||
+                (is(o->train_dtype, "auto") && (isa & FL_ISA_AMXBF16)),
+        .seed = o->seed,
+    };
+}
+
+fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
+                                       const fl_model_config *model, uint32_t isa, fl_err *err)
+{
+    const bool official = is(o->recipe, "official"), quarot = is(o->method, "quarot");
+    const char *automatic = quarot ? "hadamard" : official ? "svd" : "inverse";
+    fl_status st = check(o, c, model, err);
+    if (st) return st;
+    fl_flatquant_options *f = &c->flatquant;
+    *f = common(o, c, isa);
+    f->quantized_inputs = pick(o->quantized_inputs, !official && !quarot);
+    if ((st = find_transform(&f->transform, o->transform ? o->transform : automatic, err)))
+        return st;
+    const bool fixed =
+        f->transform == FL_TRANSFORM_RANDOM || f->transform == FL_TRANSFORM_HADAMARD;
+    if (fixed) { /* nothing is learned unless asked for */
+        f->scale = pick(o->learn_scale, false);
+        f->clip = pick(o->learn_clip, false);
+        f->fold_gain = quarot && !f->scale;
+    }
+    if (fixed && !f->scale && !f->clip) f->epochs = 0;
+    if (c->act == FL_ACT_STATIC)
+        return usage(err, "--a-granularity", "transforms come with one scale per token",
+                     "use token");
+    return FL_OK;
+}
+
+size_t fl__quant_transform_bytes(const fl_quant_config *c, const fl_model_config *model,
+                                 const fl_exec *ex)
+{
+    const int widths[] = {model->hidden_size, model->ffn_size};
+    if (!c->transforms || c->flatquant.transform == FL_TRANSFORM_NONE) return 0;
+    size_t most = fl__transform_scratch_bytes(ex, model->n_heads, model->head_dim);
+    for (int i = 0; i < 2; i++) {
+        int n1, n2;
+        fl__factor_pair(widths[i], &n1, &n2);
+        most = FL_MAX(most, fl__transform_scratch_bytes(ex, n1, n2));
+    }
+    return FL_MAX(most, fl__transform_scratch_bytes(ex, 1, model->head_dim));
+}
+
+json_t *fl__flatquant_config_json(const fl_flatquant_options *o)
+{
+    return json_pack("{s:s,s:b,s:b,s:b,s:b,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:s}",
+                     "transform", transforms[o->transform], "scale", o->scale, "clip", o->clip,
+                     "asymmetric", o->asymmetric, "quantized_inputs", o->quantized_inputs,
+                     "epochs", o->epochs, "batch_windows", o->batch_windows, "warmup_steps",
+                     o->warmup_steps, "lr", o->lr, "min_lr", o->min_lr, "clip_lr", o->clip_lr,
+                     "weight_lr", o->weight_lr, "weight_decay", o->weight_decay, "diag_alpha",
+                     o->diag_alpha, "gemm", o->bf16 ? "bf16" : "float32");
+}

@@ -1,0 +1,7 @@
+/* train_rows_avx512.c - inner loops of training, sixteen at a time.
+ * SPDX-License-Identifier: MIT */
+#include "base/isa.h"
+#define TRAIN_ROWS_TABLE fl__train_rows_avx512
+#define TRAIN_ROWS_NAME  "train_rows_avx512"
+#define TRAIN_ROWS_ISA   FL_ISA_AVX512
+#include "train/x86/train_rows_body.h"
