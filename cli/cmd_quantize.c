@@ -95,7 +95,9 @@ static const cli_option options[] = {
     {.kind = CLI_SWITCH, .name = "--bias-correction", FIELD(o.bias_correction),
      .help = "add the mean error of a layer's output to its bias"},
     {.kind = CLI_SWITCH, .name = "--flatten-weights", FIELD(o.flatten_weights),
-     .help = "split large weight columns too"},
+     .help = "split large columns of the weights into digits too"},
+    {.kind = CLI_DOUBLE, .name = "--weight-beta", .arg = "X", FIELD(o.weight_beta), .min = 0.01,
+     .max = 100, .help = "threshold factor of --flatten-weights"},
 
     CLI_GROUP_ROW("GPTQ"),
     {.kind = CLI_DOUBLE, .name = "--damping", .arg = "X", FIELD(o.damping), .min = 1e-9,
@@ -202,6 +204,7 @@ static void print_summary(const json_t *report)
         {"flatten ratio, %", "summary.flatten_ratio", "%.2f", 100},
         {"largest of an INT4 layer, %", "summary.max_flatten_ratio_int4", "%.2f", 100},
         {"effective activation bits", "summary.effective_activation_bits", "%.3f", 0},
+        {"stored bits per weight", "summary.stored_weight_bits", "%.3f", 0},
         {"perplexity increase, %", "gate.ppl_increase", "%.3f", 100},
         {"KL divergence", "gate.kld_mean", "%.5f", 0},
         {"peak memory, MB", "memory.peak_bytes", "%.1f", 1e-6},

@@ -202,7 +202,8 @@ typedef struct fl_quantize_options {
     double int4_ratio;        /* default 0.4829 */
     double gamma;             /* INT4 where D_4 - D_8 <= gamma; < 0 (default): by int4_ratio */
     const char *select;       /* "kl", "output" or "random": what ranks the layers for INT4 */
-    fl_switch flatten_weights;
+    fl_switch flatten_weights; /* FL_AUTO: off */
+    double weight_beta;       /* its threshold factor, default 1.3 */
 
     /* GPTQ */
     double damping;        /* of the mean Hessian diagonal, default 0.05 */

@@ -88,6 +88,7 @@ void fl_quantize_options_defaults(fl_quantize_options *o)
         .int4_ratio = 0.4829,
         .gamma = -1,
         .flatten_weights = FL_AUTO,
+        .weight_beta = 1.3,
         .damping = 0.05,
         .gptq_block = 128,
         .act_order = FL_AUTO,

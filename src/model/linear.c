@@ -4,13 +4,17 @@
  * many digits one int8 column can carry as a sum (docs/flattenquant.md, "folded flattening"):
  * 18 for signed 4-bit codes (18 * 7 = 126), 8 for unsigned ones (8 * 15 = 120), 1 for 8-bit
  * codes. Columns beyond the first are appended behind the n_in plain ones, channel by channel,
- * and their weights are the channel's weights again.
+ * and their weights are the channel's weights again. Where the weights of a channel are digits
+ * too, every column of the activation meets every digit of the weight: (sum of the ones) times
+ * (sum of the others).
  * SPDX-License-Identifier: MIT */
 #include "model/linear.h"
 
 #include "base/mem.h"
 
 #include <string.h>
+
+static const int64_t MANY_COLUMNS = 1 << 30;
 
 static int site_qmax(const fl_site *site)
 {
@@ -23,18 +27,31 @@ static int site_fold(const fl_site *site)
     return 127 / site_qmax(site);
 }
 
-static int extra_columns(const fl_site *site, int channel)
+int fl__site_channel_columns(const fl_site *site, int channel)
 {
     const int fold = site_fold(site);
-    return site->copies ? (site->copies[channel] + fold - 1) / fold - 1 : 0;
+    return site->copies ? (site->copies[channel] + fold - 1) / fold : 1;
+}
+
+static int weight_digits(const fl_site *site, int channel)
+{
+    return site->weight_copies ? site->weight_copies[channel] : 1;
 }
 
 int fl__site_n_extra(const fl_site *site)
 {
-    int n = 0;
+    int64_t n = 0;
     for (int c = 0; site->act == FL_ACT_STATIC && c < site->n_in; c++)
-        n += extra_columns(site, c);
-    return n;
+        n += (int64_t)fl__site_channel_columns(site, c) * weight_digits(site, c) - 1;
+    return (int)FL_MIN(n, MANY_COLUMNS);
+}
+
+int fl__site_weight_columns(const fl_site *site)
+{
+    int64_t n = site->n_in;
+    for (int c = 0; site->act == FL_ACT_STATIC && c < site->n_in; c++)
+        n += weight_digits(site, c) - 1;
+    return (int)FL_MIN(n, MANY_COLUMNS);
 }
 
 static void spec_free(fl_site *site)
@@ -43,18 +60,22 @@ static void spec_free(fl_site *site)
     fl__free(&site->spec_hi);
     fl__free(&site->extra_src);
     fl__free(&site->extra_off);
+    fl__free(&site->extra_weight);
     memset(&site->spec, 0, sizeof site->spec);
 }
 
 static void fill_extras(fl_site *site)
 {
-    int e = 0;
+    int e = 0, next = site->n_in; /* column of the weights' codes */
     for (int c = 0; c < site->n_in; c++) {
-        const int n = extra_columns(site, c);
-        for (int i = 1; i <= n; i++, e++) {
+        const int columns = fl__site_channel_columns(site, c), digits = weight_digits(site, c);
+        for (int i = 1; i < columns * digits; i++, e++) {
+            const int digit = i / columns;
             site->extra_src[e] = c;
-            site->extra_off[e] = i * site->spec.cap;
+            site->extra_off[e] = i % columns * site->spec.cap;
+            site->extra_weight[e] = digit > 0 ? next + digit - 1 : c;
         }
+        next += digits - 1;
     }
 }
 
@@ -82,7 +103,9 @@ fl_status fl__site_prepare(fl_site *site, fl_err *err)
     site->spec_hi = fl__alloc((size_t)site->n_in, sizeof(float));
     site->extra_src = fl__alloc((size_t)n_extra, sizeof(int32_t));
     site->extra_off = fl__alloc((size_t)n_extra, sizeof(int32_t));
-    if (!site->spec_lo || !site->spec_hi || !site->extra_src || !site->extra_off) {
+    site->extra_weight = fl__alloc((size_t)n_extra, sizeof(int32_t));
+    if (!site->spec_lo || !site->spec_hi || !site->extra_src || !site->extra_off ||
+        !site->extra_weight) {
         spec_free(site);
         return fl__fail_nomem(err, "quantiser of a site", (size_t)site->n_in * 8);
     }
@@ -115,6 +138,7 @@ fl_status fl__linear_pack(fl_linear *lin, const fl_site *site, const int8_t *cod
 {
     const int n_extra = site->act == FL_ACT_STATIC ? site->spec.n_extra : 0;
     const int K = lin->n_in + n_extra;
+    const size_t stride = (size_t)fl__site_weight_columns(site);
     int8_t *spread = NULL;
 
     fl__weight_fini(&lin->packed);
@@ -122,10 +146,10 @@ fl_status fl__linear_pack(fl_linear *lin, const fl_site *site, const int8_t *cod
         spread = fl__alloc((size_t)lin->n_out * (size_t)K, 1);
         if (!spread) return fl__fail_nomem(err, "weight codes", (size_t)lin->n_out * (size_t)K);
         for (int n = 0; n < lin->n_out; n++) {
-            const int8_t *from = codes + (size_t)n * (size_t)lin->n_in;
+            const int8_t *from = codes + (size_t)n * stride;
             int8_t *to = spread + (size_t)n * (size_t)K;
             memcpy(to, from, (size_t)lin->n_in);
-            for (int e = 0; e < n_extra; e++) to[lin->n_in + e] = from[site->extra_src[e]];
+            for (int e = 0; e < n_extra; e++) to[lin->n_in + e] = from[site->extra_weight[e]];
         }
     }
     const fl_status st =
@@ -148,6 +172,7 @@ void fl__site_fini(fl_site *site)
 {
     spec_free(site);
     fl__free(&site->copies);
+    fl__free(&site->weight_copies);
     fl__free(&site->premul);
     fl__transform_fini(&site->transform);
     memset(site, 0, sizeof *site);

@@ -51,6 +51,8 @@ typedef struct fl_site {
     int32_t zero;
     int n_in;              /* channels */
     uint16_t *copies;      /* [n_in] k_c of flattening, or NULL: all 1; owned */
+    uint16_t *weight_copies; /* static: [n_in] digits of each column of the weights behind
+                                the site, or NULL: all 1; owned */
     float *premul;         /* [n_in] or NULL, owned: applied to x first */
     fl_transform transform; /* n1 * n2 = n_in, owned; n1 0: none */
     bool explicit_copies;  /* one column per digit even where an int8 column could carry the
@@ -60,16 +62,23 @@ typedef struct fl_site {
     fl_quantize_token token; /* likewise */
     float *spec_lo, *spec_hi;         /* [n_in] owned */
     int32_t *extra_src, *extra_off;   /* [spec.n_extra] owned */
+    int32_t *extra_weight; /* [spec.n_extra] owned: column of the weight's codes that meets it;
+                              extra_src[e] where that is the channel's first digit */
     int n_linears;
     fl_linear *linears[FL_SITE_MAX_LINEARS]; /* borrowed from the block */
 } fl_site;
 
 /* Builds spec and code_ld from the fields above them. FL_E_NOMEM. */
 fl_status fl__site_prepare(fl_site *site, fl_err *err);
-/* Code columns that flattening adds to the site's n_in: 0 unless static with copies. */
+/* Code columns that flattening of activations and weights adds to the site's n_in: 0 unless
+ * static with copies. 2^30 stands for more than that. */
 int fl__site_n_extra(const fl_site *site);
-/* Codes [n_out, n_in] of the linear, row-major, spread over the site's extra columns and packed
- * into lin->packed. FL_E_NOMEM. */
+/* Columns of a channel's activation, of those 1 is plain. */
+int fl__site_channel_columns(const fl_site *site, int channel);
+/* Columns of the weights' codes: n_in and those of digits beyond the first. At most 2^30. */
+int fl__site_weight_columns(const fl_site *site);
+/* Codes [n_out, fl__site_weight_columns] of the linear, row-major, spread over the site's extra
+ * columns and packed into lin->packed. FL_E_NOMEM. */
 fl_status fl__linear_pack(fl_linear *lin, const fl_site *site, const int8_t *codes, int bits,
                           fl_err *err);
 void fl__linear_fini(fl_linear *lin);

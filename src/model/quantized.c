@@ -168,7 +168,8 @@ static fl_status load_weight(fl_linear *lin, const fl_model *model, int layer, i
 {
     char name[FL_MAX_TENSOR_NAME];
     const fl_tensor_view *view;
-    const int64_t dims[2] = {lin->n_out, bits == 4 ? (lin->n_in + 1) / 2 : lin->n_in};
+    const int columns = fl__site_weight_columns(site);
+    const int64_t dims[2] = {lin->n_out, bits == 4 ? (columns + 1) / 2 : columns};
     const uint32_t types = bits == 16  ? FL_DTYPES_FLOAT
                            : bits == 8 ? FL_DTYPE_BIT(FL_DTYPE_I8)
                                        : FL_DTYPE_BIT(FL_DTYPE_U8);
@@ -182,9 +183,9 @@ static fl_status load_weight(fl_linear *lin, const fl_model *model, int layer, i
     if ((st = load_weight_scale(lin, model, layer, which, err))) return st;
     if (site->act == FL_ACT_FLOAT) return FL_OK;
     if (bits == 8) return fl__linear_pack(lin, site, view->data, 8, err);
-    int8_t *codes = fl__alloc((size_t)lin->n_out * (size_t)lin->n_in, 1);
-    if (!codes) return fl__fail_nomem(err, name, (size_t)lin->n_out * (size_t)lin->n_in);
-    fl__nibbles_unpack(codes, view->data, lin->n_out, lin->n_in);
+    int8_t *codes = fl__alloc((size_t)lin->n_out * (size_t)columns, 1);
+    if (!codes) return fl__fail_nomem(err, name, (size_t)lin->n_out * (size_t)columns);
+    fl__nibbles_unpack(codes, view->data, lin->n_out, columns);
     st = fl__linear_pack(lin, site, codes, 4, err);
     fl__free(&codes);
     return st;
@@ -204,24 +205,26 @@ static fl_status load_linear(fl_linear *lin, const fl_model *model, int layer, i
     return st;
 }
 
-static fl_status load_copies(fl_site *site, const fl_model *model, const char *name,
+/* *out [n]: NULL where the tensor is absent. */
+static fl_status load_copies(uint16_t **out, int n, const fl_model *model, const char *name,
                              fl_err *err)
 {
-    const int64_t dims[1] = {site->n_in};
+    const int64_t dims[1] = {n};
     const fl_tensor_view *view;
     if (!fl__tensors_find(model->tensors, name)) return FL_OK;
     fl_status st = fl__tensors_require(&view, model->tensors, name, FL_DTYPE_BIT(FL_DTYPE_U16),
                                        1, dims, err);
     if (st) return st;
-    site->copies = fl__alloc((size_t)site->n_in, sizeof *site->copies);
-    if (!site->copies) return fl__fail_nomem(err, name, (size_t)site->n_in * 2);
-    memcpy(site->copies, view->data, (size_t)site->n_in * sizeof *site->copies);
-    for (int c = 0; c < site->n_in; c++)
-        if (site->copies[c] < 1 || site->copies[c] > FL_MAX_COPIES)
+    uint16_t *copies = fl__alloc((size_t)n, sizeof *copies);
+    *out = copies;
+    if (!copies) return fl__fail_nomem(err, name, (size_t)n * sizeof *copies);
+    memcpy(copies, view->data, (size_t)n * sizeof *copies);
+    for (int c = 0; c < n; c++)
+        if (copies[c] < 1 || copies[c] > FL_MAX_COPIES)
             return fl__fail(err, FL_E_INPUT,
                             "quantised model: tensor %s: channel %d has %u copies, 1 to %d are "
                             "possible; the file is damaged",
-                            name, c, site->copies[c], FL_MAX_COPIES);
+                            name, c, copies[c], FL_MAX_COPIES);
     return FL_OK;
 }
 
@@ -280,12 +283,32 @@ static fl_status load_input(fl_site *site, const fl_model *model, int layer, int
         fl__free(&scale);
         if ((st = check_scales(&site->scale, 1, name, true, err))) return st;
         fl__linear_tensor_name(name, model, layer, first_linear, ".input_copies");
-        if ((st = load_copies(site, model, name, err))) return st;
+        if ((st = load_copies(&site->copies, site->n_in, model, name, err))) return st;
+        fl__linear_tensor_name(name, model, layer, first_linear, ".weight_copies");
+        if ((st = load_copies(&site->weight_copies, site->n_in, model, name, err))) return st;
     }
     fl__linear_tensor_name(name, model, layer, first_linear, ".input_multiplier");
     if (fl__tensors_find(model->tensors, name))
         st = fl__model_vector(&site->premul, model, name, site->n_in, err);
     return st;
+}
+
+int64_t fl__quantized_weight_extra(const fl_model *model, int layer, int first_linear)
+{
+    char name[FL_MAX_TENSOR_NAME];
+    int n_out, n_in;
+    int64_t n = 0;
+    fl__linear_shape(&n_out, &n_in, &model->cfg, first_linear);
+    fl__linear_tensor_name(name, model, layer, first_linear, ".weight_copies");
+    const fl_tensor_view *view = fl__tensors_find(model->tensors, name);
+    if (!view) return 0;
+    if (view->dtype != FL_DTYPE_U16 || view->n_elements != n_in) return -1;
+    const uint16_t *copies = view->data;
+    for (int c = 0; c < n_in; c++) {
+        if (copies[c] < 1 || copies[c] > FL_MAX_COPIES) return -1;
+        n += copies[c] - 1;
+    }
+    return n;
 }
 
 fl_status fl__quantized_site_load(fl_block *block, const fl_model *model, int layer, int which,

@@ -9,6 +9,9 @@
  *   <lin>.bias              F32 [N], where the family has one or bias correction made one
  *   <site>.input_scale      F32 [1]      static activations
  *   <site>.input_copies     U16 [K]      k_c of flattening, absent when all are 1
+ *   <site>.weight_copies    U16 [K]      digits per column of its weights, absent when all are
+ *   1; the codes are then [N, K + sum of (digits - 1)]: digits beyond the first lie behind
+ *   the K plain columns, channel by channel
  *   <site>.input_multiplier F32 [K]      applied before quantising, where smoothing could not
  *                                        be folded
  *   <site>.transform_left   F32 [n1, n1] factors of the input's transform (transform.h), n1 *
@@ -49,6 +52,9 @@ fl_status fl__quantized_transform_load(fl_transform *t, const fl_model *model, i
 /* The block's head transforms. */
 fl_status fl__quantized_heads_load(fl_block *block, const fl_model *model, int layer,
                                    fl_err *err);
+/* Columns that <site>.weight_copies adds to the weights of a site with static activations; 0
+ * where it is absent, -1 where it is damaged. */
+int64_t fl__quantized_weight_extra(const fl_model *model, int layer, int first_linear);
 /* A float vector of n elements of the checkpoint as float32, owned. */
 fl_status fl__model_vector(float **out, const fl_model *model, const char *name, int n,
                            fl_err *err);

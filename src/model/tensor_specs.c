@@ -76,21 +76,24 @@ static void emit_surroundings(const walk *w)
     if (!cfg->tied_head) emit(w, family->head, float_matrix(cfg->vocab_size, cfg->embed_size));
 }
 
-static void emit_linear(const walk *w, int layer, int linear, int w_bits)
+/* n_extra: columns of digits beyond the first; < 0: not known, any number will do. */
+static void emit_linear(const walk *w, int layer, int linear, int w_bits, int64_t n_extra)
 {
     const fl_model *model = w->model;
     char name[FL_MAX_TENSOR_NAME];
     int n_out, n_in;
     fl__linear_shape(&n_out, &n_in, &model->cfg, linear);
     fl_tensor_spec weight = float_matrix(n_out, n_in);
+    const int64_t columns = n_extra < 0 ? -1 : n_in + n_extra;
     if (w_bits == 8) {
         weight.role = FL_ROLE_CODES8;
         weight.dtypes = FL_DTYPE_BIT(FL_DTYPE_I8);
+        weight.dims[1] = columns;
     } else if (w_bits == 4) {
         weight.role = FL_ROLE_CODES4;
         weight.dtypes = FL_DTYPE_BIT(FL_DTYPE_U8);
-        weight.dims[1] = (n_in + 1) / 2;
-        weight.n_codes = n_in;
+        weight.dims[1] = columns < 0 ? -1 : (columns + 1) / 2;
+        weight.n_codes = columns;
     }
     fl__linear_tensor_name(name, model, layer, linear, ".weight");
     emit(w, name, weight);
@@ -121,6 +124,8 @@ static void emit_input(const walk *w, int layer, int first_linear, const fl_site
         copies.role = FL_ROLE_COPIES;
         copies.dtypes = FL_DTYPE_BIT(FL_DTYPE_U16);
         fl__linear_tensor_name(name, w->model, layer, first_linear, ".input_copies");
+        emit(w, name, copies);
+        fl__linear_tensor_name(name, w->model, layer, first_linear, ".weight_copies");
         emit(w, name, copies);
     }
     fl__linear_tensor_name(name, w->model, layer, first_linear, ".input_multiplier");
@@ -187,12 +192,15 @@ static void emit_block(const walk *w, int layer)
             model->sites ? &model->sites[layer * FL_N_SITES + site] : NULL;
         int linears[FL_SITE_MAX_LINEARS];
         const int n = fl__site_linears(linears, &model->cfg, site);
+        const bool split = info && info->act == FL_ACT_STATIC;
+        const int64_t n_extra =
+            split ? fl__quantized_weight_extra(model, layer, linears[0]) : 0;
+        const int w_bits = info ? fl__stored_bits(info->w_bits) : 16;
         if (info) {
             emit_input(w, layer, linears[0], info);
             emit_transform(w, layer, site, linears[0], info);
         }
-        for (int i = 0; i < n; i++) emit_linear(w, layer, linears[i],
-                                                info ? fl__stored_bits(info->w_bits) : 16);
+        for (int i = 0; i < n; i++) emit_linear(w, layer, linears[i], w_bits, n_extra);
     }
 }
 
@@ -247,10 +255,10 @@ static bool scan_codes8(bad_number *bad, const fl_tensor_view *t)
 }
 
 /* All 16 nibbles are codes; only the one that fills up an odd row must be 0. */
-static bool scan_codes4(bad_number *bad, const fl_tensor_view *t, int n_codes)
+static bool scan_codes4(bad_number *bad, const fl_tensor_view *t, int64_t n_codes)
 {
     const uint8_t *bytes = t->data;
-    if (n_codes % 2 == 0) return false;
+    if (n_codes < 0 || n_codes % 2 == 0) return false;
     for (int64_t row = 0; row < t->dims[0]; row++) {
         const int64_t last = (row + 1) * t->dims[1] - 1;
         if (bytes[last] >> 4 == 0) continue;

@@ -26,8 +26,8 @@ typedef struct fl_tensor_spec {
     bool optional;
     uint32_t dtypes; /* FL_DTYPE_BIT mask */
     int n_dims;
-    int64_t dims[2];
-    int n_codes; /* CODES4: per row */
+    int64_t dims[2]; /* < 0: any */
+    int64_t n_codes; /* CODES4: per row; < 0: not known */
 } fl_tensor_spec;
 
 /* Calls fn for every tensor that model, opened by fl__model_open or fl__model_open_config,

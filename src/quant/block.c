@@ -28,16 +28,16 @@ size_t fl__block_float_bytes(const fl_model *model)
 }
 
 size_t fl__block_linear_bytes(const fl_model *model, int linear, int w_bits, fl_act_kind act,
-                              double extra, bool w_per_tensor)
+                              double extra, double digits, bool w_per_tensor)
 {
     int n_out, n_in;
     fl__linear_shape(&n_out, &n_in, &model->cfg, linear);
     if (w_bits == 16) return 0;
     w_bits = fl__stored_bits(w_bits);
     const size_t N = (size_t)n_out, K = (size_t)n_in, scales = w_per_tensor ? 1 : N;
-    const size_t codes = N * K + scales * sizeof(float);
+    const size_t codes = N * (K + (size_t)(digits * (double)K)) + scales * sizeof(float);
     if (act == FL_ACT_FLOAT) return codes + (w_bits == 4 ? N * ((K + 1) / 2) : 0);
-    const size_t N_pad = (N + 15) / 16 * 16, K_all = K + (size_t)(extra * (double)K);
+    const size_t N_pad = (N + 15) / 16 * 16, K_all = K + (size_t)((extra + digits) * (double)K);
     return codes + N_pad * ((K_all + 63) / 64 * 64) * (size_t)w_bits / 8 +
            N_pad * sizeof(int32_t);
 }
@@ -68,7 +68,7 @@ fl_status fl__block_job_init(fl_block_job *j, const fl_model *model, const fl_ex
         for (int i = 0; i < site->n_linears; i++)
             site->linears[i] = &j->quant.linear[site->linears[i] - j->folded.linear];
         for (int i = 0; i < FL_SITE_MAX_LINEARS; i++) j->outcome[s].gptq_error[i] = NAN;
-        j->outcome[s].damping = NAN;
+        j->outcome[s].damping = j->outcome[s].weight_threshold = NAN;
     }
     return FL_OK;
 }
@@ -96,11 +96,43 @@ void fl__block_job_fini(fl_block_job *j)
         release_shared(&site->transform, &j->folded.site[s].transform);
         fl__site_fini(site);
     }
+    fl__weight_split_fini(&j->split);
     release_shared(&j->quant.head_transform_q, &j->folded.head_transform_q);
     release_shared(&j->quant.head_transform_k, &j->folded.head_transform_k);
     fl__transform_fini(&j->quant.head_transform_q);
     fl__transform_fini(&j->quant.head_transform_k);
     fl__block_fini(&j->folded);
+}
+
+/* Which columns of the site's weights become digits; on the folded weights, as they are what is
+ * rounded. */
+static fl_status split_weights(fl_block_job *j, int which, fl_err *err)
+{
+    fl_site *site = &j->quant.site[which];
+    fl_flatten_weight weights[FL_SITE_MAX_LINEARS];
+    fl_weight_split *split = &j->split;
+    const size_t K = (size_t)site->n_in;
+    int *columns = fl__alloc(K, sizeof *columns);
+    if (!columns) return fl__fail_nomem(err, "digits of weights", K * sizeof *columns);
+    for (int c = 0; c < site->n_in; c++) columns[c] = fl__site_channel_columns(site, c);
+    for (int i = 0; i < site->n_linears; i++)
+        weights[i] = (fl_flatten_weight){j->folded.site[which].linears[i]->own_w,
+                                         site->linears[i]->n_out};
+    fl_status st = fl__weight_split_choose(split, weights, site->n_linears, site->n_in,
+                                           j->plan[which].w_bits, j->o->w_per_tensor, columns,
+                                           j->o->weight_beta, j->o->weight_max_ratio, err);
+    fl__free(&columns);
+    if (st) return st;
+    j->outcome[which].weight_ratio = split->ratio;
+    j->outcome[which].weight_threshold = split->threshold;
+    if (split->ld == site->n_in) {
+        fl__weight_split_fini(split);
+        return FL_OK;
+    }
+    site->weight_copies = fl__alloc(K, sizeof *site->weight_copies);
+    if (!site->weight_copies) return fl__fail_nomem(err, "digits of weights", K * 2);
+    memcpy(site->weight_copies, split->copies, K * sizeof *site->weight_copies);
+    return FL_OK;
 }
 
 /* The site's quantiser as planned. */
@@ -117,6 +149,11 @@ static fl_status prepare_site(fl_block_job *j, int which, fl_err *err)
         site->copies = fl__alloc((size_t)site->n_in, sizeof *site->copies);
         if (!site->copies) return fl__fail_nomem(err, "copies", (size_t)site->n_in * 2);
         memcpy(site->copies, p->copies, (size_t)site->n_in * sizeof *site->copies);
+    }
+    fl__weight_split_fini(&j->split);
+    if (j->o->flatten_weights && p->act == FL_ACT_STATIC) {
+        const fl_status st = split_weights(j, which, err);
+        if (st) return st;
     }
     return fl__site_prepare(site, err);
 }
@@ -161,11 +198,13 @@ static fl_status round_linear(fl_block_job *j, int which, int i, const fl_gptq *
     fl_linear *lin = site->linears[i];
     const int id = (int)(lin - j->quant.linear), bits = j->plan[which].w_bits;
     const fl_linear *from = &j->folded.linear[id];
+    const fl_weight_split *split = j->split.copies ? &j->split : NULL;
     const size_t N = (size_t)lin->n_out, n = N * (size_t)lin->n_in;
+    const size_t n_codes = N * (size_t)fl__site_weight_columns(site);
     float *w = gptq ? fl__alloc(n, sizeof *w) : NULL, *shift = fl__alloc(N, sizeof *shift);
     fl_status st = FL_OK;
 
-    j->codes[id] = fl__alloc(n, 1);
+    j->codes[id] = fl__alloc(n_codes, 1);
     lin->w_scale = fl__alloc(j->o->w_per_tensor ? 1 : N, sizeof(float));
     lin->w_scale_stride = j->o->w_per_tensor ? 0 : 1;
     if ((gptq && !w) || !shift || !j->codes[id] || !lin->w_scale) {
@@ -179,10 +218,11 @@ static fl_status round_linear(fl_block_job *j, int which, int i, const fl_gptq *
         const bool drop_bias = id == FL_LIN_K && fl__key_bias_is_dropped(j->model);
         if (!st && !drop_bias) st = add_to_bias(lin, from->bias, shift, err);
     } else {
-        fl__weight_scale_find(j->ex, lin->w_scale, from->own_w, lin->n_out, lin->n_in, bits,
-                              j->o->w_per_tensor, j->o->search_scale, NULL);
-        (void)fl__weight_round(j->ex, j->codes[id], from->own_w, lin->w_scale,
-                               lin->w_scale_stride, lin->n_out, lin->n_in, bits, NULL);
+        fl__weight_scale_find_split(j->ex, lin->w_scale, from->own_w, split, lin->n_out,
+                                    lin->n_in, bits, j->o->w_per_tensor, j->o->search_scale,
+                                    NULL);
+        (void)fl__weight_round_split(j->ex, j->codes[id], from->own_w, split, lin->w_scale,
+                                     lin->w_scale_stride, lin->n_out, lin->n_in, bits, NULL);
     }
     if (!st) st = install(j, lin, site, id, fl__stored_bits(bits), err);
 out:
@@ -214,6 +254,7 @@ fl_status fl__block_job_site(fl_block_job *j, fl_stream *stream, int which, fl_e
     if (j->o->use_gptq) {
         if ((st = factorise_site(&gptq, j, stream, which, err))) return st;
         j->outcome[which].damping = gptq.damping_used;
+        gptq.split = j->split.copies ? &j->split : NULL;
     }
     for (int i = 0; i < j->quant.site[which].n_linears && !st; i++)
         st = round_linear(j, which, i, j->o->use_gptq ? &gptq : NULL, err);

@@ -18,6 +18,8 @@ typedef struct fl_block_options {
     fl_gptq_options gptq;
     bool w_per_tensor;
     bool search_scale; /* weight scales by least squared error, else max|w| */
+    bool flatten_weights; /* split large columns of sites with static activations */
+    double weight_beta, weight_max_ratio; /* threshold of that, cap on the columns it adds */
 } fl_block_options;
 
 /* Float32 copy of a block with the plan's smoothing folded in (methods: norms, v_proj and
@@ -33,6 +35,7 @@ void fl__block_move(fl_block *to, fl_block *from);
 typedef struct fl_site_outcome {
     double gptq_error[FL_SITE_MAX_LINEARS]; /* relative, per linear; NaN for nearest */
     double damping;                         /* used; NaN for nearest */
+    double weight_ratio, weight_threshold;  /* of columns in digits; 0, NaN without */
 } fl_site_outcome;
 
 /* A block being quantised: the folded float block, and the quantised one that grows site by
@@ -46,8 +49,10 @@ typedef struct fl_block_job {
     fl_block folded;           /* owned */
     fl_block quant;            /* norms, float weights and transforms that are equal to
                                   folded's are borrowed from it */
-    int8_t *codes[FL_N_LINEARS]; /* [n_out, n_in] owned; NULL: stays float */
+    int8_t *codes[FL_N_LINEARS]; /* [n_out, fl__site_weight_columns] owned; NULL: stays
+                                    float */
     uint8_t *packed_w[FL_N_LINEARS]; /* weight-only 4-bit: nibbles that quant's linear reads */
+    fl_weight_split split;           /* of the site being rounded; copies NULL: none */
     fl_site_outcome outcome[FL_N_SITES];
 } fl_block_job;
 
@@ -66,11 +71,11 @@ fl_status fl__block_job_write(const fl_block_job *j, const char *path, json_t *n
                               int64_t *n_bytes, fl_err *err);
 
 /* Bytes of a folded block; of what rounding leaves of one linear (codes, and the form that the
- * quantised lane runs on) where its site has `extra` code columns more per channel; and of what
- * writing takes on top. */
+ * quantised lane runs on) where its site has `extra` code columns more per channel and its
+ * codes `digits` more; and of what writing takes on top. */
 size_t fl__block_float_bytes(const fl_model *model);
 size_t fl__block_linear_bytes(const fl_model *model, int linear, int w_bits, fl_act_kind act,
-                              double extra, bool w_per_tensor);
+                              double extra, double digits, bool w_per_tensor);
 size_t fl__block_write_bytes(const fl_model *model, int w_bits);
 
 #endif

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_TENSORS = FL_N_LINEARS * 3 + FL_N_SITES * 6 + 7 };
+enum { MAX_TENSORS = FL_N_LINEARS * 3 + FL_N_SITES * 7 + 7 };
 
 typedef struct entry {
     char name[FL_MAX_TENSOR_NAME];
@@ -50,11 +50,21 @@ static void add_norms(shard *s)
     }
 }
 
+/* Columns of a linear's codes. */
+static int columns_of(const fl_block_job *j, int which)
+{
+    for (int s = 0; s < FL_N_SITES; s++)
+        for (int i = 0; i < j->quant.site[s].n_linears; i++)
+            if (j->quant.site[s].linears[i] == &j->quant.linear[which])
+                return fl__site_weight_columns(&j->quant.site[s]);
+    return j->quant.linear[which].n_in;
+}
+
 static fl_status add_linear(shard *s, int which, fl_err *err)
 {
     const fl_block_job *j = s->j;
     const fl_linear *lin = &j->quant.linear[which];
-    const int N = lin->n_out, K = lin->n_in;
+    const int N = lin->n_out, K = columns_of(j, which);
     char name[FL_MAX_TENSOR_NAME];
     fl__linear_tensor_name(name, j->model, j->layer, which, ".weight");
     if (!j->codes[which]) {
@@ -88,6 +98,8 @@ static void add_site(shard *s, int which)
     }
     fl__linear_tensor_name(name, s->j->model, s->j->layer, linears[0], ".input_copies");
     if (site->copies) add(s, name, FL_DTYPE_U16, site->n_in, 0, site->copies);
+    fl__linear_tensor_name(name, s->j->model, s->j->layer, linears[0], ".weight_copies");
+    if (site->weight_copies) add(s, name, FL_DTYPE_U16, site->n_in, 0, site->weight_copies);
     fl__linear_tensor_name(name, s->j->model, s->j->layer, linears[0], ".input_multiplier");
     if (site->premul) add(s, name, FL_DTYPE_F32, site->n_in, 0, site->premul);
     const fl_transform *t = &site->transform;

@@ -271,7 +271,9 @@ static void sweep_chunk(void *arg, int64_t item, int thread)
     const int n0 = (int)item * CHUNK, n = FL_MIN(CHUNK, s->N - n0);
     float *x = s->rows + (size_t)thread * CHUNK * (size_t)(K + block),
           *e = x + (size_t)CHUNK * (size_t)K;
-    const float lo = (float)fl__weight_qmin(s->bits), hi = (float)fl__weight_qmax(s->bits);
+    const fl_weight_split *split = s->q->split;
+    const float qmin = (float)fl__weight_qmin(s->bits), qmax = (float)fl__weight_qmax(s->bits);
+    const size_t ld = (size_t)(split ? split->ld : K);
 
     for (int r = 0; r < n; r++) {
         const float *w = s->w + (size_t)(n0 + r) * (size_t)K;
@@ -285,13 +287,17 @@ static void sweep_chunk(void *arg, int64_t item, int thread)
             float *row = x + (size_t)r * (size_t)K;
             for (int j = b0; j < b1; j++) {
                 const float *u = s->q->u + (size_t)j * (size_t)K;
+                const int column = s->q->perm[j];
+                const float lo = split ? split->lo[column] : qmin;
+                const float hi = split ? split->hi[column] : qmax;
                 float code = fl__round(row[j] * inv);
                 code = code < lo ? lo : code > hi ? hi : code;
                 const float d = (row[j] - scale * code) / u[j];
                 for (int k = j + 1; k < b1; k++) row[k] -= d * u[k];
                 e[r * nb + j - b0] = d;
                 s->error[n0 + r] += (double)d * d;
-                s->codes[(size_t)(n0 + r) * (size_t)K + (size_t)s->q->perm[j]] = (int8_t)code;
+                fl__weight_split_put(s->codes + (size_t)(n0 + r) * ld, split, column,
+                                     (int)code);
             }
         }
         if (b1 < K)
@@ -304,11 +310,12 @@ static void sweep_chunk(void *arg, int64_t item, int thread)
  * input and output ask. */
 static void shift_from_codes(const sweep *s, float *bias_shift, const float *target)
 {
-    const size_t K = (size_t)s->q->K;
+    const fl_weight_split *split = s->q->split;
     for (int n = 0; n < s->N; n++) {
-        const int8_t *codes = s->codes + (size_t)n * K;
+        const int8_t *codes = s->codes + (size_t)n * (size_t)(split ? split->ld : s->q->K);
         double sum = 0;
-        for (size_t k = 0; k < K; k++) sum += (double)codes[k] * s->q->mean_q[k];
+        for (int k = 0; k < s->q->K; k++)
+            sum += (double)fl__weight_split_get(codes, split, k) * s->q->mean_q[k];
         bias_shift[n] = (float)((double)target[n] - sum * s->scale[n * s->scale_stride]);
     }
 }
@@ -342,7 +349,8 @@ fl_status fl__gptq_round(const fl_gptq *q, const fl_exec *ex, int8_t *codes, flo
     }
     target_means(&s, target);
     if (q->r) fl__parallel_for(ex, chunks, compensate_chunk, &s);
-    fl__weight_scale_find(ex, scale, w, N, q->K, bits, per_tensor, true, q->diag);
+    fl__weight_scale_find_split(ex, scale, w, q->split, N, q->K, bits, per_tensor, true,
+                                q->diag);
     fl__parallel_for(ex, chunks, sweep_chunk, &s);
     shift_from_codes(&s, bias_shift, target);
     double lost = 0, whole = 0;

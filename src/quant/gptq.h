@@ -12,6 +12,7 @@
 #define FL_QUANT_GPTQ_H
 
 #include "quant/gram.h"
+#include "quant/weight_split.h"
 
 typedef struct fl_gptq_options {
     double damping; /* of the mean diagonal; raised tenfold while the factorisation fails */
@@ -32,6 +33,7 @@ typedef struct fl_gptq {
     int *perm;      /* [K] */
     float *mean_q, *mean_f; /* [K] */
     double damping_used;
+    const fl_weight_split *split; /* borrowed; NULL: no column is in digits */
 } fl_gptq;
 
 /* Bytes that fl__gptq_init takes beside the gram while it runs, what it leaves in *q, and what
@@ -45,8 +47,9 @@ fl_status fl__gptq_init(fl_gptq *q, const fl_gram *g, const fl_gptq_options *o,
                         const fl_exec *ex, fl_err *err);
 void fl__gptq_fini(fl_gptq *q);
 
-/* Rounds w [N, K]: codes [N, K], scale [N] ([1] per tensor). bias_shift [N] receives what must
- * be added to the bias (zeros when not centred). w is overwritten with W~. *relative_error:
+/* Rounds w [N, K]: codes [N, K] (with a split: whole columns, written as digits, [N,
+ * split->ld]), scale [N] ([1] per tensor). bias_shift [N] receives what must be added to the
+ * bias (zeros when not centred). w is overwritten with W~. *relative_error:
  * tr(E A E^T) over sum_nk W~_nk^2 A_kk, with E the remaining error against W~. */
 fl_status fl__gptq_round(const fl_gptq *q, const fl_exec *ex, int8_t *codes, float *scale,
                          float *bias_shift, float *w, int N, int bits, bool per_tensor,

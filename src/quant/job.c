@@ -49,6 +49,10 @@ static json_t *block_report(const fl_block_job *b, double loss, json_t *training
         (void)json_object_set_new(o, "linears", names);
         (void)json_object_set_new(o, "gptq_error", errors);
         (void)json_object_set_new(o, "damping", number(b->outcome[s].damping));
+        (void)json_object_set_new(o, "weight_flatten_ratio",
+                                  number(b->outcome[s].weight_ratio));
+        (void)json_object_set_new(o, "weight_threshold",
+                                  number(b->outcome[s].weight_threshold));
         if (s == FL_SITE_DOWN) (void)json_object_set_new(o, "block_error", number(loss));
         if (s == FL_SITE_DOWN && training) (void)json_object_set(o, "training", training);
         (void)json_array_append_new(sites, o);

@@ -91,6 +91,8 @@ static fl_status check_ranges(const fl_quantize_options *o, const fl_model_confi
         return usage(err, "--alpha", "not a number", "give a number");
     if (o->beta == 0)
         return usage(err, "--beta", "0 makes the threshold 0", "1.3 is usual, auto searches");
+    if (!(o->weight_beta > 0))
+        return usage(err, "--weight-beta", "not above 0", "1.3 is usual");
     return FL_OK;
 }
 
@@ -123,11 +125,6 @@ static fl_status check_choices(const fl_quantize_options *o, fl_err *err)
     if (o->select && !is(o->select, "kl") && !is(o->select, "output") &&
         !is(o->select, "random"))
         return usage(err, "--select", "unknown", "kl, output or random");
-    if (o->flatten_weights == FL_ON)
-        return fl__fail(
-            err, FL_E_UNSUPPORTED,
-            "option: --flatten-weights: not in this version; a weight scale per channel "
-            "(the default) covers most of it");
     return FL_OK;
 }
 
@@ -177,7 +174,10 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
                            .centred = pick(o->bias_correction, flattenquant && !paper),
                            .compensate = pick(o->compensate, flattenquant && !paper)},
                   .w_per_tensor = paper || is(o->w_granularity, "tensor"),
-                  .search_scale = flattenquant && !paper},
+                  .search_scale = flattenquant && !paper,
+                  .flatten_weights = pick(o->flatten_weights, false),
+                  .weight_beta = o->weight_beta,
+                  .weight_max_ratio = o->flatten_max_ratio},
         .transforms = is(o->method, "flatquant") || is(o->method, "quarot"),
         .seed = o->seed,
         .n_samples = o->n_samples,
@@ -186,6 +186,12 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
     c->act = c->a_bits == 16             ? FL_ACT_FLOAT
              : is(granularity, "tensor") ? FL_ACT_STATIC
                                          : FL_ACT_TOKEN;
+    if (c->block.flatten_weights && c->act != FL_ACT_STATIC)
+        return usage(err, "--flatten-weights",
+                     "only activations with one fixed scale per tensor are repeated for it",
+                     c->transforms
+                         ? "leave it out"
+                         : "use --a-granularity tensor with 8 or 4 bits, or leave it out");
     if (paper || !flattenquant) {
         if (c->flatten.alpha < 0) c->flatten.alpha = 0.5;
         if (c->flatten.beta < 0) c->flatten.beta = 1.3;
@@ -214,9 +220,7 @@ json_t *fl__quant_config_json(const fl_quant_config *c)
     static const char *const selects[] = {"kl", "output", "random"};
     json_t *o = json_pack(
         "{s:s,s:s,s:b,s:b,s:i,s:i,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,"
-        "s:f,"
-        "s:i,s:b,"
-        "s:b,s:b,s:s,s:b,s:I,s:i,s:i}",
+        "s:f,s:i,s:b,s:b,s:b,s:s,s:b,s:b,s:f,s:I,s:i,s:i}",
         "method", c->method, "activation",
         c->act == FL_ACT_FLOAT    ? "float"
         : c->act == FL_ACT_STATIC ? "static"
@@ -232,6 +236,7 @@ json_t *fl__quant_config_json(const fl_quant_config *c)
         c->block.gptq.block, "act_order", c->block.gptq.act_order, "bias_correction",
         c->block.gptq.centred, "compensate", c->block.gptq.compensate, "w_granularity",
         c->block.w_per_tensor ? "tensor" : "channel", "search_scale", c->block.search_scale,
+        "flatten_weights", c->block.flatten_weights, "weight_beta", c->block.weight_beta,
         "seed", (json_int_t)c->seed, "samples", c->n_samples, "seq_len", c->seq_len);
     if (o && c->transforms)
         (void)json_object_set_new(o, "flatquant", fl__flatquant_config_json(&c->flatquant));

@@ -163,17 +163,21 @@ int64_t fl__quant_copied_bytes(const fl_model *model)
 static json_t *int4_shares(const fl_quant_job *job)
 {
     double n = 0, n4 = 0, params = 0, params4 = 0, ratio = 0, ratio4 = 0, bits = 0, width = 0,
-           n_sites4 = 0;
+           n_sites4 = 0, digits = 0, stored = 0;
     const fl_model_config *cfg = &job->model->cfg;
     for (int i = 0; i < cfg->n_layers * FL_N_SITES; i++) {
         const fl_site_plan *p = &job->plan->sites[i];
         int linears[FL_SITE_MAX_LINEARS];
         const int count = fl__site_linears(linears, cfg, i % FL_N_SITES);
+        const double more = json_number_value(
+            json_object_get(json_array_get(job->sites, (size_t)i), "weight_flatten_ratio"));
         for (int k = 0; k < count; k++) {
             int n_out, n_in;
             fl__linear_shape(&n_out, &n_in, cfg, linears[k]);
             n += 1;
             params += (double)n_out * n_in;
+            digits += (double)n_out * n_in * more;
+            stored += (double)n_out * n_in * (1 + more) * fl__stored_bits(p->w_bits);
             if (p->a_bits != 4 || p->w_bits != 4) continue;
             n4 += 1;
             params4 += (double)n_out * n_in;
@@ -188,10 +192,12 @@ static json_t *int4_shares(const fl_quant_job *job)
     }
     /* one multiply-accumulate per weight and token: by parameters and by MACs is the same
      * share */
-    return json_pack("{s:f,s:f,s:f,s:f,s:f,s:o}", "int4_share_linears", n4 / n,
+    return json_pack("{s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:o}", "int4_share_linears", n4 / n,
                      "int4_share_parameters", params4 / params, "int4_share_macs",
                      params4 / params, "flatten_ratio", ratio / width,
-                     "effective_activation_bits", bits / width, "max_flatten_ratio_int4",
+                     "effective_activation_bits", bits / width, "weight_flatten_ratio",
+                     digits / params, "stored_weight_bits", stored / params,
+                     "max_flatten_ratio_int4",
                      n_sites4 > 0 ? json_real(ratio4) : json_null());
 }
 

@@ -62,7 +62,7 @@ static size_t probe_bytes(const fl_quant_config *c, const fl_model *model)
             int n_out, K;
             fl__linear_shape(&n_out, &K, &model->cfg, linears[i]);
             const size_t elements = (size_t)n_out * (size_t)K;
-            packed += fl__block_linear_bytes(model, linears[i], 4, FL_ACT_STATIC, 0, false) -
+            packed += fl__block_linear_bytes(model, linears[i], 4, FL_ACT_STATIC, 0, 0, false) -
                       elements;
             rounding = FL_MAX(rounding, elements * (sizeof(float) + 1));
         }
@@ -80,16 +80,28 @@ static double weight_bits(const fl_quant_config *c)
     return c->mixed ? 8 - 4 * c->int4_ratio : fl__stored_bits(c->w_bits);
 }
 
+/* Columns that digits add to the weights, per channel. How many are above a threshold is not
+ * known before; of thresholds not far above the mean the cap decides, of higher ones about a
+ * third of it was seen. */
+static double weight_digits(const fl_quant_config *c)
+{
+    if (!c->block.flatten_weights) return 0;
+    return c->block.weight_beta < 1.15 ? c->block.weight_max_ratio
+                                       : c->block.weight_max_ratio / 3;
+}
+
 /* What stays of a rounded linear. */
 static size_t rounded_bytes(const fl_quant_config *c, const fl_model *model, int linear)
 {
     const bool flattened = c->act == FL_ACT_STATIC && c->flatten.flatten;
     const double extra = flattened ? c->flatten.max_ratio : 0; /* 4-bit codes need none */
     const bool per_tensor = c->block.w_per_tensor;
+    const double digits = weight_digits(c);
     const double share4 = c->mixed ? c->int4_ratio : fl__stored_bits(c->w_bits) == 4;
-    const double at4 = (double)fl__block_linear_bytes(model, linear, 4, c->act, 0, per_tensor);
+    const double at4 =
+        (double)fl__block_linear_bytes(model, linear, 4, c->act, 0, digits, per_tensor);
     const double at8 =
-        (double)fl__block_linear_bytes(model, linear, 8, c->act, extra, per_tensor);
+        (double)fl__block_linear_bytes(model, linear, 8, c->act, extra, digits, per_tensor);
     return c->w_bits == 16 && !c->mixed ? 0 : (size_t)(share4 * at4 + (1 - share4) * at8);
 }
 
@@ -106,8 +118,8 @@ static size_t hessian_bytes(const fl_quant_config *c, const fl_model *model, con
     for (int i = 0; i < n; i++) {
         int n_out, K;
         fl__linear_shape(&n_out, &K, &model->cfg, linears[i]);
-        const size_t copy = (size_t)n_out * (size_t)K * (sizeof(float) + 1); /* of w, and
-                                                                                codes */
+        const size_t copy = /* of w, and codes */
+            (size_t)((double)n_out * K * (sizeof(float) + 1 + weight_digits(c)));
         most = FL_MAX(most, fl__gptq_held_bytes(n_in, o) + done + copy +
                                 fl__gptq_round_bytes(n_in, n_out, ex->n_threads, o));
         done += rounded_bytes(c, model, linears[i]);
@@ -133,7 +145,8 @@ static rounding_memory rounding_bytes(const fl_quant_config *c, const fl_model *
     }
     const double share4 = c->mixed ? c->int4_ratio : 1;
     const size_t writing =
-        (size_t)(share4 * (double)fl__block_write_bytes(model, c->mixed ? 4 : c->w_bits));
+        (size_t)(share4 * (1 + weight_digits(c)) *
+                 (double)fl__block_write_bytes(model, c->mixed ? 4 : c->w_bits));
     m.rounded += writing;
     m.most = FL_MAX(m.most, m.rounded) + fl__block_float_bytes(model);
     return m;
@@ -145,7 +158,7 @@ static rounding_memory rounding_bytes(const fl_quant_config *c, const fl_model *
  * there. */
 static double disk_bytes(const fl_quant_config *c, const fl_model *model)
 {
-    enum { TENSOR_TEXT_BYTES = 180, SITE_TEXT_BYTES = 1430 };
+    enum { TENSOR_TEXT_BYTES = 180, SITE_TEXT_BYTES = 1560 };
     const fl_model_config *cfg = &model->cfg;
     const bool corrected = c->block.use_gptq && c->block.gptq.centred;
     double block = 0, n_tensors = 0;
@@ -154,7 +167,7 @@ static double disk_bytes(const fl_quant_config *c, const fl_model *model)
         fl__linear_shape(&n_out, &n_in, cfg, i);
         if (!n_out) continue;
         const bool bias = fl__family(cfg)->has_bias(cfg, i) || corrected;
-        block += (double)n_out * n_in * weight_bits(c) / 8 +
+        block += (double)n_out * n_in * (1 + weight_digits(c)) * weight_bits(c) / 8 +
                  (c->block.w_per_tensor ? 4 : 4.0 * n_out) + (bias ? 4.0 * n_out : 0);
         n_tensors += 2 + bias;
     }
@@ -162,8 +175,9 @@ static double disk_bytes(const fl_quant_config *c, const fl_model *model)
         int linears[FL_SITE_MAX_LINEARS], n_in;
         (void)site_shape(linears, &n_in, model, s);
         const bool fixed = c->act == FL_ACT_STATIC, copies = fixed && c->flatten.flatten;
-        block += (fixed ? 4 : 0) + (copies ? 2.0 * n_in : 0);
-        n_tensors += fixed + copies;
+        const bool split = c->block.flatten_weights;
+        block += (fixed ? 4 : 0) + 2.0 * n_in * (copies + split);
+        n_tensors += fixed + copies + split;
     }
     const int vectors = cfg->family == FL_FAMILY_OPT ? 4 : 2; /* of the norms */
     const int multipliers = c->flatten.smooth && !cfg->pre_norm ? 2 : 0;

@@ -269,7 +269,8 @@ void fl__site_dequantized(const fl_exec *ex, const fl_site *site, const float *x
         float *y = out + (size_t)r * K;
         for (size_t c = 0; c < K; c++) y[c] = (float)(q[c] - zero) * scale;
         for (int e = 0; site->act == FL_ACT_STATIC && e < site->spec.n_extra; e++)
-            y[site->extra_src[e]] += (float)(q[K + (size_t)e] - zero) * scale;
+            if (site->extra_weight[e] == site->extra_src[e]) /* else a repeat for a weight */
+                y[site->extra_src[e]] += (float)(q[K + (size_t)e] - zero) * scale;
     }
 }
 

@@ -10,6 +10,8 @@
 #include "base/exec.h"
 #include "base/status.h"
 
+struct fl_weight_split;
+
 /* Integer weights are symmetric: -qmax..qmax, qmax = 2^(bits-1) - 1; 4-bit rows may also use
  * -8. */
 static inline int fl__weight_qmax(int bits)
@@ -29,5 +31,14 @@ void fl__weight_scale_find(const fl_exec *ex, float *scale, const float *w, int 
 /* codes [N, K] = nearest; returns sum_n sum_k h[k] * (w - scale q)^2 (h NULL: all ones). */
 double fl__weight_round(const fl_exec *ex, int8_t *codes, const float *w, const float *scale,
                         int scale_stride, int N, int K, int bits, const float *h);
+
+/* The same for weights with columns in digits (quant/weight_split.h; split NULL: none): a row's
+ * maximum is that of |w| / digits; codes [N, split->ld]. */
+void fl__weight_scale_find_split(const fl_exec *ex, float *scale, const float *w,
+                                 const struct fl_weight_split *split, int N, int K, int bits,
+                                 bool per_tensor, bool search, const float *h);
+double fl__weight_round_split(const fl_exec *ex, int8_t *codes, const float *w,
+                              const struct fl_weight_split *split, const float *scale,
+                              int scale_stride, int N, int K, int bits, const float *h);
 
 #endif

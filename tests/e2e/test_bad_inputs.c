@@ -389,7 +389,10 @@ static const combination combinations[] = {
     {2, QUANTIZE " --seq-len 1025", "8..1024"},
     {2, QUANTIZE " --redo-from 4", "0 to 3"},
     {2, QUANTIZE " --beta 0", "--beta"},
-    {6, FLATTEN " --flatten-weights", "--flatten-weights"},
+    {2, FLATTEN " --flatten-weights --a-granularity token --w-bits 4 --a-bits 4", "--a-gran"},
+    {2, FLATTEN " --flatten-weights --w-bits 4 --a-bits 16", "--flatten-weights"},
+    {2, QUANTIZE " --method flatquant --flatten-weights", "for it; leave it out"},
+    {2, FLATTEN " --flatten-weights --weight-beta 0", "--weight-beta"},
     {2, QUANTIZE " --calib self --max-kld 0.1", "--gate-data"},
     {2, "quantize m no/such/out --method rtn --calib text", "no/such"},
     {2, "quantize m m --method rtn --calib text", "exists already"},
@@ -451,6 +454,9 @@ static const poke pokes[] = {
     {L1 "self_attn.q_proj.input_scale", 0, 4, "\0\0\xc0\x7f", "input_scale", false},
     {L1 "self_attn.q_proj.input_copies", 2, 2, "\0\0", "copies", false},
     {L1 "self_attn.q_proj.input_copies", 2, 2, "\xff\xff", "copies", false},
+    {L1 "mlp.down_proj.weight_copies", 2, 2, "\0\0", "down_proj.weight_copies", false},
+    {L1 "mlp.down_proj.weight_copies", 2, 2, "\xff\xff", "down_proj.weight_copies", false},
+    {L1 "mlp.down_proj.weight_copies", 2, 2, "\x09\0", "down_proj.weight", false},
     {L1 "mlp.down_proj.bias", 0, 4, "\0\0\xc0\x7f", "down_proj.bias", true},
     {L1 "input_layernorm.weight", 0, 4, "\0\0\xc0\x7f", "input_layernorm", true},
 };
@@ -472,6 +478,7 @@ static void quantised_models_that_are_damaged(void **state)
     (void)snprintf(dir, sizeof dir, "%s", fl_test_path("m"));
     fl_quantize_options o = fl_test_quantize_options(NULL, "good", "flattenquant");
     o.w_bits = o.a_bits = 8;
+    o.flatten_weights = FL_ON;
     (void)fl_test_quantize(&o, NULL);
     for (size_t i = 0; i < N_ROWS(pokes); i++) {
         const poke *p = &pokes[i];

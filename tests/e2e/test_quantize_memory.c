@@ -35,6 +35,7 @@ static fl_quantize_options small_job(const char *out)
     o.calib_path = text;
     o.n_samples = 2;
     o.seq_len = 16;
+    o.flatten_weights = FL_ON;
     return o;
 }
 

@@ -119,9 +119,10 @@ static void invert(double inv[K][K], double a[K][K], const int *idx, int n)
         for (int j = 0; j < n; j++) inv[i][j] = m[i][j + n];
 }
 
-/* Codes of w in the order given; scale as the code under test chose it. */
+/* Codes of w in the order given; scale as the code under test chose it. s: ranges of columns in
+ * digits, or NULL. */
 static void reference_round(int8_t *codes, const float *w, const float *scale, double a[K][K],
-                            const int *order, int bits)
+                            const int *order, int bits, const fl_weight_split *s)
 {
     static double left[N][K], inv[K][K];
     for (int i = 0; i < N * K; i++) left[i / K][i % K] = w[i];
@@ -130,7 +131,8 @@ static void reference_round(int8_t *codes, const float *w, const float *scale, d
         invert(inv, a, rest, n);
         for (int r = 0; r < N; r++) {
             double q = rint(left[r][rest[0]] / scale[r]);
-            q = fmin(fmax(q, fl__weight_qmin(bits)), fl__weight_qmax(bits));
+            q = fmin(fmax(q, s ? s->lo[rest[0]] : fl__weight_qmin(bits)),
+                     s ? s->hi[rest[0]] : fl__weight_qmax(bits));
             codes[r * K + rest[0]] = (int8_t)q;
             const double d = (left[r][rest[0]] - scale[r] * q) / inv[0][0];
             for (int k = 1; k < n; k++) left[r][rest[k]] -= d * inv[0][k];
@@ -191,7 +193,7 @@ static void codes_are_those_of_the_plain_algorithm(void **state)
                 reference_hessian(a, &p, &o);
                 if (o.act_order) falling_order(order, a);
                 else natural_order(order);
-                reference_round(want, p.w, r.scale, a, order, bits);
+                reference_round(want, p.w, r.scale, a, order, bits, NULL);
                 assert_memory_equal(r.codes, want, sizeof want);
                 assert_memory_equal(r.w, p.w, sizeof r.w); /* no compensation: W~ = W */
             }
@@ -326,8 +328,50 @@ static void one_scale_serves_a_tensor(void **state)
     }
     natural_order(order);
     reference_hessian(a, &p, &o);
-    reference_round(want, p.w, r.scale, a, order, 4);
+    reference_round(want, p.w, r.scale, a, order, 4, NULL);
     assert_memory_equal(r.codes, want, sizeof want);
+    problem_fini(&p);
+}
+
+/* A split column is rounded whole, within its wider range; what is written are its digits. */
+static void columns_in_digits_are_rounded_whole(void **state)
+{
+    (void)state;
+    static result r;
+    static double a[K][K];
+    static int8_t want[N * K], digits[N * 2 * K];
+    const fl_gptq_options o = {.damping = 0.01, .block = 8, .centred = true};
+    problem p = make_problem();
+    uint16_t copies[K];
+    int order[K], beyond = 0;
+    fl_gptq q;
+    fl_weight_split split;
+    for (int k = 0; k < K; k++) copies[k] = k == 5 ? 6 : k == 17 ? 2 : 1;
+    for (int i = 0; i < N * K; i++) p.w[i] *= i % K == 5 ? 9 : i % K == 17 ? 3 : 1;
+    assert_int_equal(fl__weight_split_init(&split, copies, K, 4, NULL), FL_OK);
+    assert_int_equal(fl__gptq_init(&q, &p.gram, &o, &one, NULL), FL_OK);
+    q.split = &split;
+    memcpy(r.w, p.w, sizeof r.w);
+    assert_int_equal(fl__gptq_round(&q, &one, digits, r.scale, r.shift, r.w, N, 4, false,
+                                    &r.error, NULL),
+                     FL_OK);
+    natural_order(order);
+    reference_hessian(a, &p, &o);
+    reference_round(want, p.w, r.scale, a, order, 4, &split);
+    for (int n = 0; n < N; n++) {
+        double shift = 0;
+        for (int k = 0; k < K; k++) {
+            const int code = fl__weight_split_get(digits + n * split.ld, &split, k);
+            assert_int_equal(code, want[n * K + k]);
+            beyond += code > 7 || code < -8;
+            shift += (double)p.w[n * K + k] * q.mean_f[k] -
+                     (double)r.scale[n] * code * q.mean_q[k];
+        }
+        assert_true(fabs(shift - (double)r.shift[n]) < 1e-3);
+    }
+    assert_true(beyond > N / 4);
+    fl__gptq_fini(&q);
+    fl__weight_split_fini(&split);
     problem_fini(&p);
 }
 
@@ -442,6 +486,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(compensation_is_the_least_squares_weight),
     cmocka_unit_test(bias_shift_restores_the_mean),
     cmocka_unit_test(one_scale_serves_a_tensor),
+    cmocka_unit_test(columns_in_digits_are_rounded_whole),
     cmocka_unit_test(threads_do_not_change_a_bit),
     cmocka_unit_test(damping_grows_until_the_hessian_factors),
     cmocka_unit_test(nearly_constant_inputs_need_no_damping),

@@ -269,6 +269,106 @@ static void columns_are_counted_by_hand(void **state)
     assert_int_equal(fl__site_n_extra(&s), 0);
 }
 
+/* ---- weights in digits ------------------------------------------------------------------- */
+
+typedef struct digits_case {
+    int a_bits, w_bits;
+    bool is_unsigned, explicit_copies, reference;
+} digits_case;
+
+static const uint16_t activation_copies[] = {1, 19, 2, 1, 1, 40};
+static const uint16_t weight_copies[] = {1, 1, 3, 5};
+
+/* A site of K channels, and one linear of wide codes, drawn and stored as digits. */
+static void fill_digits(problem *p, int *wide, const digits_case *d)
+{
+    const int qmax = (1 << (d->w_bits - 1)) - 1;
+    fl_rng rng = fl__rng_init(1, 0, "wide codes");
+    fl_site *s = &p->site;
+    *s = (fl_site){.act = FL_ACT_STATIC, .a_bits = d->a_bits, .is_unsigned = d->is_unsigned,
+                   .scale = 1, .n_in = K, .explicit_copies = d->explicit_copies,
+                   .n_linears = 1, .linears = {&p->linear[0]}};
+    s->copies = fl__alloc(K, sizeof *s->copies);
+    s->weight_copies = fl__alloc(K, sizeof *s->weight_copies);
+    for (int c = 0; c < K; c++) {
+        s->copies[c] = activation_copies[c % 6];
+        s->weight_copies[c] = weight_copies[c % 4];
+    }
+    assert_int_equal(fl__site_prepare(s, NULL), FL_OK);
+    const int ld = fl__site_weight_columns(s);
+    int8_t *codes = fl__calloc((size_t)(N0 * ld), 1);
+    for (int n = 0; n < N0; n++)
+        for (int c = 0, next = K; c < K; next += s->weight_copies[c++] - 1) {
+            const int most = s->weight_copies[c] * qmax;
+            int left = (int)fl__rng_below(&rng, (uint64_t)(2 * most + 1)) - most;
+            wide[n * K + c] = left;
+            for (int i = 0; i < s->weight_copies[c]; i++) {
+                const int digit = left > qmax ? qmax : left < -qmax ? -qmax : left;
+                codes[n * ld + (i == 0 ? c : next + i - 1)] = (int8_t)digit;
+                left -= digit;
+            }
+        }
+    p->linear[0] = (fl_linear){.n_out = N0, .n_in = K, .w_scale_stride = 0};
+    p->linear[0].w_scale = fl__alloc(1, sizeof(float));
+    p->linear[0].w_scale[0] = 1;
+    assert_int_equal(fl__linear_pack(&p->linear[0], s, codes, d->w_bits, NULL), FL_OK);
+    fl__free(&codes);
+}
+
+static void check_digits(const digits_case *d)
+{
+    static int wide[N0 * K];
+    problem *p = fl__calloc(1, sizeof *p);
+    const int qmax = d->is_unsigned ? (1 << d->a_bits) - 1 : (1 << (d->a_bits - 1)) - 1;
+    p->ex = (fl_exec){d->reference ? 0 : fl__isa_detect(), 1};
+    fill_digits(p, wide, d);
+    p->x = fl_test_normal(ROWS * K, qmax, "x");
+    for (int k = 0; k < ROWS * K; k++) p->x[k] *= k % 6 == 5 ? 15 : 2;
+    p->y[0] = fl__calloc(ROWS * N0, sizeof(float));
+    p->scratch = fl__alloc(fl__site_scratch_bytes(&p->ex, ROWS, K, p->site.code_ld, 0), 1);
+    run(p);
+    for (int r = 0; r < ROWS; r++)
+        for (int n = 0; n < N0; n++) {
+            int64_t sum = 0;
+            for (int c = 0; c < K; c++) {
+                const int most = qmax * p->site.copies[c], least = d->is_unsigned ? 0 : -most;
+                const int q = (int)rintf(p->x[r * K + c]);
+                sum += (int64_t)(q < least ? least : q > most ? most : q) * wide[n * K + c];
+            }
+            if (p->y[0][r * N0 + n] != (float)sum)
+                fail_msg("a%d w%d unsigned %d: row %d channel %d: %.9g, wanted %lld",
+                         d->a_bits, d->w_bits, d->is_unsigned, r, n, p->y[0][r * N0 + n],
+                         (long long)sum);
+        }
+    done(&p);
+}
+
+/* Every column of an activation meets every digit of the weight: the integers of the product
+ * are those of whole codes. */
+static void digits_of_both_give_the_product_of_whole_codes(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 32; i++)
+        check_digits(&(digits_case){i & 1 ? 8 : 4, i & 2 ? 8 : 4, i & 4, i & 8, i & 16});
+}
+
+static void columns_of_digits_are_counted_by_hand(void **state)
+{
+    (void)state;
+    uint16_t copies[] = {1, 19, 1, 2}, digits[] = {1, 3, 4, 1};
+    fl_site s = {.act = FL_ACT_STATIC, .a_bits = 4, .scale = 1, .n_in = 4, .copies = copies,
+                 .weight_copies = digits};
+    assert_int_equal(fl__site_weight_columns(&s), 4 + 2 + 3);
+    assert_int_equal(fl__site_n_extra(&s), 0 + (2 * 3 - 1) + 3 + 0);
+    s.a_bits = 8;
+    assert_int_equal(fl__site_n_extra(&s), 0 + (19 * 3 - 1) + 3 + 1);
+    s.copies = NULL;
+    assert_int_equal(fl__site_n_extra(&s), 0 + 2 + 3 + 0);
+    s.act = FL_ACT_TOKEN;
+    assert_int_equal(fl__site_n_extra(&s), 0);
+    assert_int_equal(fl__site_weight_columns(&s), 4);
+}
+
 /* ---- float activations ------------------------------------------------------------------- */
 
 /* Weight-only: codes as the model file stores them. */
@@ -419,6 +519,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(instruction_sets_do_not_change_a_bit),
     cmocka_unit_test(folded_copies_equal_explicit_ones_bit_for_bit),
     cmocka_unit_test(columns_are_counted_by_hand),
+    cmocka_unit_test(digits_of_both_give_the_product_of_whole_codes),
+    cmocka_unit_test(columns_of_digits_are_counted_by_hand),
     cmocka_unit_test(weight_only_sites_multiply_the_dequantised_weight),
     cmocka_unit_test(float_linears_are_right_for_all_types),
     cmocka_unit_test(long_rows_are_cut_and_joined),

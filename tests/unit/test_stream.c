@@ -327,7 +327,7 @@ static void check_dequantised(fl_site *site, const float *x, int rows)
     }
     fl__free(&y);
     fl__free(&scratch);
-    site->copies = NULL;
+    site->copies = site->weight_copies = NULL;
     fl__site_fini(site);
 }
 
@@ -335,14 +335,19 @@ static void codes_stand_for_their_values(void **state)
 {
     (void)state;
     enum { K = 24, ROWS = 9 };
-    static uint16_t copies[K];
+    static uint16_t copies[K], digits[K];
     float *x = fl_test_normal(K * ROWS, 3, "x");
-    for (int k = 0; k < K; k++) copies[k] = (uint16_t)(1 + k % 5 * 9);
+    for (int k = 0; k < K; k++) {
+        copies[k] = (uint16_t)(1 + k % 5 * 9);
+        digits[k] = (uint16_t)(1 + k % 3);
+    }
     for (int bits = 4; bits <= 8; bits += 4)
-        for (int kind = 0; kind < 5; kind++) {
+        for (int kind = 0; kind < 7; kind++) {
             fl_site site = {.act = kind == 4 ? FL_ACT_TOKEN : FL_ACT_STATIC, .a_bits = bits,
                             .is_unsigned = kind == 1 || kind == 3, .scale = 0.21f, .n_in = K,
-                            .copies = kind == 2 || kind == 3 ? copies : NULL};
+                            .copies = kind == 2 || kind == 3 || kind == 6 ? copies : NULL};
+            /* repeats for digits of a weight are not part of the value */
+            site.weight_copies = kind >= 5 ? digits : NULL;
             check_dequantised(&site, x, ROWS);
         }
     fl__free(&x);
