@@ -198,7 +198,7 @@ typedef struct fl_quantize_options {
     double alpha;             /* smoothing exponent; < 0: searched per layer by output error */
     double beta;              /* threshold factor; < 0: searched per layer by output error */
     const char *threshold;    /* "mean" (default) or "iqr": T = Q3 + beta*IQR */
-    double flatten_max_ratio; /* default 0.30 */
+    double flatten_max_ratio; /* of every site; default 0.30 */
     double int4_ratio;        /* default 0.4829 */
     double gamma;             /* INT4 where D_4 - D_8 <= gamma; < 0 (default): by int4_ratio */
     const char *select;       /* "kl", "output" or "random": what ranks the layers for INT4 */

@@ -93,7 +93,8 @@ static fl_status sample_from_model(fl_calib *calib, const fl_quantize_options *o
     fl__log(&o->log, FL_LOG_INFO, "calibration: the model writes %d windows of %d tokens",
             c->n_samples, c->seq_len);
     if (!st)
-        st = fl__calib_from_model(calib, model, ex, c->n_samples, c->seq_len, c->seed, err);
+        st = fl__calib_from_model(calib, model, ex, c->n_samples, c->seq_len, c->seed,
+                                  o->should_stop, o->user, err);
     fl__model_close(&model);
     return st;
 }

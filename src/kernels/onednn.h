@@ -1,7 +1,8 @@
 /* onednn.h - the one door to oneDNN (2.6 of Debian 12, and 3.x).
  *
- * Three uses: the float GEMM of the forward pass and of training, bfloat16 products of
- * training, and matrix products as opponents of our kernels in the bench.
+ * Three uses: the float GEMM of training (the forward pass has kernels/gemm_f32.h, whose sums
+ * do not depend on the shape of the batch), bfloat16 products of training, and matrix products
+ * as opponents of our kernels in the bench.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_KERNELS_ONEDNN_H
 #define FL_KERNELS_ONEDNN_H

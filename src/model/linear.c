@@ -194,7 +194,7 @@ size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int m
         codes + 3 * sums + FL_MAX(fl__gemm_scratch_bytes(ex), transform_bytes);
     const size_t input = align64((size_t)n_rows * (size_t)max_n_in * sizeof(float));
     const size_t as_float =
-        input + FL_MAX(fl__linear_float_scratch_bytes(ex, max_n_in), transform_bytes);
+        input + FL_MAX(fl__linear_float_scratch_bytes(ex), transform_bytes);
     return FL_MAX(as_int, as_float);
 }
 

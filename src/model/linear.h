@@ -116,6 +116,6 @@ void fl__site_run(const fl_exec *ex, const fl_site *site, const float *x, int n_
  * float or weight-only linear: the float path's GEMM, also used for head and projections. */
 void fl__linear_float_run(const fl_exec *ex, const fl_linear *lin, const float *x, int64_t ldx,
                           int n_rows, float *y, int64_t ldy, void *scratch);
-size_t fl__linear_float_scratch_bytes(const fl_exec *ex, int max_n_in);
+size_t fl__linear_float_scratch_bytes(const fl_exec *ex);
 
 #endif

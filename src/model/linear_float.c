@@ -1,58 +1,80 @@
 /* linear_float.c - linear layers on float activations: the float path, the head, weight-only
  * layers.
  *
- * Weights stay in the checkpoint's type and are widened to float32 tile by tile in a thread's
- * scratch, so that a 16-bit model costs no second copy in memory. Many rows: tiles of 256 x 64
- * through a single-threaded library SGEMM. Few rows (decoding): one dot product per output,
- * straight from the 16-bit weights. The tiles do not depend on the number of threads. A row's
- * bits can differ between the two ways (other order of sums): that is the float path's 1e-4
- * between incremental and full passes.
+ * Weights stay in the checkpoint's type and are widened to float32 a piece at a time in a
+ * thread's scratch, so that a 16-bit model costs no second copy in memory. Tiles of 240 rows x
+ * 64 outputs; within one, panel after panel, 2,048 input channels at a time are packed, which
+ * all rows of the tile then pass. Few rows (decoding) take the weights without a detour. Both
+ * ways add up an output in the same order (kernels/gemm_f32.h): a token has the same bits alone
+ * and in a batch.
  * SPDX-License-Identifier: MIT */
 #include "model/linear.h"
 
-#include "kernels/dot.h"
-#include "kernels/onednn.h"
+#include "kernels/gemm_f32.h"
 
-#include <math.h>
-
-enum { TILE_M = 256, TILE_N = 64, FEW_ROWS = 8 };
+enum { TILE_M = 240, TILE_N = 64, TILE_K = 2048 };
+enum { PIECE = FL_GEMM_F32_PIECE, MAX_PANEL = FL_GEMM_F32_MAX_PANEL };
 
 typedef struct job {
     const fl_linear *lin;
-    const fl_dot_kernel *dot;
+    const fl_gemm_f32_kernel *kernel;
     const float *x;
-    float *y, *scratch; /* scratch: [threads, TILE_N, n_in] */
+    float *y, *scratch; /* scratch: [threads, SCRATCH_FLOATS] */
     int64_t ldx, ldy;
     int n_rows, m_tiles;
 } job;
 
-/* Row n of the weight as float32: borrowed, or widened into to. */
-static const float *weight_row(const fl_linear *lin, int n, float *to)
+/* What a thread needs: a panel, a piece of its rows as floats, the chains of a tile. */
+enum { PANEL_FLOATS = MAX_PANEL * TILE_K, PIECE_FLOATS = MAX_PANEL * PIECE };
+enum { CHAIN_FLOATS = TILE_M * FL_GEMM_F32_CHAINS * MAX_PANEL };
+enum { SCRATCH_FLOATS = PANEL_FLOATS + PIECE_FLOATS + CHAIN_FLOATS };
+
+static fl_float_type float_type(const fl_linear *lin)
 {
-    const size_t K = (size_t)lin->n_in, at = (size_t)n * K;
-    if (lin->w_bits == 8) {
-        const int8_t *q = (const int8_t *)lin->w + at;
-        const float s = lin->w_scale[n * lin->w_scale_stride];
-        for (size_t k = 0; k < K; k++) to[k] = (float)q[k] * s;
-        return to;
-    }
-    if (lin->w_bits == 4) {
-        const uint8_t *q = (const uint8_t *)lin->w + (size_t)n * ((K + 1) / 2);
-        const float s = lin->w_scale[n * lin->w_scale_stride];
-        for (size_t k = 0; k < K; k++) {
-            const int nibble = k % 2 ? q[k / 2] >> 4 : q[k / 2] & 15;
-            to[k] = (float)(nibble >= 8 ? nibble - 16 : nibble) * s;
-        }
-        return to;
-    }
-    if (lin->w_type == FL_DTYPE_F32) return (const float *)lin->w + at;
-    fl__dtype_to_f32(to, lin->w_type, (const uint16_t *)lin->w + at, K);
-    return to;
+    return lin->w_type == FL_DTYPE_F32    ? FL_FLOAT_F32
+           : lin->w_type == FL_DTYPE_BF16 ? FL_FLOAT_BF16
+                                          : FL_FLOAT_F16;
 }
 
-static bool is_plain_f32(const fl_linear *lin)
+/* Row n, channel k of a weight that is no codes. */
+static const void *float_weight(const fl_linear *lin, int n, int k)
 {
-    return lin->w_bits == 16 && lin->w_type == FL_DTYPE_F32;
+    const size_t at = (size_t)n * (size_t)lin->n_in + (size_t)k;
+    return (const char *)lin->w + at * fl__dtype_bytes(lin->w_type);
+}
+
+/* Row n, channels [k0, k0 + count) of codes times their scale; k0 is even. */
+static void dequantize(float *to, const fl_linear *lin, int n, int k0, int count)
+{
+    const size_t K = (size_t)lin->n_in;
+    const float s = lin->w_scale[n * lin->w_scale_stride];
+    if (lin->w_bits == 8) {
+        const int8_t *q = (const int8_t *)lin->w + (size_t)n * K + k0;
+        for (int k = 0; k < count; k++) to[k] = (float)q[k] * s;
+        return;
+    }
+    const uint8_t *q = (const uint8_t *)lin->w + (size_t)n * ((K + 1) / 2) + k0 / 2;
+    for (int k = 0; k < count; k++) {
+        const int nibble = k % 2 ? q[k / 2] >> 4 : q[k / 2] & 15;
+        to[k] = (float)(nibble >= 8 ? nibble - 16 : nibble) * s;
+    }
+}
+
+/* One panel: outputs [n0, n0 + n), channels [k0, k0 + K). */
+static void pack(const job *j, float *panel, float *rows, int n0, int n, int k0, int K)
+{
+    const fl_linear *lin = j->lin;
+    if (lin->w_bits == 16) {
+        j->kernel->pack[float_type(lin)](panel, j->kernel->panel, float_weight(lin, n0, k0),
+                                         lin->n_in, n, K);
+        return;
+    }
+    for (int k = 0; k < K; k += PIECE) {
+        const int count = FL_MIN(PIECE, K - k);
+        for (int i = 0; i < n; i++) dequantize(rows + i * PIECE, lin, n0 + i, k0 + k, count);
+        j->kernel->pack[FL_FLOAT_F32](panel + k * j->kernel->panel, j->kernel->panel, rows,
+                                      PIECE, n, count);
+    }
 }
 
 static void add_bias(const job *j, int m0, int m1, int n0, int n1)
@@ -62,58 +84,52 @@ static void add_bias(const job *j, int m0, int m1, int n0, int n1)
         for (int n = n0; n < n1; n++) j->y[m * j->ldy + n] += j->lin->bias[n];
 }
 
+/* Rows [m0, m1) of one panel's outputs [n0, n0 + n). */
+static void run_panel(const job *j, float *scratch, int m0, int m1, int n0, int n)
+{
+    fl_gemm_f32_part p = {.panel = scratch,
+                          .sums = scratch + PANEL_FLOATS + PIECE_FLOATS,
+                          .y = j->y + m0 * j->ldy + n0,
+                          .ldx = j->ldx,
+                          .ldy = j->ldy,
+                          .M = m1 - m0,
+                          .n = n};
+    for (int k = 0; k < j->lin->n_in; k += TILE_K) {
+        p.K = FL_MIN(TILE_K, j->lin->n_in - k);
+        p.x = j->x + m0 * j->ldx + k;
+        p.first = k == 0;
+        p.last = k + p.K == j->lin->n_in;
+        pack(j, scratch, scratch + PANEL_FLOATS, n0, n, k, p.K);
+        j->kernel->run(&p);
+    }
+}
+
 static void tile(void *arg, int64_t item, int thread)
 {
     const job *j = arg;
-    const int K = j->lin->n_in;
+    const int width = j->kernel->panel;
     const int m0 = (int)(item % j->m_tiles) * TILE_M, m1 = FL_MIN(m0 + TILE_M, j->n_rows);
     const int n0 = (int)(item / j->m_tiles) * TILE_N, n1 = FL_MIN(n0 + TILE_N, j->lin->n_out);
-    const float *w = is_plain_f32(j->lin) ? weight_row(j->lin, n0, NULL) : NULL;
-    if (!w) {
-        float *wide = j->scratch + (size_t)thread * TILE_N * (size_t)K;
-        for (int n = n0; n < n1; n++)
-            (void)weight_row(j->lin, n, wide + (size_t)(n - n0) * (size_t)K);
-        w = wide;
-    }
-    float *y = j->y + m0 * j->ldy + n0;
-    if (fl__onednn_sgemm(m1 - m0, n1 - n0, K, 1.0f, j->x + m0 * j->ldx, j->ldx, w, K, true,
-                         0.0f, y, j->ldy, NULL)) {
-        /* No way to report from inside a parallel loop: poison, so that nobody can use the
-         * result. */
-        for (int m = 0; m < m1 - m0; m++)
-            for (int n = 0; n < n1 - n0; n++) y[m * j->ldy + n] = NAN;
-    }
+    float *scratch = j->scratch + (size_t)thread * SCRATCH_FLOATS;
+    for (int n = n0; n < n1; n += width)
+        run_panel(j, scratch, m0, m1, n, FL_MIN(width, n1 - n));
     add_bias(j, m0, m1, n0, n1);
-}
-
-static float dot_row(const job *j, const float *x, int n, const float *wide)
-{
-    const fl_linear *lin = j->lin;
-    const size_t at = (size_t)n * (size_t)lin->n_in;
-    if (wide) return j->dot->f32(x, wide, lin->n_in);
-    if (lin->w_type == FL_DTYPE_F32)
-        return j->dot->f32(x, (const float *)lin->w + at, lin->n_in);
-    const uint16_t *h = (const uint16_t *)lin->w + at;
-    return lin->w_type == FL_DTYPE_BF16 ? j->dot->bf16(x, h, lin->n_in)
-                                        : j->dot->f16(x, h, lin->n_in);
 }
 
 static void few_rows(void *arg, int64_t item, int thread)
 {
     const job *j = arg;
     const int n0 = (int)item * TILE_N, n1 = FL_MIN(n0 + TILE_N, j->lin->n_out);
-    float *scratch = j->scratch + (size_t)thread * TILE_N * (size_t)j->lin->n_in;
-    for (int n = n0; n < n1; n++) {
-        const float *wide = j->lin->w_bits == 16 ? NULL : weight_row(j->lin, n, scratch);
-        for (int m = 0; m < j->n_rows; m++)
-            j->y[m * j->ldy + n] = dot_row(j, j->x + m * j->ldx, n, wide);
-    }
+    (void)thread;
+    j->kernel->few[float_type(j->lin)](j->y + n0, j->ldy, j->x, j->ldx,
+                                       float_weight(j->lin, n0, 0), j->lin->n_in, j->n_rows,
+                                       n1 - n0, j->lin->n_in);
     add_bias(j, 0, j->n_rows, n0, n1);
 }
 
-size_t fl__linear_float_scratch_bytes(const fl_exec *ex, int max_n_in)
+size_t fl__linear_float_scratch_bytes(const fl_exec *ex)
 {
-    return (size_t)ex->n_threads * TILE_N * (size_t)max_n_in * sizeof(float);
+    return (size_t)ex->n_threads * SCRATCH_FLOATS * sizeof(float);
 }
 
 void fl__linear_float_run(const fl_exec *ex, const fl_linear *lin, const float *x, int64_t ldx,
@@ -121,7 +137,7 @@ void fl__linear_float_run(const fl_exec *ex, const fl_linear *lin, const float *
 {
     const int n_tiles = (lin->n_out + TILE_N - 1) / TILE_N;
     job j = {.lin = lin,
-             .dot = fl__dot_select(ex->isa),
+             .kernel = fl__gemm_f32_select(ex->isa),
              .x = x,
              .y = y,
              .scratch = scratch,
@@ -129,7 +145,7 @@ void fl__linear_float_run(const fl_exec *ex, const fl_linear *lin, const float *
              .ldy = ldy,
              .n_rows = n_rows,
              .m_tiles = (n_rows + TILE_M - 1) / TILE_M};
-    if (n_rows < FEW_ROWS)
+    if (n_rows <= j.kernel->few_rows && lin->w_bits == 16)
         fl__parallel_for(ex, n_tiles, few_rows, &j);
     else
         fl__parallel_for(ex, (int64_t)n_tiles * j.m_tiles, tile, &j);

@@ -101,7 +101,8 @@ static void draw_window(void *arg, int64_t w, int thread)
     window_of(s, w)[s->position] = draw(s->logits + (size_t)w * (size_t)V, V, &s->rngs[w]);
 }
 
-static void write_group(sampler *s)
+/* false when should_stop said so. */
+static bool write_group(sampler *s, fl_calib_stop_fn *should_stop, void *user)
 {
     for (int w = 0; w < s->n; w++) {
         fl__kv_resize(s->kv, w, 0);
@@ -110,6 +111,7 @@ static void write_group(sampler *s)
             (int32_t)fl__rng_below(&s->rngs[w], (uint64_t)s->model->cfg.vocab_size);
     }
     for (int p = 1; p < s->c->seq_len; p++) {
+        if (should_stop && should_stop(user)) return false;
         for (int w = 0; w < s->n; w++) {
             s->last[w] = window_of(s, w)[p - 1];
             s->spans[w] = (fl_span){.seq = w, .pos = p - 1, .n_rows = 1};
@@ -120,6 +122,7 @@ static void write_group(sampler *s)
         s->position = p;
         fl__parallel_for(s->ex, s->n, draw_window, s);
     }
+    return true;
 }
 
 /* As many windows at once as a cache of 1 GB holds, but 8 at least: more rows use the weights
@@ -142,7 +145,8 @@ size_t fl__calib_sample_bytes(const fl_model *model, const fl_exec *ex, int n_wi
 }
 
 fl_status fl__calib_from_model(fl_calib *c, const fl_model *model, const fl_exec *ex,
-                               int n_windows, int seq_len, uint64_t seed, fl_err *err)
+                               int n_windows, int seq_len, uint64_t seed,
+                               fl_calib_stop_fn *should_stop, void *user, fl_err *err)
 {
     const int group = group_size(model, n_windows, seq_len);
     const fl_kv_options kv_options = fl__model_kv_options(model, group, seq_len);
@@ -161,7 +165,10 @@ fl_status fl__calib_from_model(fl_calib *c, const fl_model *model, const fl_exec
     if (!st) st = fl__kv_new(&s.kv, &kv_options, err);
     for (s.first = 0; !st && s.first < n_windows; s.first += group) {
         s.n = FL_MIN(group, n_windows - s.first);
-        write_group(&s);
+        if (!write_group(&s, should_stop, user))
+            st = fl__fail(err, FL_E_INTERRUPTED,
+                          "quantize: interrupted: while the model wrote calibration text, of "
+                          "which nothing is kept; start again");
     }
     fl__free(&s.logits);
     fl__free(&s.rngs);

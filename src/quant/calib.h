@@ -18,9 +18,12 @@ fl_status fl__calib_from_ids(fl_calib *c, const int32_t *ids, size_t n_ids, int 
                              int seq_len, uint64_t seed, int n_vocab, const char *where,
                              fl_err *err);
 /* Windows that the model itself writes at temperature 1 after one random token each:
- * calibration without any text. The model must be open with its blocks. */
+ * calibration without any text. The model must be open with its blocks. should_stop is asked
+ * before each token; FL_E_INTERRUPTED when it says so. */
+typedef bool fl_calib_stop_fn(void *user);
 fl_status fl__calib_from_model(fl_calib *c, const fl_model *model, const fl_exec *ex,
-                               int n_windows, int seq_len, uint64_t seed, fl_err *err);
+                               int n_windows, int seq_len, uint64_t seed,
+                               fl_calib_stop_fn *should_stop, void *user, fl_err *err);
 /* Bytes that it takes beside the model and the windows. */
 size_t fl__calib_sample_bytes(const fl_model *model, const fl_exec *ex, int n_windows,
                               int seq_len);

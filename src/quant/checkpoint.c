@@ -43,26 +43,44 @@ fl_status fl__checkpoint_save(const fl_checkpoint *c, const char *name, const js
     return st;
 }
 
-static fl_status forget(const fl_checkpoint *c, const char *name, fl_err *err)
+/* path: room for dir, a slash and FL_BLOCK_NAME_BYTES. */
+static fl_status forget(char *path, const char *dir, const char *name, fl_err *err)
 {
-    char *path = fl__checkpoint_path(c, name);
-    fl_status st = FL_OK;
-    if (!path) return fl__fail_nomem(err, name, strlen(name));
-    if (fl__file_exists(path) && unlink(path))
-        st = fl__fail(err, FL_E_IO, "checkpoint: %s: cannot be removed; check its permissions",
-                      path);
-    fl__free(&path);
-    return st;
+    const size_t n = strlen(dir) + 1;
+    memcpy(path, dir, n - 1);
+    path[n - 1] = '/';
+    (void)snprintf(path + n, FL_BLOCK_NAME_BYTES, "%s", name);
+    if (!fl__file_exists(path) || unlink(path) == 0) return FL_OK;
+    return fl__fail(err, FL_E_IO, "checkpoint: %s: cannot be removed; check its permissions",
+                    path);
 }
 
-fl_status fl__checkpoint_redo(const fl_checkpoint *c, int first, int n_blocks, fl_err *err)
+static char *path_for_forgetting(const char *dir, fl_err *err)
+{
+    const size_t n = strlen(dir) + 1 + FL_BLOCK_NAME_BYTES;
+    char *path = fl__alloc(n, 1);
+    if (!path) (void)fl__fail_nomem(err, dir, n);
+    return path;
+}
+
+static fl_status forget_blocks(char *path, const char *dir, int first, int n_blocks,
+                               fl_err *err)
 {
     fl_status st = FL_OK;
     for (int i = first; i < n_blocks && !st; i++) {
         char name[FL_BLOCK_NAME_BYTES];
         fl__checkpoint_block_name(name, i);
-        st = forget(c, name, err);
+        st = forget(path, dir, name, err);
     }
+    return st;
+}
+
+fl_status fl__checkpoint_redo(const fl_checkpoint *c, int first, int n_blocks, fl_err *err)
+{
+    char *path = path_for_forgetting(c->dir, err);
+    const fl_status st =
+        path ? forget_blocks(path, c->dir, first, n_blocks, err) : FL_E_NOMEM;
+    fl__free(&path);
     return st;
 }
 
@@ -159,13 +177,14 @@ void fl__checkpoint_close(fl_checkpoint *c, bool remove_if_empty)
 
 fl_status fl__checkpoint_finish(fl_checkpoint *c, int n_blocks, fl_err *err)
 {
-    /* Renamed first, tidied up after: a kill in between loses nothing but tidiness. */
-    fl_status st = fl__dir_sync(c->dir, err);
+    /* Renamed first, tidied up after: a kill in between loses nothing but tidiness. What
+     * tidying needs is there before, so that no whole model is left untidy for want of it. */
+    char *path = path_for_forgetting(c->out_dir, err);
+    fl_status st = path ? fl__dir_sync(c->dir, err) : FL_E_NOMEM;
     if (!st) st = fl__dir_rename(c->dir, c->out_dir, err);
-    if (st) return st;
-    const fl_checkpoint out = {.dir = c->out_dir};
-    st = fl__checkpoint_redo(&out, 0, n_blocks, err);
-    if (!st) st = forget(&out, "plan.json", err);
-    if (!st) st = forget(&out, "state.json", err);
+    if (!st) st = forget_blocks(path, c->out_dir, 0, n_blocks, err);
+    if (!st) st = forget(path, c->out_dir, "plan.json", err);
+    if (!st) st = forget(path, c->out_dir, "state.json", err);
+    fl__free(&path);
     return st;
 }

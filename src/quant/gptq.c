@@ -171,14 +171,45 @@ static fl_status factorise(fl_gptq *q, double *a, double *work, double mean_diag
         q->K, q->damping_used / 10);
 }
 
+/* Everything between the buffers and the result, as one item: LAPACK runs on its thread. */
+typedef struct setup {
+    fl_gptq *q;
+    const fl_gram *g;
+    double *work; /* [K, K] */
+    fl_status st;
+    fl_err *err;
+} setup;
+
+static void set_up(void *arg, int64_t item, int thread)
+{
+    setup *s = arg;
+    fl_gptq *q = s->q;
+    (void)item;
+    (void)thread;
+    fill_means(q, s->g);
+    const double mean_diag = fill_moments(q->a, q, s->g);
+    for (size_t i = 0; i < (size_t)q->K; i++)
+        q->diag[i] = (float)q->a[i * (size_t)q->K + i];
+    if ((s->st = fill_order(q, s->err))) return;
+    if ((s->st = factorise(q, q->a, s->work, mean_diag, s->err))) return;
+    if (!q->o.compensate) {
+        fl__free(&q->a); /* only needed to solve for W~ */
+        return;
+    }
+    fill_cross(q, s->g, q->damping_used * (mean_diag > 0 ? mean_diag : 1.0));
+    if (LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'L', q->K, q->a, q->K))
+        s->st = fl__fail(s->err, FL_E_FAIL,
+                         "GPTQ: Hessian of %d channels: factorisation failed; use "
+                         "--no-compensate",
+                         q->K);
+}
+
 fl_status fl__gptq_init(fl_gptq *q, const fl_gram *g, const fl_gptq_options *o,
                         const fl_exec *ex, fl_err *err)
 {
     const size_t K = (size_t)g->K;
-    double *work = NULL;
-    fl_status st = FL_OK;
+    setup s = {.q = q, .g = g, .err = err};
 
-    (void)ex;
     *q = (fl_gptq){.o = *o, .K = g->K};
     if (!is_finite(g))
         return fl__fail(err, FL_E_FAIL,
@@ -191,29 +222,15 @@ fl_status fl__gptq_init(fl_gptq *q, const fl_gram *g, const fl_gptq_options *o,
     q->mean_q = fl__alloc(K, sizeof *q->mean_q);
     q->mean_f = fl__alloc(K, sizeof *q->mean_f);
     q->r = o->compensate ? fl__alloc(K * K, sizeof *q->r) : NULL;
-    work = fl__alloc(K * K, sizeof *work);
-    if (!q->a || !q->u || !q->diag || !q->perm || !q->mean_q || !q->mean_f || !work ||
-        (o->compensate && !q->r)) {
-        st = fl__fail_nomem(err, "GPTQ", fl__gptq_init_bytes(g->K, o));
-        goto out;
-    }
-    fill_means(q, g);
-    const double mean_diag = fill_moments(q->a, q, g);
-    for (size_t i = 0; i < K; i++) q->diag[i] = (float)q->a[i * K + i];
-    if ((st = fill_order(q, err))) goto out;
-    if ((st = factorise(q, q->a, work, mean_diag, err))) goto out;
-    if (!o->compensate) {
-        fl__free(&q->a); /* only needed to solve for W~ */
-        goto out;
-    }
-    fill_cross(q, g, q->damping_used * (mean_diag > 0 ? mean_diag : 1.0));
-    if (LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'L', g->K, q->a, g->K))
-        st = fl__fail(err, FL_E_FAIL, "GPTQ: Hessian of %d channels: factorisation failed; use "
-                                      "--no-compensate", g->K);
-out:
-    fl__free(&work);
-    if (st) fl__gptq_fini(q);
-    return st;
+    s.work = fl__alloc(K * K, sizeof *s.work);
+    if (!q->a || !q->u || !q->diag || !q->perm || !q->mean_q || !q->mean_f || !s.work ||
+        (o->compensate && !q->r))
+        s.st = fl__fail_nomem(err, "GPTQ", fl__gptq_init_bytes(g->K, o));
+    else
+        fl__parallel_for(ex, 1, set_up, &s);
+    fl__free(&s.work);
+    if (s.st) fl__gptq_fini(q);
+    return s.st;
 }
 
 /* ---- rounding ---------------------------------------------------------------------------- */

@@ -129,6 +129,7 @@ int main(int argc, char **argv)
     printf("seed %" PRIu64 ", instruction sets up to %s\n", t.seed, fl__isa_name(t.isa));
     check_layout(&t);
     check_gemm(&t);
+    check_gemm_f32(&t);
     check_quantize(&t);
     check_transform(&t);
     check_gemm_bf16(&t);

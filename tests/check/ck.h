@@ -51,6 +51,7 @@ int ck_int(fl_rng *rng, int lo, int hi);
 
 void check_layout(ck *t);
 void check_gemm(ck *t);
+void check_gemm_f32(ck *t);
 void check_quantize(ck *t);
 void check_transform(ck *t);
 void check_gemm_bf16(ck *t);

@@ -1,19 +1,22 @@
 /* test_generate_golden.c - The reference implementation's figures for four small models
  * (shared/models/<name>/golden): greedy continuations token by token, and the cross entropy of
- * the first windows of a text.
+ * the first windows of a text. And on the same models: tokens fed one by one give the logits of
+ * all fed at once.
  * SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
 
 #include "api/engine.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/mem.h"
+#include "base/rng.h"
 #include "eval/perplexity.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { SEQ_LEN = 1024, MAX_WINDOWS = 2 };
+enum { SEQ_LEN = 1024, MAX_WINDOWS = 2, N_PIECED = 150 };
 static const double NLL_TOLERANCE =
     1e-3; /* relative: one of the references was rounded to bf16 */
 static const size_t MAX_GOLDEN_BYTES = (size_t)64 << 20;
@@ -93,6 +96,38 @@ static void check_continuations(const char *name)
     fl_session_free(&session);
 }
 
+/* ---- pieces ------------------------------------------------------------------------------ */
+
+static void feed(const float **logits, fl_session *session, const int32_t *ids, size_t n)
+{
+    if (fl_session_feed(session, ids, n, logits, &err) != FL_OK) fail_msg("%s", err.text);
+}
+
+/* Random ids: far from text, where errors grow most. */
+static void check_pieces(const char *name)
+{
+    static const size_t steps[] = {1, 5, 64};
+    int32_t ids[N_PIECED];
+    const float *logits;
+    fl_session *session;
+    open_model(name, 1);
+    const size_t vocab = (size_t)engine->model->cfg.vocab_size;
+    float *whole = fl__alloc(vocab, sizeof *whole);
+    fl_rng rng = fl__rng_init(1, 0, "ids");
+    for (int i = 0; i < N_PIECED; i++) ids[i] = (int32_t)fl__rng_below(&rng, vocab);
+    assert_int_equal(fl_session_new(&session, engine, NULL, &err), FL_OK);
+    feed(&logits, session, ids, N_PIECED);
+    memcpy(whole, logits, vocab * sizeof *whole);
+    for (size_t s = 0; s < FL_COUNT(steps); s++) {
+        fl_session_truncate(session, 0);
+        for (size_t i = 0; i < N_PIECED; i += steps[s])
+            feed(&logits, session, ids + i, FL_MIN(steps[s], N_PIECED - i));
+        assert_memory_equal(logits, whole, vocab * sizeof *whole);
+    }
+    fl__free(&whole);
+    fl_session_free(&session);
+}
+
 /* ---- cross entropy of windows ------------------------------------------------------------ */
 
 static void check_windows(const char *name)
@@ -132,6 +167,11 @@ static void check_windows(const char *name)
         (void)state;                                                                           \
         check_continuations(NAME);                                                             \
     }                                                                                          \
+    static void pieces_of_##ID(void **state)                                                   \
+    {                                                                                          \
+        (void)state;                                                                           \
+        check_pieces(NAME);                                                                    \
+    }                                                                                          \
     static void windows_of_##ID(void **state)                                                  \
     {                                                                                          \
         (void)state;                                                                           \
@@ -146,6 +186,8 @@ MODEL_TESTS(opt_27m, "opt-27m")
 static const struct CMUnitTest tests[] = {
     TEST(continuations_of_llama_2m), TEST(continuations_of_llama_28m),
     TEST(continuations_of_opt_2m),   TEST(continuations_of_opt_27m),
+    TEST(pieces_of_llama_2m),        TEST(pieces_of_llama_28m),
+    TEST(pieces_of_opt_2m),          TEST(pieces_of_opt_27m),
     TEST(windows_of_llama_2m),       TEST(windows_of_llama_28m),
     TEST(windows_of_opt_2m),         TEST(windows_of_opt_27m),
 };

@@ -94,7 +94,7 @@ static fl_calib sample(const fl_model *model, int n_threads, int n_windows, uint
     const fl_exec ex = {fl__isa_detect(), n_threads};
     fl_calib c;
     fl_err err = {""};
-    if (fl__calib_from_model(&c, model, &ex, n_windows, 24, seed, &err))
+    if (fl__calib_from_model(&c, model, &ex, n_windows, 24, seed, NULL, NULL, &err))
         fail_msg("%s", err.text);
     return c;
 }
@@ -127,6 +127,35 @@ static void models_write_their_own_text(void **state)
     fl__model_close(&model);
 }
 
+static bool stop_at_zero(void *user)
+{
+    int *left = user;
+    return (*left)-- == 0;
+}
+
+static void sampling_can_be_stopped(void **state)
+{
+    (void)state;
+    const fl_small_model m = fl_test_small_model_defaults();
+    const fl_exec ex = {fl__isa_detect(), 1};
+    fl_model *model;
+    assert_int_equal(
+        fl__model_open(&model, fl_test_small_model("model", &m), &ex, false, NULL), FL_OK);
+    const size_t before = fl__mem_get().now_bytes;
+    for (int questions = 0; questions < 8; questions++) { /* 7 tokens are drawn */
+        fl_calib c;
+        fl_err err = {""};
+        int left = questions;
+        const fl_status st =
+            fl__calib_from_model(&c, model, &ex, 2, 8, 0, stop_at_zero, &left, &err);
+        assert_int_equal(st, questions < 7 ? FL_E_INTERRUPTED : FL_OK);
+        if (st) assert_true(left == -1 && !c.ids && strstr(err.text, "interrupted"));
+        fl__calib_fini(&c);
+        assert_int_equal(fl__mem_get().now_bytes, before);
+    }
+    fl__model_close(&model);
+}
+
 static void running_out_of_memory_leaves_nothing(void **state)
 {
     (void)state;
@@ -139,7 +168,7 @@ static void running_out_of_memory_leaves_nothing(void **state)
     for (unsigned n = 1;; n++) {
         fl_calib c;
         fl__mem_fail_after(n);
-        const fl_status st = fl__calib_from_model(&c, model, &ex, 2, 8, 0, NULL);
+        const fl_status st = fl__calib_from_model(&c, model, &ex, 2, 8, 0, NULL, NULL, NULL);
         fl__calib_fini(&c);
         assert_int_equal(fl__mem_get().now_bytes, before);
         if (!st) break;
@@ -154,6 +183,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(seeds_and_counts_decide),
     cmocka_unit_test(texts_that_do_not_fit_are_refused),
     cmocka_unit_test(models_write_their_own_text),
+    cmocka_unit_test(sampling_can_be_stopped),
     cmocka_unit_test(running_out_of_memory_leaves_nothing),
 };
 FL_TEST_MAIN(tests)

@@ -22,12 +22,12 @@ static void smoothing_follows_its_formula(void **state)
     (void)state;
     static const float a[] = {4, 16, 0, 3}, w[] = {1, 0.25f, 2, 0};
     float s[4];
-    fl__flatten_smooth(s, a, w, 4, (fl_flatten_groups){NULL, 4}, 0.5);
+    fl__flatten_smooth(s, a, w, 4, (fl_flatten_groups){NULL, 4}, 0.5, NULL, NULL);
     assert_true(near(s[0], 2) && near(s[1], 8)); /* sqrt(4 / 1), sqrt(16 / 0.25) */
     assert_true(s[2] == 1 && s[3] == 1);         /* no activation, no weight */
-    fl__flatten_smooth(s, a, w, 4, (fl_flatten_groups){NULL, 4}, 1);
+    fl__flatten_smooth(s, a, w, 4, (fl_flatten_groups){NULL, 4}, 1, NULL, NULL);
     assert_true(near(s[0], 4) && near(s[1], 16));
-    fl__flatten_smooth(s, a, w, 4, (fl_flatten_groups){NULL, 4}, 0);
+    fl__flatten_smooth(s, a, w, 4, (fl_flatten_groups){NULL, 4}, 0, NULL, NULL);
     assert_true(near(s[0], 1) && near(s[1], 4));
 }
 
@@ -36,8 +36,8 @@ static void groups_share_their_factor(void **state)
     (void)state;
     static const float a[] = {1, 2, 9, 4}, w[] = {1, 4, 0.5f, 2};
     static const int map[] = {0, 1, 0, 1};
-    float s[4];
-    fl__flatten_smooth(s, a, w, 4, (fl_flatten_groups){map, 2}, 0.5);
+    float s[4], maxima[2][2];
+    fl__flatten_smooth(s, a, w, 4, (fl_flatten_groups){map, 2}, 0.5, maxima[0], maxima[1]);
     assert_true(near(s[0], 3) && s[0] == s[2]); /* maxima 9 and 1 */
     assert_true(near(s[1], 1) && s[1] == s[3]); /* maxima 4 and 4 */
 }

@@ -76,7 +76,7 @@ static void fixed_options_give_the_published_rule(void **state)
     int64_t n_outliers, sum = 0;
     double bits = 0;
     for (int i = 0; i < N * K; i++) w_max[i % K] = fmaxf(w_max[i % K], fabsf(p.w[i]));
-    fl__flatten_smooth(smooth, p.stats.absmax, w_max, K, p.groups, 0.5);
+    fl__flatten_smooth(smooth, p.stats.absmax, w_max, K, p.groups, 0.5, m, sorted);
     for (int k = 0; k < K; k++) m[k] = p.stats.absmax[k] / smooth[k];
     const float T = fl__flatten_rule(copies, m, K, &by_rule, &n_outliers, sorted);
     for (int k = 0; k < K; k++) {

@@ -421,7 +421,7 @@ static void float_linears_are_right_for_all_types(void **state)
     float *w = fl_test_normal(N0 * K, 1, "w"), *x = fl_test_normal(ROWS * K, 1, "x");
     float *bias = fl_test_normal(N0, 1, "bias"), y[ROWS * N0];
     static uint16_t half[N0 * K];
-    void *scratch = fl__alloc(fl__linear_float_scratch_bytes(&ex, K), 1);
+    void *scratch = fl__alloc(fl__linear_float_scratch_bytes(&ex), 1);
     for (size_t t = 0; t < FL_COUNT(types); t++)
         for (int rows = 1; rows <= ROWS; rows += ROWS - 1) {
             for (int i = 0; i < N0 * K; i++) {
@@ -444,6 +444,40 @@ static void float_linears_are_right_for_all_types(void **state)
     fl__free(&w);
     fl__free(&x);
     fl__free(&bias);
+    fl__free(&scratch);
+}
+
+/* More input channels than are packed at a time: one row alone, the same in a batch, and codes
+ * against the same weights as floats. */
+static void long_rows_are_cut_and_joined(void **state)
+{
+    (void)state;
+    enum { LONG = 4107, OUT = 19, MANY = 29 };
+    const fl_exec ex = {fl__isa_detect(), 2};
+    float *x = fl_test_normal(MANY * LONG, 1, "x"), *w = fl_test_normal(OUT * LONG, 1, "w");
+    int8_t *codes = fl__calloc(OUT * LONG, 1);
+    float scale = 0.25f, many[MANY * OUT], one[OUT], coded[MANY * OUT];
+    void *scratch = fl__alloc(fl__linear_float_scratch_bytes(&ex), 1);
+    for (int i = 0; i < OUT * LONG; i++) w[i] = (float)(codes[i] = (int8_t)(w[i] * 30)) * scale;
+    const fl_linear lin = {
+        .n_out = OUT, .n_in = LONG, .w_type = FL_DTYPE_F32, .w_bits = 16, .w = w};
+    const fl_linear lin8 = {
+        .n_out = OUT, .n_in = LONG, .w_bits = 8, .w = codes, .w_scale = &scale};
+    fl__linear_float_run(&ex, &lin, x, LONG, MANY, many, OUT, scratch);
+    fl__linear_float_run(&ex, &lin8, x, LONG, MANY, coded, OUT, scratch);
+    assert_memory_equal(many, coded, sizeof many);
+    for (int r = 0; r < MANY; r++) {
+        fl__linear_float_run(&ex, &lin, x + r * LONG, LONG, 1, one, OUT, scratch);
+        for (int n = 0; n < OUT; n++) {
+            double want = 0;
+            for (int k = 0; k < LONG; k++) want += (double)x[r * LONG + k] * w[n * LONG + k];
+            assert_true(fabs(one[n] - want) < 0.05);
+            assert_true(one[n] == many[r * OUT + n]);
+        }
+    }
+    fl__free(&x);
+    fl__free(&w);
+    fl__free(&codes);
     fl__free(&scratch);
 }
 
@@ -489,6 +523,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(columns_of_digits_are_counted_by_hand),
     cmocka_unit_test(weight_only_sites_multiply_the_dequantised_weight),
     cmocka_unit_test(float_linears_are_right_for_all_types),
+    cmocka_unit_test(long_rows_are_cut_and_joined),
     cmocka_unit_test(running_out_of_memory_leaves_nothing),
 };
 FL_TEST_MAIN(tests)

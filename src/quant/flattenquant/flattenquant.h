@@ -62,9 +62,10 @@ fl_status fl__flatten_choose(fl_flatten_choice *choice, const fl_exec *ex,
 void fl__flatten_choice_fini(fl_flatten_choice *choice);
 
 /* s_c = a_c^alpha / w_c^(1-alpha) with a, w the channel maxima over groups; 1 where either is
- * 0. */
+ * 0. group_absmax, group_w_max: scratch [groups.n], not used without a map. */
 void fl__flatten_smooth(float *smooth, const float *absmax, const float *w_max, int K,
-                        fl_flatten_groups groups, double alpha);
+                        fl_flatten_groups groups, double alpha, float *group_absmax,
+                        float *group_w_max);
 /* Box plot of m[K]: the upper fence U = Q3 + 1.5 IQR, with quartiles interpolated linearly. */
 double fl__flatten_fence(const float *m, int K, double *q3, double *iqr, float *sorted);
 /* Rule of methods: T from channel maxima m, then copies under the cap (T rises until it

@@ -11,16 +11,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-void fl__flatten_smooth(float *smooth, const float *absmax, const float *w_max, int K,
-                        fl_flatten_groups groups, double alpha)
+/* Largest value of each group. */
+static void group_maxima(float *maxima, const float *values, int K, fl_flatten_groups groups)
 {
+    for (int g = 0; g < groups.n; g++) maxima[g] = 0;
+    for (int c = 0; c < K; c++)
+        maxima[groups.map[c]] = fmaxf(maxima[groups.map[c]], values[c]);
+}
+
+void fl__flatten_smooth(float *smooth, const float *absmax, const float *w_max, int K,
+                        fl_flatten_groups groups, double alpha, float *group_absmax,
+                        float *group_w_max)
+{
+    if (groups.map) {
+        group_maxima(group_absmax, absmax, K, groups);
+        group_maxima(group_w_max, w_max, K, groups);
+        absmax = group_absmax;
+        w_max = group_w_max;
+    }
     for (int c = 0; c < K; c++) {
-        double a = absmax[c], w = w_max[c];
-        for (int d = 0; groups.map && d < K; d++) {
-            if (groups.map[d] != groups.map[c]) continue;
-            a = fmax(a, absmax[d]);
-            w = fmax(w, w_max[d]);
-        }
+        const int g = groups.map ? groups.map[c] : c;
+        const double a = absmax[g], w = w_max[g];
         const double s = a > 0 && w > 0 ? pow(a, alpha) / pow(w, 1 - alpha) : 1.0;
         smooth[c] = isfinite(s) && s > 1e-6 && s < 1e6 ? (float)s : 1.0f;
     }

@@ -210,8 +210,9 @@ static void evaluate(void *arg, int64_t item, int thread)
     candidate *c = &s->candidates[item];
     const size_t K = (size_t)s->stats->K;
     double act;
-    if (s->o->smooth)
-        fl__flatten_smooth(c->smooth, s->stats->absmax, s->w_max, (int)K, s->groups, c->alpha);
+    if (s->o->smooth) /* m and energy are free until below */
+        fl__flatten_smooth(c->smooth, s->stats->absmax, s->w_max, (int)K, s->groups, c->alpha,
+                           c->m, c->energy);
     else
         for (size_t ch = 0; ch < K; ch++) c->smooth[ch] = 1;
     for (size_t ch = 0; ch < K; ch++) {
