@@ -68,11 +68,11 @@ static fl_status interrupted(fl_err *err)
 }
 
 /* Both lanes through a finished half of a block: their outputs become their inputs. */
-static fl_status advance_lanes(fl_quant_job *job, const fl_block *folded, const fl_block *quant,
+static fl_status advance_lanes(fl_quant_job *job, const fl_block *block, const fl_block *quant,
                                fl_half half, fl_err *err)
 {
     if (!fl__quant_needs_lanes(&job->c)) return FL_OK;
-    if (!fl__stream_walk(job->stream, FL_LANE_FLOAT, folded, half, true, NULL, NULL) ||
+    if (!fl__stream_walk(job->stream, FL_LANE_FLOAT, block, half, true, NULL, NULL) ||
         !fl__stream_walk(job->stream, FL_LANE_QUANT, quant, half, true, NULL, NULL))
         return interrupted(err);
     return FL_OK;
@@ -112,10 +112,33 @@ static fl_status save_block(fl_quant_job *job, const fl_block_job *b, double los
     return st;
 }
 
+/* The sites in order, the lanes behind each half. Behind a learned block the float lane walks
+ * through `plain`, the block as it was: folding clips weights and rounds transforms, and the
+ * lane is what the next block's training aims at. */
+static fl_status round_sites(fl_quant_job *job, fl_block_job *b, const fl_block *plain,
+                             fl_err *err)
+{
+    const fl_block *block = job->c.transforms ? plain : &b->folded;
+    fl_status st = FL_OK;
+    for (int s = 0; s < FL_N_SITES && !st; s++) {
+        st = fl__block_job_site(b, job->stream, s, err);
+        if (!st && s == FL_SITE_O)
+            st = advance_lanes(job, block, &b->quant, FL_HALF_ATTENTION, err);
+        if (!st && s == FL_SITE_DOWN)
+            st = advance_lanes(job, block, &b->quant, FL_HALF_MLP, err);
+    }
+    for (int s = 0; s < FL_N_SITES && !st; s++)
+        if (b->outcome[s].damping > job->c.block.gptq.damping)
+            fl__log(&job->o->log, FL_LOG_WARN,
+                    "layer %d, site %s: Hessian needed damping %g instead of %g", b->layer,
+                    fl__site_names[s], b->outcome[s].damping, job->c.block.gptq.damping);
+    return st;
+}
+
 static fl_status quantize_block(fl_quant_job *job, int layer, json_t *shards, fl_err *err)
 {
-    fl_block_job b;
-    fl_block learned;
+    fl_block_job b = {0};
+    fl_block learned, plain = {0};
     json_t *training = NULL;
     double loss = NAN;
     const fl_site_plan *plan = &job->plan->sites[layer * FL_N_SITES];
@@ -128,18 +151,9 @@ static fl_status quantize_block(fl_quant_job *job, int layer, json_t *shards, fl
         json_decref(training);
         return st;
     }
-    for (int s = 0; s < FL_N_SITES && !st; s++) {
-        st = fl__block_job_site(&b, job->stream, s, err);
-        if (!st && s == FL_SITE_O)
-            st = advance_lanes(job, &b.folded, &b.quant, FL_HALF_ATTENTION, err);
-        if (!st && s == FL_SITE_DOWN)
-            st = advance_lanes(job, &b.folded, &b.quant, FL_HALF_MLP, err);
-    }
-    for (int s = 0; s < FL_N_SITES && !st; s++)
-        if (b.outcome[s].damping > job->c.block.gptq.damping)
-            fl__log(&job->o->log, FL_LOG_WARN,
-                    "layer %d, site %s: Hessian needed damping %g instead of %g", layer,
-                    fl__site_names[s], b.outcome[s].damping, job->c.block.gptq.damping);
+    if (job->c.transforms) st = fl__block_fold(&plain, job->model, layer, plan, err);
+    if (!st) st = round_sites(job, &b, &plain, err);
+    fl__block_fini(&plain);
     if (!st && fl__quant_needs_lanes(&job->c)) loss = fl__stream_distance(job->stream);
     if (!st) st = save_block(job, &b, loss, training, shards, err);
     json_decref(training);

@@ -51,7 +51,7 @@ static fl_status check_bits(const fl_quantize_options *o, bool flattenquant, fl_
         return usage(err, w ? "--w-bits" : "--a-bits",
                      "only one of weight and activation bits is given",
                      "give both, or neither for the mix of 4 and 8 bits");
-    if (w == 16 && a && a != 16)
+    if (w == 16 && a != 16)
         return usage(err, "--w-bits",
                      "float weights with integer activations cannot be multiplied",
                      "give --w-bits 8 or 4");

@@ -227,7 +227,8 @@ json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, cons
                                            FL_MIN(c->flatquant.batch_windows, c->n_samples),
                                            c->seq_len)
             : 0;
-    const size_t rounding_all = rounding.most + plan / (c->mixed ? 2 : 1);
+    const size_t plain = c->transforms ? floats : 0; /* the block as it was, for its lane */
+    const size_t rounding_all = rounding.most + plan / (c->mixed ? 2 : 1) + plain;
     const size_t working = stream.activations + target + stream.workspace +
                            FL_MAX(FL_MAX(planning, training), rounding_all);
     const double seconds = with_time ? fl__quant_seconds(c, model, ex, text_bytes) : NAN;

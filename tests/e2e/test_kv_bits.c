@@ -2,19 +2,16 @@
  * token by token; everything says which bits keys and values have; a stopped run ends in the
  * same bytes.
  * SPDX-License-Identifier: MIT */
+#include "support/decode_once.h"
 #include "support/fl_test.h"
 #include "support/opt_model.h"
 #include "support/quantize_once.h"
 #include "support/small_model.h"
 
-#include "base/mem.h"
 #include "format/safetensors.h"
 
 #include <jansson.h>
 #include <stdio.h>
-#include <string.h>
-
-enum { N_IDS = 100, MAX_VOCAB = 8192 };
 
 static fl_err err;
 
@@ -26,44 +23,6 @@ static fl_engine *open_engine(const char *dir)
     o.n_threads = 1;
     if (fl_engine_open(&engine, dir, &o, &err)) fail_msg("%s", err.text);
     return engine;
-}
-
-static const float *feed(fl_session *s, const int32_t *ids, size_t n)
-{
-    const float *logits;
-    if (fl_session_feed(s, ids, n, &logits, &err)) fail_msg("%s", err.text);
-    return logits;
-}
-
-/* A model of integer sites: logits behind every prefix are the same bits, fed as a window (as
- * eval does), one by one (as generate does) and behind a truncation. */
-static void check_model(const char *dir, const char *kv_format)
-{
-    static float whole[MAX_VOCAB];
-    fl_engine *engine = open_engine(dir);
-    fl_engine_info info;
-    fl_session *a, *b;
-    int32_t ids[N_IDS];
-    fl_engine_get_info(engine, &info);
-    assert_string_equal(info.kv_format, kv_format);
-    const size_t row_bytes = sizeof(float) * (size_t)info.vocab_size;
-    for (int i = 0; i < N_IDS; i++) ids[i] = (i * i * 7 + i * 31) % 250;
-    assert_int_equal(fl_session_new(&a, engine, NULL, &err), FL_OK);
-    assert_int_equal(fl_session_new(&b, engine, NULL, &err), FL_OK);
-    const size_t n = (size_t)(info.n_positions < N_IDS ? info.n_positions : N_IDS);
-    const uint64_t allocs = fl__mem_get().n_allocs;
-    for (size_t i = 0; i < n; i++) {
-        const float *one = feed(a, ids + i, 1);
-        if (i % 11 != 10 && i + 1 != n) continue;
-        fl_session_truncate(b, i % 2 ? 0 : 5);
-        const size_t kept = fl_session_length(b);
-        memcpy(whole, feed(b, ids + kept, i + 1 - kept), row_bytes);
-        assert_memory_equal(one, whole, row_bytes);
-    }
-    assert_int_equal(fl__mem_get().n_allocs, allocs); /* decoding takes no memory */
-    fl_session_free(&a);
-    fl_session_free(&b);
-    fl_engine_close(&engine);
 }
 
 static void what_is_evaluated_is_generated(void **state)
@@ -84,7 +43,7 @@ static void what_is_evaluated_is_generated(void **state)
         o.kv_bits = cases[i].kv;
         o.k_bits = cases[i].k;
         o.v_bits = cases[i].v;
-        check_model(fl_test_quantize(&o, NULL), cases[i].format);
+        fl_test_decodes_as_it_evaluates(fl_test_quantize(&o, NULL), cases[i].format);
     }
 }
 
@@ -95,7 +54,7 @@ static void opt_too(void **state)
     fl_quantize_options o =
         fl_test_quantize_options(fl_test_opt_model("opt", &m), "out", "flattenquant");
     o.kv_bits = 3;
-    check_model(fl_test_quantize(&o, NULL), "int3");
+    fl_test_decodes_as_it_evaluates(fl_test_quantize(&o, NULL), "int3");
 }
 
 /* Of a directory; names the tensor. */
