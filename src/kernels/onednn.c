@@ -84,13 +84,6 @@ static void desc_fini(desc_owned *d)
     if (*d) (void)dnnl_memory_desc_destroy(*d);
 }
 
-static dnnl_status_t matmul_pd_new(dnnl_primitive_desc_t *pd, dnnl_engine_t engine,
-                                   const desc_owned *x, const desc_owned *w,
-                                   const desc_owned *y, dnnl_primitive_attr_t attr)
-{
-    return dnnl_matmul_primitive_desc_create(pd, engine, *x, *w, NULL, *y, attr);
-}
-
 static dnnl_status_t pd_new(fl_onednn_matmul *mm, const desc_owned *x, const desc_owned *w,
                             const desc_owned *y)
 {
@@ -99,7 +92,7 @@ static dnnl_status_t pd_new(fl_onednn_matmul *mm, const desc_owned *x, const des
             dnnl_primitive_attr_set_scales_mask(mm->attr, DNNL_ARG_WEIGHTS, 1 << 1);
         if (status != dnnl_success) return status;
     }
-    return matmul_pd_new(&mm->pd, mm->engine, x, w, y, mm->attr);
+    return dnnl_matmul_primitive_desc_create(&mm->pd, mm->engine, *x, *w, NULL, *y, mm->attr);
 }
 
 static dnnl_status_t scales_new(fl_onednn_matmul *mm)
@@ -130,25 +123,15 @@ static void desc_fini(desc_owned *d)
     (void)d;
 }
 
-static dnnl_status_t matmul_pd_new(dnnl_primitive_desc_t *pd, dnnl_engine_t engine,
-                                   const desc_owned *x, const desc_owned *w,
-                                   const desc_owned *y, dnnl_primitive_attr_t attr)
-{
-    dnnl_matmul_desc_t op;
-    const dnnl_status_t status = dnnl_matmul_desc_init(&op, x, w, NULL, y);
-    if (status != dnnl_success) return status;
-    return dnnl_primitive_desc_create(pd, &op, attr, engine, NULL);
-}
-
 static dnnl_status_t pd_new(fl_onednn_matmul *mm, const desc_owned *x, const desc_owned *w,
                             const desc_owned *y)
 {
-    if (mm->type == FL_ONEDNN_S8) {
-        const dnnl_status_t status =
-            dnnl_primitive_attr_set_output_scales(mm->attr, mm->N, 1 << 1, mm->scales);
-        if (status != dnnl_success) return status;
-    }
-    return matmul_pd_new(&mm->pd, mm->engine, x, w, y, mm->attr);
+    dnnl_matmul_desc_t op;
+    dnnl_status_t status = dnnl_matmul_desc_init(&op, x, w, NULL, y);
+    if (status == dnnl_success && mm->type == FL_ONEDNN_S8)
+        status = dnnl_primitive_attr_set_output_scales(mm->attr, mm->N, 1 << 1, mm->scales);
+    if (status != dnnl_success) return status;
+    return dnnl_primitive_desc_create(&mm->pd, &op, mm->attr, mm->engine, NULL);
 }
 
 static dnnl_status_t scales_new(fl_onednn_matmul *mm)

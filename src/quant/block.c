@@ -8,6 +8,7 @@
 #include "quant/block.h"
 
 #include "base/mem.h"
+#include "quant/checkpoint.h"
 #include "quant/weight_scale.h"
 
 #include <math.h>
@@ -238,8 +239,7 @@ static fl_status factorise_site(fl_gptq *gptq, fl_block_job *j, fl_stream *strea
     fl_status st = fl__gram_init(&gram, j->quant.site[which].n_in, true, err);
     if (st) return st;
     if (!fl__stream_gram(&gram, stream, &j->folded, &j->quant, which, &j->quant.site[which]))
-        st = fl__fail(err, FL_E_INTERRUPTED,
-                      "quantize: interrupted: the checkpoint is valid; go on with --resume");
+        st = fl__checkpoint_interrupted(err);
     else
         st = fl__gptq_init(gptq, &gram, &j->o->gptq, j->ex, err);
     fl__gram_fini(&gram);

@@ -10,6 +10,12 @@
 
 enum { MAX_JSON = 1 << 30 };
 
+fl_status fl__checkpoint_interrupted(fl_err *err)
+{
+    return fl__fail(err, FL_E_INTERRUPTED,
+                    "quantize: interrupted: the checkpoint is valid; go on with --resume");
+}
+
 char *fl__checkpoint_path(const fl_checkpoint *c, const char *name)
 {
     return fl__path_join(c->dir, name);

@@ -27,6 +27,9 @@ fl_status fl__checkpoint_open(fl_checkpoint *c, const char *out_dir, const json_
  * run. */
 void fl__checkpoint_close(fl_checkpoint *c, bool remove_if_empty);
 
+/* What to say where work stops because it was told to: FL_E_INTERRUPTED. */
+fl_status fl__checkpoint_interrupted(fl_err *err);
+
 /* name in OUT.partial; owned, NULL: memory. */
 char *fl__checkpoint_path(const fl_checkpoint *c, const char *name);
 /* FL_OK with *out NULL when there is no such file. */

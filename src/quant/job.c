@@ -61,12 +61,6 @@ static json_t *block_report(const fl_block_job *b, double loss, json_t *training
                      sites);
 }
 
-static fl_status interrupted(fl_err *err)
-{
-    return fl__fail(err, FL_E_INTERRUPTED,
-                    "quantize: interrupted: the checkpoint is valid; go on with --resume");
-}
-
 /* Both lanes through a finished half of a block: their outputs become their inputs. */
 static fl_status advance_lanes(fl_quant_job *job, const fl_block *block, const fl_block *quant,
                                fl_half half, fl_err *err)
@@ -74,7 +68,7 @@ static fl_status advance_lanes(fl_quant_job *job, const fl_block *block, const f
     if (!fl__quant_needs_lanes(&job->c)) return FL_OK;
     if (!fl__stream_walk(job->stream, FL_LANE_FLOAT, block, half, true, NULL, NULL) ||
         !fl__stream_walk(job->stream, FL_LANE_QUANT, quant, half, true, NULL, NULL))
-        return interrupted(err);
+        return fl__checkpoint_interrupted(err);
     return FL_OK;
 }
 
@@ -143,16 +137,17 @@ static fl_status quantize_block(fl_quant_job *job, int layer, json_t *shards, fl
     double loss = NAN;
     const fl_site_plan *plan = &job->plan->sites[layer * FL_N_SITES];
     fl_status st = FL_OK;
-    if (job->c.transforms && (st = fl__quant_learn_block(&learned, &training, job, layer, err)))
+    if (job->c.transforms &&
+        (st = fl__quant_learn_block(&learned, &plain, &training, job, layer, err)))
         return st;
     st = fl__block_job_init(&b, job->model, job->ex, layer, plan, &job->c.block,
                             job->c.transforms ? &learned : NULL, err);
     if (st) {
+        fl__block_fini(&plain);
         json_decref(training);
         return st;
     }
-    if (job->c.transforms) st = fl__block_fold(&plain, job->model, layer, plan, err);
-    if (!st) st = round_sites(job, &b, &plain, err);
+    st = round_sites(job, &b, &plain, err);
     fl__block_fini(&plain);
     if (!st && fl__quant_needs_lanes(&job->c)) loss = fl__stream_distance(job->stream);
     if (!st) st = save_block(job, &b, loss, training, shards, err);
@@ -227,7 +222,8 @@ static fl_status run_blocks(fl_quant_job *job, json_t *shards, fl_err *err)
         fl__checkpoint_block_name(name, layer);
         if (replaying) st = fl__checkpoint_load(&report, &job->checkpoint, name, err);
         replaying = report != NULL;
-        if (job->o->should_stop && job->o->should_stop(job->o->user)) st = interrupted(err);
+        if (job->o->should_stop && job->o->should_stop(job->o->user))
+            st = fl__checkpoint_interrupted(err);
         if (!st) st = report ? replay_block(job, layer, report, shards, err)
                              : quantize_block(job, layer, shards, err);
         json_decref(report);

@@ -82,10 +82,10 @@ fl_status fl__quant_job_run(json_t **report, const fl_quantize_options *o,
 enum { FL_QUANT_SAMPLE_ROWS = 1024 }; /* kept of every site's input while planning */
 /* Makes job->plan. */
 fl_status fl__quant_plan_make(fl_quant_job *job, fl_err *err);
-/* Learns a block's transforms on the lanes and folds them: *folded is what is to be rounded.
- * *report: what the training did, new reference. */
-fl_status fl__quant_learn_block(fl_block *folded, json_t **report, fl_quant_job *job, int layer,
-                                fl_err *err);
+/* Learns a block's transforms on the lanes and folds them: *folded is what is to be rounded,
+ * *plain the block as it was. *report: what the training did, new reference. */
+fl_status fl__quant_learn_block(fl_block *folded, fl_block *plain, json_t **report,
+                                fl_quant_job *job, int layer, fl_err *err);
 /* Writes the rest of the model and finishes the checkpoint. shards: array of {file, names,
  * bytes}. */
 fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *report,

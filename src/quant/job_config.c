@@ -5,23 +5,9 @@
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
+#include "quant/job_options.h"
+
 #include <math.h>
-#include <string.h>
-
-static bool is(const char *a, const char *b)
-{
-    return a && strcmp(a, b) == 0;
-}
-
-static bool pick(fl_switch s, bool automatic)
-{
-    return s == FL_AUTO ? automatic : s == FL_ON;
-}
-
-static fl_status usage(fl_err *err, const char *option, const char *why, const char *todo)
-{
-    return fl__fail(err, FL_E_USAGE, "option: %s: %s; %s", option, why, todo);
-}
 
 static int key_bits(const fl_quantize_options *o)
 {

@@ -9,28 +9,13 @@
 #include "quant/job.h"
 
 #include "base/isa.h"
+#include "quant/job_options.h"
 
 #include <math.h>
-#include <string.h>
-
-static bool is(const char *a, const char *b)
-{
-    return a && strcmp(a, b) == 0;
-}
-
-static bool pick(fl_switch s, bool automatic)
-{
-    return s == FL_AUTO ? automatic : s == FL_ON;
-}
 
 static double choose(double given, double automatic)
 {
     return given < 0 ? automatic : given;
-}
-
-static fl_status usage(fl_err *err, const char *option, const char *why, const char *todo)
-{
-    return fl__fail(err, FL_E_USAGE, "option: %s: %s; %s", option, why, todo);
 }
 
 static const char *const transforms[] = {"none", "inverse", "svd", "random-kron", "hadamard"};
@@ -133,7 +118,7 @@ size_t fl__quant_transform_bytes(const fl_quant_config *c, const fl_model_config
         fl__factor_pair(widths[i], &n1, &n2);
         most = FL_MAX(most, fl__transform_scratch_bytes(ex, n1, n2));
     }
-    return FL_MAX(most, fl__transform_scratch_bytes(ex, 1, model->head_dim));
+    return most;
 }
 
 json_t *fl__flatquant_config_json(const fl_flatquant_options *o)

@@ -71,27 +71,26 @@ static fl_status train(json_t **report, fl_flatquant_params *params, const fl_bl
     return FL_OK;
 }
 
-fl_status fl__quant_learn_block(fl_block *folded, json_t **report, fl_quant_job *job, int layer,
-                                fl_err *err)
+fl_status fl__quant_learn_block(fl_block *folded, fl_block *plain, json_t **report,
+                                fl_quant_job *job, int layer, fl_err *err)
 {
     extremes e = {0};
-    fl_block block;
     fl_flatquant_params params = {0};
-    fl_status st = fl__block_fold(&block, job->model, layer, NULL, err);
+    fl_status st = fl__block_fold(plain, job->model, layer, NULL, err);
     *report = NULL;
     if (st) return st;
-    if ((st = extremes_init(&e, &block, err)) ||
-        (st = fl__stream_target(job->stream, &block, see, &e, err)) ||
-        (st = fl__flatquant_params_init(&params, job->model, &block, layer, e.x_max,
+    if ((st = extremes_init(&e, plain, err)) ||
+        (st = fl__stream_target(job->stream, plain, see, &e, err)) ||
+        (st = fl__flatquant_params_init(&params, job->model, plain, layer, e.x_max,
                                         &job->c.flatquant, job->ex, err)) ||
-        (st = train(report, &params, &block, job, layer, err)))
+        (st = train(report, &params, plain, job, layer, err)))
         goto out;
     st = fl__flatquant_fold(folded, &params, job->model, layer, true, job->ex, err);
 out:
     fl__flatquant_params_fini(&params);
     extremes_fini(&e);
-    fl__block_fini(&block);
     if (st) {
+        fl__block_fini(plain);
         json_decref(*report);
         *report = NULL;
     }

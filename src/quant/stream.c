@@ -2,6 +2,7 @@
 #include "quant/stream.h"
 
 #include "base/mem.h"
+#include "quant/checkpoint.h"
 
 #include <math.h>
 #include <string.h>
@@ -189,9 +190,7 @@ fl_status fl__stream_target(fl_stream *s, const fl_block *block, fl_site_hook *h
     for (int i = 0; i < n_batches(s); i++) {
         const batch b = batch_of(s, i);
         if (must_stop(s))
-            return fl__fail(err, FL_E_INTERRUPTED,
-                            "quantize: interrupted: the checkpoint is valid; go on with "
-                            "--resume");
+            return fl__checkpoint_interrupted(err);
         walk_batch(s, FL_LANE_FLOAT, block, FL_HALF_BOTH, &b, s->x_float + b.at, hook, user);
         memcpy(s->target + b.at, s->ws->buf[FL_BUF_X], b.n * sizeof(float));
     }
@@ -226,8 +225,7 @@ fl_status fl__stream_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s, const 
         st = fl__site_stats_init(&stats[i], block->site[i].n_in, n, n_sample, err);
     if (!st &&
         !fl__stream_walk(s, FL_LANE_FLOAT, block, FL_HALF_BOTH, true, collect_stats, stats))
-        st = fl__fail(err, FL_E_INTERRUPTED,
-                      "quantize: interrupted: the checkpoint is valid; go on with --resume");
+        st = fl__checkpoint_interrupted(err);
     for (int i = 0; i < FL_N_SITES; i++) {
         if (st)
             fl__site_stats_fini(&stats[i]);

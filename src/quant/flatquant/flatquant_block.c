@@ -28,7 +28,7 @@
 typedef struct kv_part {
     fl_fake_quant q;
     fl_flatquant_clip *clip;
-    float *x_hat, *scale, *zero; /* [rows, kv width], [rows * kv heads] twice; owned */
+    float *x_hat; /* [rows, kv width] owned */
 } kv_part;
 
 struct fl_flatquant_pass {
@@ -76,7 +76,7 @@ static int list_buffers(buffer list[MAX_BUFFERS], fl_flatquant_pass *s)
 {
     const size_t R = (size_t)s->max_rows, D = (size_t)s->D, F = (size_t)s->F;
     const size_t HD = (size_t)s->H * (size_t)s->hd, GD = (size_t)s->G * (size_t)s->hd;
-    const size_t wide = most(F, most(HD, D)), heads = R * (size_t)s->G;
+    const size_t wide = most(F, most(HD, D));
     size_t widest_w = 0, matrices = 0;
     int n = 0;
     for (int i = 0; i < FL_N_LINEARS; i++)
@@ -95,8 +95,7 @@ static int list_buffers(buffer list[MAX_BUFFERS], fl_flatquant_pass *s)
         {&s->d_wide[0], R * wide}, {&s->d_wide[1], R * wide}, {&s->d_wide[2], R * wide},
         {&s->d_hidden, R * most(HD, D)}, {&s->d_w, widest_w},
         {&s->work, most(matrices, (size_t)(s->hd * s->hd))},
-        {&s->key.x_hat, R * GD}, {&s->key.scale, heads}, {&s->key.zero, heads},
-        {&s->value.x_hat, R * GD}, {&s->value.scale, heads}, {&s->value.zero, heads},
+        {&s->key.x_hat, R * GD}, {&s->value.x_hat, R * GD},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i].n) list[n++] = all[i];
@@ -229,7 +228,7 @@ size_t fl__flatquant_bytes(const fl_model *model, const fl_exec *ex,
     const int n_buffers = list_buffers(list, &s);
     for (int i = 0; i < n_buffers; i++) n += list[i].n;
     for (int i = 0; i < FL_N_SITES; i++)
-        n += 2 * (size_t)s.max_rows * ((size_t)p.site[i].n_in + 1);
+        n += 2 * (size_t)s.max_rows * (size_t)p.site[i].n_in;
     for (int i = 0; i < FL_N_LINEARS; i++) {
         const size_t w = (size_t)p.linear[i].N * (size_t)p.linear[i].K;
         n += 4 * w + (o->weight_lr > 0 ? 4 * w : 0) + 14 * (size_t)p.linear[i].N;
@@ -317,7 +316,7 @@ static void quantize_kv(fl_flatquant_pass *s, kv_part *part, const float *x, int
 {
     part->q.clip_max = part->clip->n ? part->clip->value[0] : 1.0f;
     part->q.clip_min = part->clip->n ? part->clip->value[1] : 1.0f;
-    fl__fake_quant_rows(s->ex, &part->q, part->x_hat, NULL, part->scale, part->zero, x,
+    fl__fake_quant_rows(s->ex, &part->q, part->x_hat, NULL, NULL, NULL, x,
                         (int64_t)R * s->G, s->hd);
 }
 

@@ -2,6 +2,7 @@
 #include "quant/flatquant/flatquant_site.h"
 
 #include "base/mem.h"
+#include "train/train_activation.h"
 
 fl_status fl__flatquant_act_init(fl_flatquant_act *a, fl_flatquant_site *site, int max_rows,
                                  fl_err *err)
@@ -10,9 +11,7 @@ fl_status fl__flatquant_act_init(fl_flatquant_act *a, fl_flatquant_site *site, i
     *a = (fl_flatquant_act){.site = site};
     a->xt = fl__alloc(n, sizeof(float));
     a->x_hat = fl__alloc(n, sizeof(float));
-    a->scale = fl__alloc((size_t)max_rows, sizeof(float));
-    a->zero = fl__alloc((size_t)max_rows, sizeof(float));
-    if (a->xt && a->x_hat && a->scale && a->zero) return FL_OK;
+    if (a->xt && a->x_hat) return FL_OK;
     fl__flatquant_act_fini(a);
     return fl__fail_nomem(err, "activations in training", n * 2 * sizeof(float));
 }
@@ -21,8 +20,6 @@ void fl__flatquant_act_fini(fl_flatquant_act *a)
 {
     fl__free(&a->xt);
     fl__free(&a->x_hat);
-    fl__free(&a->scale);
-    fl__free(&a->zero);
 }
 
 static fl_fake_quant quantizer(const fl_flatquant_act *a, const fl_flatquant_options *o)
@@ -44,6 +41,11 @@ static const float *right(const fl_flatquant_act *a)
     return a->site->right.n && !a->right_folded ? a->site->right.p : NULL;
 }
 
+static int64_t area(const fl_factor *f)
+{
+    return (int64_t)f->n * f->n;
+}
+
 fl_status fl__flatquant_act_forward(fl_flatquant_act *a, const fl_exec *ex, fl_kron *kron,
                                     const fl_flatquant_options *o, const float *x, int n_rows,
                                     fl_err *err)
@@ -53,13 +55,8 @@ fl_status fl__flatquant_act_forward(fl_flatquant_act *a, const fl_exec *ex, fl_k
     const fl_status st = fl__kron_rows(kron, a->xt, x, n_rows, s->n_left, s->n_right, left(a),
                                        right(a), err);
     if (!st)
-        fl__fake_quant_rows(ex, &q, a->x_hat, NULL, a->scale, a->zero, a->xt, n_rows, s->n_in);
+        fl__fake_quant_rows(ex, &q, a->x_hat, NULL, NULL, NULL, a->xt, n_rows, s->n_in);
     return st;
-}
-
-static void add_to(float *to, const float *from, int n)
-{
-    for (int i = 0; i < n * n; i++) to[i] += from[i];
 }
 
 fl_status fl__flatquant_act_backward(fl_flatquant_act *a, const fl_exec *ex, fl_kron *kron,
@@ -69,15 +66,15 @@ fl_status fl__flatquant_act_backward(fl_flatquant_act *a, const fl_exec *ex, fl_
     fl_flatquant_site *s = a->site;
     const fl_fake_quant q = quantizer(a, o);
     float *d_left = left(a) ? work : NULL;
-    float *d_right = right(a) ? work + (size_t)s->left.n * (size_t)s->left.n : NULL;
+    float *d_right = right(a) ? work + area(&s->left) : NULL;
     double d_clip[2];
     fl__fake_quant_rows_grad(ex, &q, d, d_clip, d, a->xt, n_rows, s->n_in);
     for (int i = 0; s->clip.n && i < 2; i++) s->clip.d_value[i] = (float)d_clip[i];
     const fl_status st = fl__kron_rows_grad(kron, d, d_left, d_right, d, x, n_rows, s->n_left,
                                             s->n_right, left(a), right(a), err);
     if (st) return st;
-    if (d_left) add_to(s->left.dp, d_left, s->left.n);
-    if (d_right) add_to(s->right.dp, d_right, s->right.n);
+    if (d_left) fl__add_forward(ex, s->left.dp, s->left.dp, d_left, area(&s->left));
+    if (d_right) fl__add_forward(ex, s->right.dp, s->right.dp, d_right, area(&s->right));
     if (s->c && a->scaled_here)
         fl__flatquant_column_sum(ex, s->d_c, d, x, s->c, n_rows, s->n_in);
     return FL_OK;

@@ -14,7 +14,6 @@ typedef struct fl_flatquant_act {
     bool right_folded; /* the right factor is in x already (P_v) */
     bool scaled_here;  /* c multiplies x right before the site: its gradient is taken here */
     float *xt, *x_hat; /* [max_rows, n_in] owned */
-    float *scale, *zero; /* [max_rows] owned */
 } fl_flatquant_act;
 
 fl_status fl__flatquant_act_init(fl_flatquant_act *a, fl_flatquant_site *site, int max_rows,

@@ -9,6 +9,7 @@
 #include "quant/flatquant/flatquant.h"
 
 #include "base/mem.h"
+#include "quant/checkpoint.h"
 
 #include <float.h>
 #include <math.h>
@@ -108,9 +109,7 @@ static fl_status epoch(trainer *t, int number, fl_err *err)
     double sum = 0, loss = 0;
     for (int i = 0; i < n; i++) {
         if (t->data->should_stop && t->data->should_stop(t->data->user))
-            return fl__fail(err, FL_E_INTERRUPTED,
-                            "quantize: interrupted: the checkpoint is valid; go on with "
-                            "--resume");
+            return fl__checkpoint_interrupted(err);
         const fl_status st = step(&loss, t, i, err);
         if (st) return st;
         sum += loss;

@@ -3,6 +3,7 @@
 #include "quant/flatquant/flatquant_weight.h"
 
 #include "base/mem.h"
+#include "train/train_activation.h"
 
 #include <string.h>
 
@@ -16,12 +17,11 @@ fl_status fl__flatquant_weight_init(fl_flatquant_weight *w, fl_flatquant_linear 
     w->in = fl__alloc(n, sizeof(float));
     w->wt = fl__alloc(n, sizeof(float));
     w->w_hat = fl__alloc(n, sizeof(float));
-    w->scale = fl__alloc(N, sizeof(float));
     if (lin->bias) {
         w->bias = fl__alloc(N, sizeof(float));
         w->d_bias = fl__calloc(N, sizeof(float));
     }
-    if (w->in && w->wt && w->w_hat && w->scale && (!lin->bias || (w->bias && w->d_bias)))
+    if (w->in && w->wt && w->w_hat && (!lin->bias || (w->bias && w->d_bias)))
         return FL_OK;
     fl__flatquant_weight_fini(w);
     return fl__fail_nomem(err, "weights in training", n * 3 * sizeof(float));
@@ -32,7 +32,6 @@ void fl__flatquant_weight_fini(fl_flatquant_weight *w)
     fl__free(&w->in);
     fl__free(&w->wt);
     fl__free(&w->w_hat);
-    fl__free(&w->scale);
     fl__free(&w->bias);
     fl__free(&w->d_bias);
 }
@@ -117,18 +116,13 @@ fl_status fl__flatquant_weight_forward(fl_flatquant_weight *w, const fl_exec *ex
         fl__kron_rows(kron, w->wt, w->in, l->N, w->site->n_left, w->site->n_right,
                       factor_q(&w->site->left), factor_q(&w->site->right), err);
     if (st) return st;
-    fl__fake_quant_weight(ex, o->w_bits, w->w_hat, NULL, w->scale, w->wt,
+    fl__fake_quant_weight(ex, o->w_bits, w->w_hat, NULL, NULL, w->wt,
                           l->clip.n ? l->clip.value : NULL,
                           l->clip.n ? l->clip.value + l->N : NULL, l->N, l->K);
     return FL_OK;
 }
 
 /* ---- backward ---------------------------------------------------------------------------- */
-
-static void add_to(float *to, const float *from, size_t n)
-{
-    for (size_t i = 0; i < n; i++) to[i] += from[i];
-}
 
 /* d_c -= sum over rows of d_in * in / c, columns in items of their own. */
 enum { COLUMNS = 64 };
@@ -172,16 +166,10 @@ static void mix_down_item(void *arg, int64_t item, int thread)
     }
 }
 
-/* dP_v[i, j] += sum over heads of <W_i / c, d_in_j>: rows i of dP in items of their own. work
- * holds W_i / c of the item's head in turn, so it is per item: [n, K]. */
-typedef struct head_job {
-    fl_flatquant_weight *w;
-    const float *d_in;
-} head_job;
-
+/* dP_v[i, j] += sum over heads of <W_i / c, d_in_j>: rows i of dP in items of their own. */
 static void head_grad_item(void *arg, int64_t item, int thread)
 {
-    const head_job *j = arg;
+    const weight_job *j = arg;
     fl_flatquant_weight *w = j->w;
     const int n = w->mix_head->n, i = (int)item;
     const size_t K = (size_t)w->lin->K;
@@ -247,13 +235,12 @@ fl_status fl__flatquant_weight_backward(fl_flatquant_weight *w, const fl_exec *e
         fl__kron_rows_grad(kron, d_hat, dq_left, dq_right, d_hat, w->in, l->N, s->n_left,
                            s->n_right, factor_q(&s->left), factor_q(&s->right), err);
     if (st) return st;
-    if (dq_left) add_to(s->left.dq, dq_left, n_left);
-    if (dq_right) add_to(s->right.dq, dq_right, n_right);
+    if (dq_left) fl__add_forward(ex, s->left.dq, s->left.dq, dq_left, (int64_t)n_left);
+    if (dq_right) fl__add_forward(ex, s->right.dq, s->right.dq, dq_right, (int64_t)n_right);
     weight_job j = {w, d_hat};
-    head_job h = {w, d_hat};
     if (s->c) fl__parallel_for(ex, (l->K + COLUMNS - 1) / COLUMNS, scale_item, &j);
     if (w->mix_down) fl__parallel_for(ex, (l->N + ROWS - 1) / ROWS, mix_down_item, &j);
-    if (w->mix_head) fl__parallel_for(ex, w->mix_head->n, head_grad_item, &h);
+    if (w->mix_head) fl__parallel_for(ex, w->mix_head->n, head_grad_item, &j);
     if (l->dw) fl__parallel_for(ex, n_items(w), weight_grad_item, &j);
     return FL_OK;
 }

@@ -17,7 +17,6 @@ typedef struct fl_flatquant_weight {
     fl_factor *mix_head;         /* P_v mixes the outputs of each head, or NULL */
     fl_flatquant_site *mix_down; /* the site whose scale multiplies the outputs, or NULL */
     float *in, *wt, *w_hat;      /* [N, K] owned */
-    float *scale;                /* [N] owned */
     float *bias, *d_bias;        /* [N] owned, NULL: none; mixed as the rows are */
 } fl_flatquant_weight;
 
