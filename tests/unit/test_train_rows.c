@@ -284,7 +284,7 @@ static void packing_checks(const fl_exec *ex, problem *p)
     for (int transposed = 0; transposed < 2; transposed++) {
         const int64_t by_row = transposed ? 1 : K, by_k = transposed ? LD : 1;
         memset(to, 0xff, sizeof to);
-        if (transposed) rows->pack_a_transposed(to, p->x, by_k, K - 4, K);
+        if (transposed) rows->pack_a_transposed(to, K32, p->x, by_k, K - 4, K);
         else rows->pack_a(to, p->x, by_row, COLUMNS, K);
         for (int m = 0; m < (transposed ? K - 4 : COLUMNS); m++)
             for (int k = 0; k < K32; k++) {

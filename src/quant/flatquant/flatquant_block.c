@@ -56,6 +56,7 @@ struct fl_flatquant_pass {
     float *d_hidden;          /* [rows, D] */
     float *d_w;               /* [widest weight] */
     float *work;              /* small matrices */
+    fl_train_operand d_operand; /* the gradient of a linear's output */
 };
 
 /* ---- memory ------------------------------------------------------------------------------ */
@@ -183,6 +184,7 @@ void fl__flatquant_pass_free(fl_flatquant_pass **pass)
     for (int i = 0; i < n; i++) fl__free(list[i].at);
     for (int i = 0; i < FL_N_SITES; i++) fl__flatquant_act_fini(&s->act[i]);
     for (int i = 0; i < FL_N_LINEARS; i++) fl__flatquant_weight_fini(&s->weight[i]);
+    fl__train_operand_fini(&s->d_operand);
     fl__train_gemm_free(&s->gemm);
     fl__train_attention_free(&s->attention);
     fl__kron_free(&s->kron);
@@ -203,11 +205,14 @@ static void shape_params(fl_flatquant_params *p, const fl_model *model)
     }
 }
 
-/* Operands that the products pack or copy, and a head's scores on every thread. */
+/* Operands that the products pack (two forms each, rounded up; a site's stay from forward to
+ * backward) or copy, and a head's scores on every thread. */
 static size_t product_bytes(const fl_flatquant_pass *s, const fl_exec *ex, bool bf16)
 {
-    const size_t wide = most((size_t)s->F, (size_t)s->H * (size_t)s->hd);
-    const size_t operands = 2 * (size_t)s->max_rows * wide * (bf16 ? 2 : sizeof(float));
+    const size_t R = (size_t)s->max_rows + 64;
+    size_t columns = most((size_t)s->F, (size_t)s->H * (size_t)s->hd) + 64;
+    for (int i = 0; bf16 && i < FL_N_SITES; i++) columns += (size_t)s->p->site[i].n_in + 64;
+    const size_t operands = 2 * R * columns * (bf16 ? 2 : sizeof(float));
     const size_t scores = 2 * 128 * ((size_t)s->T + 32) * sizeof(float);
     const size_t halves = bf16 ? 8 * 64 * 2 * (size_t)s->T * 2 : 0;
     const size_t per_head = s->G == s->H ? 0
@@ -266,8 +271,8 @@ fl_status fl__flatquant_pass_weights(fl_flatquant_pass *s, fl_err *err)
 static fl_status linear(fl_flatquant_pass *s, int which, int site, float *y, int R, fl_err *err)
 {
     const fl_flatquant_weight *w = &s->weight[which];
-    const fl_status st = fl__train_gemm_nt(s->gemm, R, w->lin->N, w->lin->K,
-                                           s->act[site].x_hat, w->w_hat, 0, y, err);
+    const fl_status st =
+        fl__train_linear(s->gemm, y, &s->act[site].operand, w->w_hat, w->lin->N, err);
     if (!st && w->bias) fl__flatquant_add_bias(s->ex, y, w->bias, R, w->lin->N);
     return st;
 }
@@ -278,9 +283,9 @@ static fl_status linear_grad(fl_flatquant_pass *s, int which, int site, float *d
 {
     fl_flatquant_weight *w = &s->weight[which];
     const int N = w->lin->N, K = w->lin->K;
-    fl_status st = fl__train_gemm_nn(s->gemm, R, K, N, dy, w->w_hat, beta, dx, err);
-    if (!st)
-        st = fl__train_gemm_tn(s->gemm, N, K, R, dy, s->act[site].x_hat, 0, s->d_w, err);
+    fl_status st = fl__train_operand_dy(s->gemm, &s->d_operand, dy, R, N, err);
+    if (!st) st = fl__train_linear_dx(s->gemm, dx, beta, &s->d_operand, w->w_hat, K, err);
+    if (!st) st = fl__train_linear_dw(s->gemm, s->d_w, &s->d_operand, &s->act[site].operand, err);
     if (st) return st;
     if (w->bias) {
         memset(w->d_bias, 0, (size_t)N * sizeof(float));
@@ -291,7 +296,11 @@ static fl_status linear_grad(fl_flatquant_pass *s, int which, int site, float *d
 
 static fl_status site(fl_flatquant_pass *s, int which, const float *x, int R, fl_err *err)
 {
-    return fl__flatquant_act_forward(&s->act[which], s->ex, s->kron, &s->p->o, x, R, err);
+    fl_flatquant_act *a = &s->act[which];
+    const fl_status st =
+        fl__flatquant_act_forward(a, s->ex, s->kron, &s->p->o, x, R, err);
+    if (st) return st;
+    return fl__train_operand_x(s->gemm, &a->operand, a->x_hat, R, a->site->n_in, err);
 }
 
 static fl_status site_grad(fl_flatquant_pass *s, int which, float *d, const float *x, int R,

@@ -20,6 +20,7 @@ void fl__flatquant_act_fini(fl_flatquant_act *a)
 {
     fl__free(&a->xt);
     fl__free(&a->x_hat);
+    fl__train_operand_fini(&a->operand);
 }
 
 static fl_fake_quant quantizer(const fl_flatquant_act *a, const fl_flatquant_options *o)

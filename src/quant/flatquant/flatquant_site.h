@@ -8,12 +8,14 @@
 
 #include "quant/flatquant/flatquant.h"
 #include "train/kron.h"
+#include "train/train_gemm.h"
 
 typedef struct fl_flatquant_act {
     fl_flatquant_site *site;
     bool right_folded; /* the right factor is in x already (P_v) */
     bool scaled_here;  /* c multiplies x right before the site: its gradient is taken here */
     float *xt, *x_hat; /* [max_rows, n_in] owned */
+    fl_train_operand operand; /* x_hat, for the site's linears; set by the block */
 } fl_flatquant_act;
 
 fl_status fl__flatquant_act_init(fl_flatquant_act *a, fl_flatquant_site *site, int max_rows,
