@@ -1,9 +1,9 @@
 /* train_gemm.c - matrix products of training: plan, operands, tiles, sum of parts.
  *
  * A product is planned from its shape: tiles of TILE_M x TILE_N, and, where K is rows of
- * tokens, parts of K when there are fewer than MIN_ITEMS tiles. An item is one tile of one part;
- * with several parts each writes to a buffer of its own, [parts, M, N], and a last loop adds
- * them up in order.
+ * tokens, parts of K when there are fewer than MIN_ITEMS tiles. An item is one tile of one
+ * part; with several parts each writes to a buffer of its own, [parts, M, N], and a last loop
+ * adds them up in order.
  *
  * bfloat16 operands are packed beforehand (train_operand.h), once for all tiles, and once for
  * all products of a matrix that several of them read. float32 operands that SGEMM walks across
@@ -298,26 +298,42 @@ fl_status fl__train_gemm_tn(fl_train_gemm *gemm, int M, int N, int K, const floa
 
 /* ---- shared operands --------------------------------------------------------------------- */
 
-static fl_status set(fl_train_gemm *g, fl_train_operand *o, const float *x, int R, int n,
-                     fl_pack_form form, fl_err *err)
+enum {
+    X_FORMS = 1u << FL_PACK_ROWS | 1u << FL_PACK_PAIRS,
+    DY_FORMS = 1u << FL_PACK_ROWS | 1u << FL_PACK_COLUMNS,
+};
+
+bool fl__train_gemm_packs(const fl_train_gemm *gemm)
+{
+    return gemm->fast != NULL;
+}
+
+static void set(fl_train_operand *o, const float *x, int R, int n)
 {
     o->x = x;
     o->R = R;
     o->n = n;
-    if (!g->fast) return FL_OK;
-    return fl__train_pack(&o->packed, &g->ex, x, R, n, 1u << FL_PACK_ROWS | 1u << form, err);
 }
 
-fl_status fl__train_operand_x(fl_train_gemm *gemm, fl_train_operand *o, const float *x, int R,
-                              int n, fl_err *err)
+fl_status fl__train_operand_begin(fl_train_gemm *gemm, fl_train_operand *o, const float *x,
+                                  int R, int n, fl_err *err)
 {
-    return set(gemm, o, x, R, n, FL_PACK_PAIRS, err);
+    set(o, x, R, n);
+    return gemm->fast ? fl__train_pack_reserve(&o->packed, R, n, X_FORMS, err) : FL_OK;
+}
+
+void fl__train_operand_rows(const fl_train_gemm *gemm, const fl_train_operand *o,
+                            const float *rows, int first)
+{
+    if (gemm->fast)
+        fl__train_pack_rows(&o->packed, &gemm->ex, rows, first, o->R, o->n, X_FORMS);
 }
 
 fl_status fl__train_operand_dy(fl_train_gemm *gemm, fl_train_operand *o, const float *dy, int R,
                                int n, fl_err *err)
 {
-    return set(gemm, o, dy, R, n, FL_PACK_COLUMNS, err);
+    set(o, dy, R, n);
+    return gemm->fast ? fl__train_pack(&o->packed, &gemm->ex, dy, R, n, DY_FORMS, err) : FL_OK;
 }
 
 void fl__train_operand_fini(fl_train_operand *o)

@@ -38,17 +38,23 @@ fl_status fl__train_gemm_tn(fl_train_gemm *gemm, int M, int N, int K, const floa
 
 /* ---- linears ----------------------------------------------------------------------------- */
 
-/* A matrix x [R, n] of rows of tokens that several products read: rounded and packed when it is
- * set, where products are made of packed operands. x is borrowed and must not change until
- * then. Zeroed at first; grows at first use. */
+/* A matrix x [R, n] of rows of tokens that several products read. Where products are made of
+ * packed operands (fl__train_gemm_packs) it is rounded and packed when it is set and not read
+ * again; else x is borrowed. Zeroed at first; grows at first use. */
 typedef struct fl_train_operand {
     const float *x;
     int R, n;
     fl_train_packed packed; /* owned; empty in float32 */
 } fl_train_operand;
 
-fl_status fl__train_operand_x(fl_train_gemm *gemm, fl_train_operand *o, const float *x, int R,
-                              int n, fl_err *err);
+bool fl__train_gemm_packs(const fl_train_gemm *gemm);
+/* The input of linears: begun, then set 64 rows at a time (FL_PACK_ITEM), from inside a loop's
+ * item, in any order. rows: rows first.. of x; x itself is not read where operands are packed. */
+fl_status fl__train_operand_begin(fl_train_gemm *gemm, fl_train_operand *o, const float *x,
+                                  int R, int n, fl_err *err);
+void fl__train_operand_rows(const fl_train_gemm *gemm, const fl_train_operand *o,
+                            const float *rows, int first);
+/* The gradient of a linear's output. */
 fl_status fl__train_operand_dy(fl_train_gemm *gemm, fl_train_operand *o, const float *dy, int R,
                                int n, fl_err *err);
 void fl__train_operand_fini(fl_train_operand *o);

@@ -4,7 +4,7 @@
 #include "base/mem.h"
 #include "train/train_rows.h"
 
-enum { ROWS = 64, PANEL = 64, STEP_K = 32 };
+enum { ROWS = FL_PACK_ITEM, PANEL = 64, STEP_K = 32 };
 
 int fl__pack_length(int K)
 {
@@ -18,7 +18,7 @@ int fl__pack_columns(int N)
 
 typedef struct job {
     const fl_train_rows *rows;
-    uint16_t *const *to; /* [FL_N_PACK_FORMS], NULL: not wanted */
+    uint16_t *to[FL_N_PACK_FORMS]; /* NULL: not wanted */
     const float *x;
     int R, n;
 } job;
@@ -43,13 +43,11 @@ static void pack_pairs(const job *j, uint16_t *to, int chunk, const float *x, in
         j->rows->pack_b_transposed(to, x + c, j->n, FL_MIN(PANEL, j->n - c), n_rows);
 }
 
-static void pack_item(void *arg, int64_t item, int thread)
+/* x: row r0. */
+static void pack_rows(const job *j, const float *x, int r0)
 {
-    const job *j = arg;
-    const int r0 = (int)item * ROWS, n_rows = FL_MIN(ROWS, j->R - r0);
+    const int n_rows = FL_MIN(ROWS, j->R - r0);
     const int64_t at = (int64_t)r0 * fl__pack_length(j->n);
-    const float *x = j->x + (int64_t)r0 * j->n;
-    (void)thread;
     if (j->to[FL_PACK_ROWS]) j->rows->pack_a(j->to[FL_PACK_ROWS] + at, x, j->n, n_rows, j->n);
     if (j->to[FL_PACK_KEYS]) j->rows->pack_b(j->to[FL_PACK_KEYS] + at, x, j->n, n_rows, j->n);
     if (j->to[FL_PACK_COLUMNS]) pack_columns(j, x, r0, n_rows);
@@ -57,6 +55,14 @@ static void pack_item(void *arg, int64_t item, int thread)
         pack_pairs(j, j->to[FL_PACK_PAIRS], FL_PACK_CHUNK, x, r0, n_rows);
     if (j->to[FL_PACK_PAIRS_WHOLE])
         pack_pairs(j, j->to[FL_PACK_PAIRS_WHOLE], fl__pack_length(j->R), x, r0, n_rows);
+}
+
+static void pack_item(void *arg, int64_t item, int thread)
+{
+    const job *j = arg;
+    const int r0 = (int)item * ROWS;
+    (void)thread;
+    pack_rows(j, j->x + (int64_t)r0 * j->n, r0);
 }
 
 /* Numbers of a form, its padding included. */
@@ -70,24 +76,44 @@ static size_t form_length(fl_pack_form form, int R, int n)
     }
 }
 
+fl_status fl__train_pack_reserve(fl_train_packed *packed, int R, int n, unsigned forms,
+                                 fl_err *err)
+{
+    for (int f = 0; f < FL_N_PACK_FORMS; f++) {
+        const size_t length = form_length(f, R, n), bytes = length * sizeof *packed->at[f];
+        if (!(forms >> f & 1u) || bytes <= packed->bytes[f]) continue;
+        fl__free(&packed->at[f]);
+        packed->bytes[f] = 0;
+        packed->at[f] = fl__alloc(length, sizeof *packed->at[f]);
+        if (!packed->at[f]) return fl__fail_nomem(err, "training GEMM", bytes);
+        packed->bytes[f] = bytes;
+    }
+    return FL_OK;
+}
+
+static job job_of(const fl_train_packed *packed, const fl_exec *ex, const float *x, int R,
+                  int n, unsigned forms)
+{
+    job j = {.rows = fl__train_rows_select(ex->isa), .x = x, .R = R, .n = n};
+    for (int f = 0; f < FL_N_PACK_FORMS; f++)
+        if (forms >> f & 1u) j.to[f] = packed->at[f];
+    return j;
+}
+
+void fl__train_pack_rows(const fl_train_packed *packed, const fl_exec *ex, const float *x,
+                         int first, int R, int n, unsigned forms)
+{
+    const job j = job_of(packed, ex, x, R, n, forms);
+    pack_rows(&j, x, first);
+}
+
 fl_status fl__train_pack(fl_train_packed *packed, const fl_exec *ex, const float *x, int R,
                          int n, unsigned forms, fl_err *err)
 {
-    uint16_t *to[FL_N_PACK_FORMS] = {0};
-    const job j = {.rows = fl__train_rows_select(ex->isa), .to = to, .x = x, .R = R, .n = n};
-    for (int f = 0; f < FL_N_PACK_FORMS; f++) {
-        if (!(forms >> f & 1u)) continue;
-        const size_t length = form_length(f, R, n), bytes = length * sizeof *to[f];
-        if (bytes > packed->bytes[f]) {
-            fl__free(&packed->at[f]);
-            packed->bytes[f] = 0;
-            packed->at[f] = fl__alloc(length, sizeof *to[f]);
-            if (!packed->at[f]) return fl__fail_nomem(err, "training GEMM", bytes);
-            packed->bytes[f] = bytes;
-        }
-        to[f] = packed->at[f];
-    }
-    fl__parallel_for(ex, (R + ROWS - 1) / ROWS, pack_item, (void *)(uintptr_t)&j);
+    const fl_status st = fl__train_pack_reserve(packed, R, n, forms, err);
+    if (st) return st;
+    job j = job_of(packed, ex, x, R, n, forms);
+    fl__parallel_for(ex, (R + ROWS - 1) / ROWS, pack_item, &j);
     return FL_OK;
 }
 
