@@ -197,6 +197,13 @@ fl_status fl__stream_target(fl_stream *s, const fl_block *block, fl_site_hook *h
     return FL_OK;
 }
 
+void fl__stream_take_target(fl_stream *s)
+{
+    float *old = s->x_float;
+    s->x_float = s->target;
+    s->target = old;
+}
+
 size_t fl__stream_first_batch(fl_stream *s, const fl_block *block, float *to)
 {
     const batch b = batch_of(s, 0);

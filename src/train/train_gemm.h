@@ -48,8 +48,8 @@ typedef struct fl_train_operand {
 } fl_train_operand;
 
 bool fl__train_gemm_packs(const fl_train_gemm *gemm);
-/* The input of linears: begun, then set 64 rows at a time (FL_PACK_ITEM), from inside a loop's
- * item, in any order. rows: rows first.. of x; x itself is not read where operands are packed. */
+/* The input of linears: begun, then set FL_PACK_ITEM rows at a time, from inside a loop's item,
+ * in any order. rows: rows first.. of x; x itself is not read where operands are packed. */
 fl_status fl__train_operand_begin(fl_train_gemm *gemm, fl_train_operand *o, const float *x,
                                   int R, int n, fl_err *err);
 void fl__train_operand_rows(const fl_train_gemm *gemm, const fl_train_operand *o,

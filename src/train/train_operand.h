@@ -40,9 +40,8 @@ typedef struct fl_train_packed {
  * again. Not from inside a parallel loop. */
 fl_status fl__train_pack(fl_train_packed *packed, const fl_exec *ex, const float *x, int R,
                          int n, unsigned forms, fl_err *err);
-/* The same in two steps: room for the forms, then FL_PACK_ITEM rows of x (fewer at its end) from
- * row `first` on, a multiple of FL_PACK_ITEM; on the calling thread, into forms that have
- * room. */
+/* The same in two steps: room for the forms, then FL_PACK_ITEM rows (fewer at the end) from row
+ * `first` on, a multiple of FL_PACK_ITEM, which x points to; on the calling thread. */
 enum { FL_PACK_ITEM = 64 };
 fl_status fl__train_pack_reserve(fl_train_packed *packed, int R, int n, unsigned forms,
                                  fl_err *err);

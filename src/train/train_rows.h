@@ -35,6 +35,8 @@ typedef struct fl_train_rows {
     void (*relu)(float *y, const float *x, int n);
     void (*relu_grad)(float *dx, const float *dy, const float *x, int n);
     void (*add)(float *y, const float *a, const float *b, int n);
+    void (*add_product)(float *y, const float *a, const float *b, int n); /* y += a b */
+    void (*divide)(float *y, const float *a, float f, const float *b, int n); /* y = f a / b */
 
     /* One head: (x[i], x[i + D/2]) turned by the angle whose cosine and sine are cos[i] and
      * sign * sin[i]. */

@@ -291,7 +291,8 @@ static fl_status linear_grad(fl_flatquant_pass *s, int which, int site, float *d
     const int N = w->lin->N, K = w->lin->K;
     fl_status st = fl__train_operand_dy(s->gemm, &s->d_operand, dy, R, N, err);
     if (!st) st = fl__train_linear_dx(s->gemm, dx, beta, &s->d_operand, w->w_hat, K, err);
-    if (!st) st = fl__train_linear_dw(s->gemm, s->d_w, &s->d_operand, &s->act[site].operand, err);
+    if (!st)
+        st = fl__train_linear_dw(s->gemm, s->d_w, &s->d_operand, &s->act[site].operand, err);
     if (st) return st;
     if (w->bias) fl__flatquant_column_sum(s->ex, w->d_bias, dy, R, N);
     return fl__flatquant_weight_backward(w, s->ex, s->kron, &s->p->o, s->d_w, s->work, err);
@@ -427,7 +428,7 @@ static fl_status heads_grad(fl_flatquant_pass *s, int R, fl_err *err)
     double parts[FL_KRON_TILES][2], d_clip[2];
     heads_job q = {.s = s, .x = dq, .n_heads = s->H};
     heads_job k = {.s = s, .x = dk, .n_heads = s->G, .part = &s->key, .d_clip = parts,
-                   .tile_rows = fl__kron_tile_rows(R)};
+                   .tile_rows = fl__kron_tile_rows(R, s->G, s->hd)};
     const fl_kron_hooks q_hooks = {quantize_keys_grad, turn_heads_back, &q};
     const fl_kron_hooks k_hooks = {quantize_keys_grad, turn_heads_back, &k};
     quantize_kv_grad(s->ex, s, &s->value, s->d_wide[2], d_clip, s->v, 0, R);

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "train/fake_quant.h"
 #include "train/train_activation.h"
+#include "train/train_rows.h"
 
 #include <string.h>
 
@@ -58,6 +59,7 @@ typedef struct act_job {
     fl_flatquant_act *a;
     const fl_flatquant_means *m;
     fl_exec one; /* inside items */
+    const fl_train_rows *rows;
     fl_fake_quant q;
     fl_flatquant_rows_fn *fn;
     void *user;
@@ -124,7 +126,7 @@ static void take_rows(void *user, int64_t first, int64_t n_rows, int thread)
         const float *d = j->d + at, *x = j->x + at;
         memset(sum, 0, n * sizeof *sum);
         for (int64_t r = 0; r < n_rows; r++, d += n, x += n)
-            for (size_t k = 0; k < n; k++) sum[k] += d[k] * x[k];
+            j->rows->add_product(sum, d, x, (int)n);
     }
     if (j->fn) j->fn(j->user, (int)first, (int)n_rows);
 }
@@ -156,7 +158,8 @@ fl_status fl__flatquant_act_backward(fl_flatquant_act *a, const fl_flatquant_mea
     double d_clip[FL_KRON_TILES][2];
     act_job j = {.a = a, .m = m, .one = {m->ex->isa, 1}, .q = quantizer(a, m->o), .fn = take,
                  .user = user, .x = x, .d = d, .d_clip = d_clip,
-                 .tile_rows = fl__kron_tile_rows(n_rows)};
+                 .rows = fl__train_rows_select(m->ex->isa),
+                 .tile_rows = fl__kron_tile_rows(n_rows, s->n_left, s->n_right)};
     const fl_kron_hooks hooks = {quantize_rows_grad, take_rows, &j};
     const fl_status st =
         fl__kron_rows_grad_hooked(m->kron, &hooks, d, d_left, d_right, d, x, n_rows, s->n_left,

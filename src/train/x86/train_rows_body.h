@@ -6,6 +6,7 @@
 #ifndef FL_TRAIN_X86_TRAIN_ROWS_BODY_H
 #define FL_TRAIN_X86_TRAIN_ROWS_BODY_H
 
+#include "kernels/x86/simd.h"
 #include "train/train_rows.h"
 #include "train/x86/train_vec.h"
 
@@ -213,6 +214,23 @@ static void add(float *y, const float *a, const float *b, int n)
         vec_store(y + i, vec_add(vec_load(a + i, n - i), vec_load(b + i, n - i)), n - i);
 }
 
+static void add_product(float *y, const float *a, const float *b, int n)
+{
+    for (int i = 0; i < n; i += VEC_N) {
+        const vec v = vec_load(a + i, n - i), w = vec_load(b + i, n - i);
+        vec_store(y + i, vec_fma(v, w, vec_load(y + i, n - i)), n - i);
+    }
+}
+
+/* Lanes beyond the row divide 0 by 0, unseen. */
+static void divide(float *y, const float *a, float f, const float *b, int n)
+{
+    for (int i = 0; i < n; i += VEC_N) {
+        const vec v = vec_mul(vec_load(a + i, n - i), vec_set(f));
+        vec_store(y + i, vec_div(v, vec_load(b + i, n - i)), n - i);
+    }
+}
+
 static void rope(float *x, const float *cos, const float *sin, float sign, int D)
 {
     const int half = D / 2;
@@ -276,7 +294,7 @@ static void round_bf16(float *y, const float *x, int n)
 enum { STEP_K = 32, STEP_N = 64 };
 
 /* 32 numbers of which n exist. */
-static void bf16_step(uint16_t *to, const float *x, int n)
+FL_INLINE void bf16_step(uint16_t *to, const float *x, int n)
 {
     if (n >= STEP_K) {
         for (int i = 0; i < STEP_K; i += VEC_N) vec_store_bf16(to + i, vec_load(x + i, VEC_N));
@@ -287,7 +305,7 @@ static void bf16_step(uint16_t *to, const float *x, int n)
 }
 
 /* [16][64] pairs: rows 2i and 2i + 1 of up to 32 rows x[., ld], 64 columns of which n exist. */
-static void bf16_pairs_step(uint32_t *to, const float *x, int64_t ld, int n_rows, int n)
+FL_INLINE void bf16_pairs_step(uint32_t *to, const float *x, int64_t ld, int n_rows, int n)
 {
     if (n_rows >= STEP_K && n >= STEP_N) {
         for (int k = 0; k < STEP_K; k += 2, to += STEP_N, x += 2 * ld)
@@ -374,6 +392,8 @@ const fl_train_rows TRAIN_ROWS_TABLE = {
     .relu = relu,
     .relu_grad = relu_grad,
     .add = add,
+    .add_product = add_product,
+    .divide = divide,
     .rope = rope,
     .exp_row = exp_row,
     .softmax_grad = softmax_grad,
