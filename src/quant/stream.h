@@ -55,8 +55,8 @@ bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, fl_half 
  * allocated at the first call); the lane itself is left alone. FL_E_NOMEM, FL_E_INTERRUPTED. */
 fl_status fl__stream_target(fl_stream *s, const fl_block *block, fl_site_hook *hook, void *user,
                             fl_err *err);
-/* What it put there becomes the float lane's inputs: the walk through the same block need not be
- * made again. target is lost. */
+/* What it put there becomes the float lane's inputs: no second walk through the same block.
+ * target is lost. */
 void fl__stream_take_target(fl_stream *s);
 
 /* The first batch of the float lane, as fl__stream_stats found it, through a block once more
