@@ -134,6 +134,8 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
                               : flattenquant   ? "tensor"
                                                : "token";
     const bool gptq = o->weights ? is(o->weights, "gptq") : flattenquant;
+    const bool transforms = is(o->method, "flatquant") || is(o->method, "quarot");
+    const bool flattens = flattenquant || (transforms && is(granularity, "tensor"));
     *c = (fl_quant_config){
         .method = o->method,
         .mixed = flattenquant && !o->w_bits && !o->a_bits,
@@ -144,8 +146,8 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
         .smooth_all = flattenquant,
         .unsigned_codes = pick(o->unsigned_codes, flattenquant && !paper),
         .flatten = {.smooth = pick(o->smooth, flattenquant || is(o->method, "smoothquant")),
-                    .suppress = pick(o->suppress, flattenquant),
-                    .flatten = pick(o->flatten, flattenquant),
+                    .suppress = pick(o->suppress, flattens),
+                    .flatten = pick(o->flatten, flattens),
                     .alpha = o->alpha,
                     .beta = o->beta,
                     .iqr_rule = is(o->threshold, "iqr"),
@@ -164,7 +166,7 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
                   .flatten_weights = pick(o->flatten_weights, false),
                   .weight_beta = o->weight_beta,
                   .weight_max_ratio = o->flatten_max_ratio},
-        .transforms = is(o->method, "flatquant") || is(o->method, "quarot"),
+        .transforms = transforms,
         .seed = o->seed,
         .n_samples = o->n_samples,
         .seq_len = o->seq_len ? o->seq_len : FL_MIN(2048, model->n_positions),
@@ -175,13 +177,9 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
     if (c->block.flatten_weights && c->act != FL_ACT_STATIC)
         return usage(err, "--flatten-weights",
                      "only activations with one fixed scale per tensor are repeated for it",
-                     c->transforms
-                         ? "leave it out"
-                         : "use --a-granularity tensor with 8 or 4 bits, or leave it out");
-    if (paper || !flattenquant) {
-        if (c->flatten.alpha < 0) c->flatten.alpha = 0.5;
-        if (c->flatten.beta < 0) c->flatten.beta = 1.3;
-    }
+                     "use --a-granularity tensor with 8 or 4 bits, or leave it out");
+    if ((paper || !flattenquant) && c->flatten.alpha < 0) c->flatten.alpha = 0.5;
+    if ((paper || !flattens) && c->flatten.beta < 0) c->flatten.beta = 1.3;
     if (c->act == FL_ACT_FLOAT) c->flatten.smooth = false; /* nothing to take from the
                                                               activations */
     if (c->act != FL_ACT_STATIC) {

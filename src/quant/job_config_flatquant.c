@@ -45,6 +45,11 @@ static fl_status check(const fl_quantize_options *o, const fl_quant_config *c,
         isnan(o->weight_decay) || isnan(o->diag_alpha))
         return usage(err, "--flat-lr", "a rate is not a number", "give a number");
     if (o->diag_alpha > 1) return usage(err, "--diag-alpha", "above 1", "0.3 is usual");
+    if (o->smooth == FL_ON)
+        return usage(err, "--smooth", "transforms and scales take its place", "leave it out");
+    if (c->act == FL_ACT_STATIC && o->asymmetric == FL_ON)
+        return usage(err, "--asymmetric", "one fixed scale per tensor has no zero point",
+                     "leave it out or use --a-granularity token");
     if (!model->pre_norm)
         return fl__fail(err, FL_E_UNSUPPORTED,
                         "config.json: do_layer_norm_before: false: %s trains blocks with norms "
@@ -101,9 +106,7 @@ fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_opt
         f->fold_gain = quarot && !f->scale;
     }
     if (fixed && !f->scale && !f->clip) f->epochs = 0;
-    if (c->act == FL_ACT_STATIC)
-        return usage(err, "--a-granularity", "transforms come with one scale per token",
-                     "use token");
+    c->unsigned_codes = false; /* a transform gives either sign */
     return FL_OK;
 }
 
