@@ -1,8 +1,8 @@
 /* job_learn.c - FlatQuant inside a run: a block's transforms, learned on the lanes and folded.
  *
  * The float lane gives what the block should put out; the quantised lane (or, where asked, the
- * float lane) what it will be fed. Every site is treated alike; where activations have one fixed
- * scale, it is chosen when the block is folded.
+ * float lane) what it will be fed. Every site is treated alike; where activations have one
+ * fixed scale, it is chosen when the block is folded.
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
