@@ -43,6 +43,8 @@ typedef struct fl_quant_config {
 /* FL_E_USAGE names the option. */
 fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
                                    const fl_model_config *model, uint32_t isa, fl_err *err);
+/* Do scales per token come with a zero point? */
+bool fl__quant_per_token_asymmetric(const fl_quantize_options *o);
 /* FlatQuant's part of it. */
 fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
                                        const fl_model_config *model, uint32_t isa, fl_err *err);

@@ -122,6 +122,11 @@ static fl_select select_of(const char *name, fl_select automatic)
                                 : automatic;
 }
 
+bool fl__quant_per_token_asymmetric(const fl_quantize_options *o)
+{
+    return pick(o->asymmetric, is(o->method, "flatquant") && !is(o->recipe, "official"));
+}
+
 fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
                                    const fl_model_config *model, uint32_t isa, fl_err *err)
 {
@@ -189,9 +194,7 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
     }
     if (c->act == FL_ACT_STATIC && c->a_bits == 3)
         return usage(err, "--a-bits", "3 bits are per token only", "give 4 or 8");
-    const bool official = is(o->recipe, "official");
-    c->asymmetric = c->act == FL_ACT_TOKEN &&
-                    pick(o->asymmetric, is(o->method, "flatquant") && !official);
+    c->asymmetric = c->act == FL_ACT_TOKEN && fl__quant_per_token_asymmetric(o);
     if (c->transforms && (st = fl__flatquant_config_resolve(c, o, model, isa, err))) return st;
     if (c->mixed && c->act != FL_ACT_STATIC && !o->a_granularity)
         return usage(err, "--a-granularity",

@@ -225,9 +225,10 @@ json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, cons
                                         : 0;
     const size_t training =
         c->transforms && c->flatquant.epochs
-            ? floats + plan + fl__flatquant_bytes(model, ex, &c->flatquant,
-                                           FL_MIN(c->flatquant.batch_windows, c->n_samples),
-                                           c->seq_len)
+            ? floats + plan +
+                  fl__flatquant_bytes(model, ex, &c->flatquant,
+                                      FL_MIN(c->flatquant.batch_windows, c->n_samples),
+                                      c->seq_len)
             : 0;
     const size_t rounding_all = rounding.most + plan / (c->mixed ? 2 : 1) + plain;
     const size_t working = stream.activations + target + stream.workspace +

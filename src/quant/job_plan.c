@@ -1,12 +1,12 @@
 /* job_plan.c - the plan: one pass of the float model over the calibration tokens.
  *
- * With transforms there is no such pass: the options decide, and static scales are chosen for a
- * block when it has been learned, from the same statistics of its transformed inputs.
- *
  * For each block: statistics of its four sites, FlattenQuant's choice for each at the widths
  * that may be used, and, for the mix of 4 and 8 bits, what each site costs at 4 bits: the
  * block's output error on one batch when only that site is quantised (weights to nearest), over
  * the energy of the output. The bits are chosen when all blocks are known.
+ *
+ * With transforms there is no such pass: the options decide, and static scales are chosen for a
+ * block when it has been learned, from the same statistics of its transformed inputs.
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
