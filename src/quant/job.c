@@ -264,6 +264,8 @@ static fl_status make_fingerprint(json_t **out, const fl_quant_job *job, fl_err 
 static fl_status load_or_make_plan(fl_quant_job *job, fl_err *err)
 {
     json_t *saved = NULL;
+    /* one that blocks are learned with says nothing that the options do not */
+    if (job->c.transforms) return fl__quant_plan_make(job, err);
     fl_status st = fl__checkpoint_load(&saved, &job->checkpoint, "plan.json", err);
     if (st) return st;
     if (saved) {

@@ -69,6 +69,11 @@ size_t fl__stream_first_batch(fl_stream *s, const fl_block *block, float *to);
 fl_status fl__stream_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s, const fl_block *block,
                            int n_sample, fl_err *err);
 
+/* The same of what the quantisers of a learned block will meet: its sites' inputs behind their
+ * transforms, on the quantised lane, which is left alone. */
+fl_status fl__stream_learned_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s,
+                                   const fl_block *block, int n_sample, fl_err *err);
+
 /* Second moments at one site: the lanes hold the input of the site's half of the block; the
  * quantised lane (sites before it quantised, `probe` saying how this one quantises its input)
  * against the float lane. gram must be initialised. false when should_stop said so. */
