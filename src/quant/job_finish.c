@@ -33,6 +33,21 @@ static bool is_outside(const fl_model *model, const fl_tensor_view *t)
     return !(model->cfg.tied_head && strcmp(t->name, family->head) == 0);
 }
 
+/* The final norm's gain, where tuning changed it. */
+static bool is_tuned(const fl_quant_job *job, const fl_tensor_view *t)
+{
+    const size_t n = strlen(job->model->prefix);
+    const char *norm = fl__family(&job->model->cfg)->final_norm;
+    return job->final_gain && strncmp(t->name, job->model->prefix, n) == 0 &&
+           strncmp(t->name + n, norm, strlen(norm)) == 0 &&
+           strcmp(t->name + n + strlen(norm), ".weight") == 0;
+}
+
+static size_t outside_bytes(const fl_quant_job *job, const fl_tensor_view *t)
+{
+    return is_tuned(job, t) ? (size_t)t->n_elements * sizeof(float) : t->n_bytes;
+}
+
 static fl_status write_outside(const fl_quant_job *job, json_t *shards, fl_err *err)
 {
     static const fl_metadata_pair metadata[] = {{"format", "pt"}};
@@ -55,15 +70,19 @@ static fl_status write_outside(const fl_quant_job *job, json_t *shards, fl_err *
         const fl_tensor_view *t = fl__tensors_at(set, i);
         if (!is_outside(job->model, t)) continue;
         views[n] = t;
-        decls[n] = (fl_tensor_decl){.name = t->name, .dtype = t->dtype, .n_dims = t->n_dims};
+        const bool tuned = is_tuned(job, t);
+        decls[n] = (fl_tensor_decl){.name = t->name,
+                                    .dtype = tuned ? FL_DTYPE_F32 : t->dtype,
+                                    .n_dims = t->n_dims};
         memcpy(decls[n++].dims, t->dims, sizeof t->dims);
         (void)json_array_append_new(names, json_string(t->name));
-        n_bytes += (int64_t)t->n_bytes;
+        n_bytes += (int64_t)outside_bytes(job, t);
     }
     if (!st) st = fl__safetensors_writer_open(&w, path, decls, n, metadata, 1, err);
     for (size_t i = 0; i < n && !st; i++)
-        st = fl__safetensors_writer_write(w, views[i]->name, views[i]->data, views[i]->n_bytes,
-                                          err);
+        st = fl__safetensors_writer_write(
+            w, views[i]->name, is_tuned(job, views[i]) ? job->final_gain : views[i]->data,
+            outside_bytes(job, views[i]), err);
     if (!st) st = fl__safetensors_writer_commit(&w, err);
     if (!st) {
         json_t *o = json_pack("{s:s,s:O,s:I}", "file", file, "names", names, "bytes",
@@ -260,6 +279,7 @@ fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *repo
     (void)json_object_set_new(report, "isa", json_string(fl__isa_name(job->ex->isa)));
     (void)json_object_set_new(report, "summary", int4_shares(job));
     (void)json_object_set_new(report, "sites", json_incref(job->sites));
+    if (job->tuning) (void)json_object_set(report, "tuning", job->tuning);
     /* The report in the model is part of its bytes: what differs from run to run stays out of
      * it. */
     st = write_json(job, "flatiron_report.json", report, err);
