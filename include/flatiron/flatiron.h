@@ -182,7 +182,8 @@ typedef struct fl_quantize_options {
     int w_bits, a_bits; /* 4, 8; 16 = float; 0: method's (flattenquant: 4/8 mix; others 4) */
     int kv_bits;        /* of the KV cache: 16 (default, bfloat16), 8, 4, 3, 2 */
     int k_bits, v_bits; /* keys and values apart; 0 (default): kv_bits */
-    int head_bits;      /* 16 (default), the only value of this version */
+    int head_bits;      /* of lm_head: 16 (default), as it is; 8: int8 per output channel, its
+                           input int8 per token */
     const char *w_granularity; /* "channel" (default) or "tensor" */
     const char *a_granularity; /* "tensor", "token"; NULL: flattenquant tensor, others token */
     const char *weights;       /* "gptq" or "rtn"; NULL: flattenquant gptq, others rtn */

@@ -346,8 +346,8 @@ const float *fl__model_forward(const fl_model *model, const fl_exec *ex, fl_work
 void fl__model_logits(const fl_model *model, const fl_exec *ex, fl_workspace *ws,
                       const float *hidden, int n, float *logits)
 {
-    fl__linear_float_run(ex, &model->head, hidden, model->cfg.embed_size, n, logits,
-                         model->cfg.vocab_size, ws->scratch);
+    float *const y[FL_SITE_MAX_LINEARS] = {logits};
+    fl__site_run(ex, &model->head_site, hidden, n, y, ws->scratch);
 }
 
 /* ---- workspace --------------------------------------------------------------------------- */
@@ -357,7 +357,7 @@ static int max_code_ld(const fl_model *model)
 {
     int widest = 0;
     for (int b = 0; b < FL_N_BUFS; b++) widest = FL_MAX(widest, model->program.width[b]);
-    int ld = fl__gemm_ldx(widest);
+    int ld = FL_MAX(fl__gemm_ldx(widest), model->head_site.code_ld);
     for (int i = 0; model->blocks && i < model->cfg.n_layers; i++)
         for (int s = 0; s < FL_N_SITES; s++) ld = FL_MAX(ld, model->blocks[i].site[s].code_ld);
     if (model->blocks) return ld;
