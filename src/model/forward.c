@@ -5,6 +5,7 @@
  * on its position only. So a token gets the same bits whether it comes alone or in a window,
  * but for float GEMMs (linear_float.c says why).
  * SPDX-License-Identifier: MIT */
+#include "base/clock.h"
 #include "base/mem.h"
 #include "kernels/attention.h"
 #include "kernels/rowops.h"
@@ -276,7 +277,9 @@ void fl__block_run(const fl_model *model, const fl_block *block, int layer, fl_h
         if (hook && w.op->kind == FL_OP_SITE &&
             !hook(user, w.op->which, ws->buf[w.op->src], w.n_rows))
             return;
+        const double start = ws->op_s ? fl__now_s() : 0;
         run_op(&w);
+        if (ws->op_s) ws->op_s[i] += fl__now_s() - start;
     }
 }
 

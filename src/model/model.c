@@ -310,15 +310,20 @@ fl_status fl__model_open(fl_model **out, const char *dir, const fl_exec *ex, boo
     fl_status st = fl__model_open_config(&model, dir, err);
     if (!st) st = load_embeddings(model, err);
     if (!st) st = load_head(model, streaming, err);
-    if (!st) st = build_rope(model, err);
     if (!st && !streaming) st = load_blocks(model, err);
+    if (!st) st = fl__model_complete(model, err);
     if (st) {
         fl__model_close(&model);
         return st;
     }
-    count(model);
     *out = model;
     return FL_OK;
+}
+
+fl_status fl__model_complete(fl_model *model, fl_err *err)
+{
+    count(model);
+    return build_rope(model, err);
 }
 
 size_t fl__model_table_bytes(const fl_model *model)
@@ -343,6 +348,10 @@ void fl__model_close(fl_model **model)
     fl__free(&m->blocks);
     fl__site_fini(&m->head_site);
     fl__linear_fini(&m->head);
+    fl__linear_fini(&m->embed);
+    fl__linear_fini(&m->positions);
+    fl__linear_fini(&m->project_in);
+    fl__linear_fini(&m->project_out);
     fl__free(&m->final_norm.gain);
     fl__free(&m->final_norm.bias);
     fl__free(&m->rope_cos);

@@ -134,6 +134,8 @@ typedef struct fl_workspace {
                               project_out */
     void *scratch;         /* of the kernels */
     size_t scratch_bytes;
+    double *op_s; /* [FL_MAX_OPS] borrowed; seconds of each op of a block are added to it; NULL:
+                     not measured */
 } fl_workspace;
 
 /* Config and tensor headers only: the weights, norms and blocks of *out are empty. For those
@@ -143,6 +145,8 @@ fl_status fl__model_open_config(fl_model **out, const char *dir, fl_err *err);
  * fl__block_load, and the codes of an 8-bit head unpacked. */
 fl_status fl__model_open(fl_model **out, const char *dir, const fl_exec *ex, bool streaming,
                          fl_err *err);
+/* The last step of opening: rotary table and sums, for a model put together elsewhere. */
+fl_status fl__model_complete(fl_model *model, fl_err *err);
 void fl__model_close(fl_model **model);
 /* Bytes that a streaming model takes beside its map: rotary table, final norm, list of
  * tensors. */
