@@ -1,7 +1,7 @@
 /* bench_bf16.h - a 16-bit model whose products oneDNN computes: the opponent of `bench model`.
  *
- * Weights packed beforehand, one primitive per number of rows, bf16 in, float32 out; activations
- * are rounded once per site. Where rows are so few that the program's own kernel streams the
+ * Weights packed beforehand, one primitive per number of rows, bf16 in, float32 out; the input
+ * of a site is rounded once. Where rows are so few that the program's own kernel streams the
  * bf16 weights as they lie, that one runs: both copies are in memory. On machines where oneDNN
  * has plain loops only for bf16 nothing is attached, and the opponent is the program's float
  * path.

@@ -360,6 +360,7 @@ static dnnl_status_t count_init(fl_onednn_linear *l, int i)
 {
     const int M = l->count[i].M;
     const dnnl_dims_t x_dims = {M, l->K}, w_dims = {l->K, l->N}, y_dims = {M, l->N};
+    char other[IMPL_BYTES];
     desc_owned x = {0}, w = {0}, y = {0};
     dnnl_status_t status = desc_init(&x, 2, x_dims, dnnl_bf16, dnnl_ab);
     if (!status) status = desc_init(&w, 2, w_dims, dnnl_bf16, dnnl_format_tag_any);
@@ -370,7 +371,7 @@ static dnnl_status_t count_init(fl_onednn_linear *l, int i)
             i == 0 ? DESC(w)
                    : dnnl_primitive_desc_query_md(l->count[0].pd, dnnl_query_weights_md, 0),
             DESC(y));
-    if (!status) status = note_impl(l->impl, l->count[i].pd, dnnl_f32);
+    if (!status) status = note_impl(i == 0 ? l->impl : other, l->count[i].pd, dnnl_f32);
     if (!status) status = dnnl_primitive_create(&l->count[i].primitive, l->count[i].pd);
     if (!status)
         status = dnnl_memory_create(&l->count[i].x, DESC(x), l->engine, DNNL_MEMORY_NONE);
@@ -389,7 +390,9 @@ static dnnl_status_t linear_init(fl_onednn_linear *l, const uint16_t *w)
     dnnl_memory_t plain = NULL;
     dnnl_status_t status = dnnl_engine_create(&l->engine, dnnl_cpu, 0);
     if (!status) status = dnnl_stream_create(&l->stream, l->engine, dnnl_stream_default_flags);
-    for (int i = 0; i < l->n_counts && !status; i++) status = count_init(l, i);
+    if (!status) status = count_init(l, 0);
+    for (int i = 1; i < l->n_counts && !status; i++)
+        if (count_init(l, i)) l->count[i].M = 0; /* no fast product on the first one's layout */
     if (!status) status = desc_init(&plain_desc, 2, w_dims, dnnl_bf16, dnnl_ba);
     if (!status)
         status = dnnl_memory_create(&plain, DESC(plain_desc), l->engine,
@@ -455,7 +458,7 @@ bool fl__onednn_linear_run(fl_onednn_linear *l, const uint16_t *x, int M, float 
 {
     int i = 0;
     while (i < l->n_counts && l->count[i].M != M) i++;
-    if (i == l->n_counts) return false;
+    if (i == l->n_counts || M < 1) return false;
     const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, l->count[i].x},
                                     {DNNL_ARG_WEIGHTS, l->weights},
                                     {DNNL_ARG_DST, l->count[i].y}};
