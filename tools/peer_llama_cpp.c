@@ -10,9 +10,9 @@
  * matmul: y [M, N] = x [M, K] * W^T, weights in the buffer type that llama.cpp would choose
  * (AMX, repacked, plain); for M < 16 as many different weights in turn as make 1 GB. make: a
  * GGUF of a LLaMA-3-8B's shape with random weights, its head in the type that llama-quantize
- * gives it. model: prefill and decode of such a file. One CSV line per measurement; with -i each
- * round of `model` waits for a line on stdin, so that a script can run it in turn with another
- * program.
+ * gives it. model: prefill and decode of such a file. One CSV line per measurement; with -i
+ * each round of `model` waits for a line on stdin, so that a script can run it in turn with
+ * another program.
  * SPDX-License-Identifier: MIT */
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
