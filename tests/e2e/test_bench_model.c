@@ -1,7 +1,6 @@
-/* test_bench_model.c - flatiron bench model on a tiny shape: the document, the tables, options
- * that make no sense. SPDX-License-Identifier: MIT */
+/* test_bench_model.c - flatiron bench model on a tiny shape: the document, and options that
+ * make no sense. SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
-#include "support/run_program.h"
 #include "support/small_model.h"
 
 #include "base/mem.h"
@@ -176,31 +175,10 @@ static void options_without_sense_are_refused(void **state)
     refused(&o, FL_E_UNSUPPORTED, "mamba");
 }
 
-static void the_program_prints_tables(void **state)
-{
-    (void)state;
-    static fl_test_run_result r;
-    (void)tiny_shape();
-    fl_test_run_program(&r, "bench model --shape shape.json -p 4 -n 2 -r 1 -t 1", NULL);
-    assert_int_equal(r.exit_code, 0);
-    assert_non_null(strstr(r.out, "| W4A4KV16 head 16 flatquant | prefill |"));
-    assert_non_null(strstr(r.out, "ms per part:"));
-    fl_test_run_program(
-        &r, "bench model --shape shape.json -p 4 -n 2 -r 1 -t 1 --opponent none -o csv", NULL);
-    assert_int_equal(r.exit_code, 0);
-    assert_non_null(strstr(r.out, "\nW4A4KV16 head 16 flatquant,decode,"));
-    assert_null(strstr(r.out, "oneDNN,"));
-    fl_test_run_program(&r, "bench model --shape shape.json -p 4 -n 2 -r 1 --json", NULL);
-    json_t *doc = json_loads(r.out, 0, NULL);
-    assert_int_equal(json_array_size(json_object_get(doc, "rows")), 4);
-    json_decref(doc);
-}
-
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(the_document_has_what_is_promised),
     cmocka_unit_test(a_model_alone_has_no_opponent),
     cmocka_unit_test(running_out_of_memory_leaves_nothing),
     cmocka_unit_test(options_without_sense_are_refused),
-    cmocka_unit_test(the_program_prints_tables),
 };
 FL_TEST_MAIN(tests)
