@@ -39,7 +39,7 @@ typedef struct fl_flatquant_options {
     bool scale, clip;        /* learn per-channel scales; learn clips */
     bool fold_gain;          /* scales that take the norms' gains into the weights, not learned
                                 (QuaRot); scale must be off */
-    bool asymmetric;         /* activations with a zero point */
+    bool asymmetric;         /* training's activations with a zero point */
     bool quantized_inputs;   /* train on what the quantised blocks before give */
     int w_bits, a_bits, k_bits, v_bits; /* 16: float */
     int epochs, batch_windows;

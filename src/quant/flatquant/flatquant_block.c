@@ -36,6 +36,7 @@ struct fl_flatquant_pass {
     const fl_block *block;
     fl_flatquant_params *p;
     const fl_exec *ex;
+    fl_exec one; /* ex on the calling thread: inside items */
     int max_rows, T;
     int D, H, G, hd, F; /* hidden, heads, KV heads, head width, MLP width */
     bool opt;
@@ -45,10 +46,12 @@ struct fl_flatquant_pass {
     fl_flatquant_weight weight[FL_N_LINEARS];
     fl_flatquant_act act[FL_N_SITES];
     kv_part key, value;
+    const float *x;           /* [rows, D] the batch, borrowed */
+    float *dy;                /* [rows, D] borrowed: gradient of y, then of h */
     float *gain[2], *bias[2]; /* [D] norms with the scales folded in; bias: OPT */
     float *norm[2], *mean[2], *inv[2]; /* [rows, D], [rows], [rows] */
     float *q, *k, *v;         /* [rows, H hd], [rows, G hd]: after RoPE */
-    float *q_h, *k_h;         /* q P_h^-T, k P_h; equal q, k without P_h */
+    float *q_h, *k_h;         /* q P_h^-T, k P_h; copies of q, k without P_h */
     float *att, *lse;         /* [rows, H hd], [rows, H] */
     float *h, *y;             /* [rows, D] */
     float *gate, *up, *t;     /* [rows, F] */
@@ -56,6 +59,8 @@ struct fl_flatquant_pass {
     float *d_hidden;          /* [rows, D] */
     float *d_w;               /* [widest weight] */
     float *work;              /* small matrices */
+    fl_train_operand d_operand; /* the gradient of a linear's output */
+    fl_flatquant_means means;
 };
 
 /* ---- memory ------------------------------------------------------------------------------ */
@@ -123,7 +128,7 @@ static fl_status init_parts(fl_flatquant_pass *s, fl_err *err)
     fl_flatquant_params *p = s->p;
     fl_status st = FL_OK;
     for (int i = 0; i < FL_N_SITES && !st; i++) {
-        st = fl__flatquant_act_init(&s->act[i], &p->site[i], s->max_rows, err);
+        st = fl__flatquant_act_init(&s->act[i], &p->site[i], s->max_rows, s->ex, s->gemm, err);
         s->act[i].right_folded = i == FL_SITE_O;
         s->act[i].scaled_here = i == FL_SITE_QKV || i == FL_SITE_UP;
     }
@@ -155,18 +160,20 @@ fl_status fl__flatquant_pass_new(fl_flatquant_pass **out, const fl_model *model,
     set_shape(s, model, params, n_windows * seq_len, seq_len);
     s->block = block;
     s->ex = ex;
-    fl_status st = init_parts(s, err);
+    s->one = (fl_exec){ex->isa, 1};
+    fl_status st = fl__train_gemm_new(&s->gemm, ex, params->o.bf16, err);
+    if (!st) st = init_parts(s, err);
     const int n = list_buffers(list, s);
     for (int i = 0; i < n && !st; i++) {
         *list[i].at = fl__alloc(list[i].n, sizeof(float));
         if (!*list[i].at) st = fl__fail_nomem(err, "training", list[i].n * sizeof(float));
     }
-    if (!st) st = fl__train_gemm_new(&s->gemm, ex, params->o.bf16, err);
     if (!st) st = fl__train_attention_new(
             &s->attention, ex,
             &(fl_train_attention_shape){n_windows, seq_len, s->H, s->G, s->hd},
             params->o.bf16, err);
     if (!st) st = fl__kron_new(&s->kron, ex, err);
+    s->means = (fl_flatquant_means){ex, s->kron, s->gemm, &params->o, s->work};
     if (st)
         fl__flatquant_pass_free(&s);
     else
@@ -183,6 +190,7 @@ void fl__flatquant_pass_free(fl_flatquant_pass **pass)
     for (int i = 0; i < n; i++) fl__free(list[i].at);
     for (int i = 0; i < FL_N_SITES; i++) fl__flatquant_act_fini(&s->act[i]);
     for (int i = 0; i < FL_N_LINEARS; i++) fl__flatquant_weight_fini(&s->weight[i]);
+    fl__train_operand_fini(&s->d_operand);
     fl__train_gemm_free(&s->gemm);
     fl__train_attention_free(&s->attention);
     fl__kron_free(&s->kron);
@@ -203,11 +211,14 @@ static void shape_params(fl_flatquant_params *p, const fl_model *model)
     }
 }
 
-/* Operands that the products pack or copy, and a head's scores on every thread. */
+/* Operands that the products pack (two forms each, rounded up; a site's stay from forward to
+ * backward) or copy, and a head's scores on every thread. */
 static size_t product_bytes(const fl_flatquant_pass *s, const fl_exec *ex, bool bf16)
 {
-    const size_t wide = most((size_t)s->F, (size_t)s->H * (size_t)s->hd);
-    const size_t operands = 2 * (size_t)s->max_rows * wide * (bf16 ? 2 : sizeof(float));
+    const size_t R = (size_t)s->max_rows + 64;
+    size_t columns = most((size_t)s->F, (size_t)s->H * (size_t)s->hd) + 64;
+    for (int i = 0; bf16 && i < FL_N_SITES; i++) columns += (size_t)s->p->site[i].n_in + 64;
+    const size_t operands = 2 * R * columns * (bf16 ? 2 : sizeof(float));
     const size_t scores = 2 * 128 * ((size_t)s->T + 32) * sizeof(float);
     const size_t halves = bf16 ? 8 * 64 * 2 * (size_t)s->T * 2 : 0;
     const size_t per_head = s->G == s->H ? 0
@@ -228,7 +239,7 @@ size_t fl__flatquant_bytes(const fl_model *model, const fl_exec *ex,
     const int n_buffers = list_buffers(list, &s);
     for (int i = 0; i < n_buffers; i++) n += list[i].n;
     for (int i = 0; i < FL_N_SITES; i++)
-        n += 2 * (size_t)s.max_rows * (size_t)p.site[i].n_in;
+        n += (2 * (size_t)s.max_rows + FL_KRON_TILES) * (size_t)p.site[i].n_in;
     for (int i = 0; i < FL_N_LINEARS; i++) {
         const size_t w = (size_t)p.linear[i].N * (size_t)p.linear[i].K;
         n += 4 * w + (o->weight_lr > 0 ? 4 * w : 0) + 14 * (size_t)p.linear[i].N;
@@ -266,8 +277,8 @@ fl_status fl__flatquant_pass_weights(fl_flatquant_pass *s, fl_err *err)
 static fl_status linear(fl_flatquant_pass *s, int which, int site, float *y, int R, fl_err *err)
 {
     const fl_flatquant_weight *w = &s->weight[which];
-    const fl_status st = fl__train_gemm_nt(s->gemm, R, w->lin->N, w->lin->K,
-                                           s->act[site].x_hat, w->w_hat, 0, y, err);
+    const fl_status st =
+        fl__train_linear(s->gemm, y, &s->act[site].operand, w->w_hat, w->lin->N, err);
     if (!st && w->bias) fl__flatquant_add_bias(s->ex, y, w->bias, R, w->lin->N);
     return st;
 }
@@ -278,117 +289,182 @@ static fl_status linear_grad(fl_flatquant_pass *s, int which, int site, float *d
 {
     fl_flatquant_weight *w = &s->weight[which];
     const int N = w->lin->N, K = w->lin->K;
-    fl_status st = fl__train_gemm_nn(s->gemm, R, K, N, dy, w->w_hat, beta, dx, err);
+    fl_status st = fl__train_operand_dy(s->gemm, &s->d_operand, dy, R, N, err);
+    if (!st) st = fl__train_linear_dx(s->gemm, dx, beta, &s->d_operand, w->w_hat, K, err);
     if (!st)
-        st = fl__train_gemm_tn(s->gemm, N, K, R, dy, s->act[site].x_hat, 0, s->d_w, err);
+        st = fl__train_linear_dw(s->gemm, s->d_w, &s->d_operand, &s->act[site].operand, err);
     if (st) return st;
-    if (w->bias) {
-        memset(w->d_bias, 0, (size_t)N * sizeof(float));
-        fl__flatquant_column_sum(s->ex, w->d_bias, dy, NULL, NULL, R, N);
-    }
+    if (w->bias) fl__flatquant_column_sum(s->ex, w->d_bias, dy, R, N);
     return fl__flatquant_weight_backward(w, s->ex, s->kron, &s->p->o, s->d_w, s->work, err);
 }
 
-static fl_status site(fl_flatquant_pass *s, int which, const float *x, int R, fl_err *err)
+static fl_status site(fl_flatquant_pass *s, int which, const float *x, int R,
+                      fl_flatquant_rows_fn *make, fl_err *err)
 {
-    return fl__flatquant_act_forward(&s->act[which], s->ex, s->kron, &s->p->o, x, R, err);
+    return fl__flatquant_act_forward(&s->act[which], &s->means, x, R, make, s, err);
 }
 
 static fl_status site_grad(fl_flatquant_pass *s, int which, float *d, const float *x, int R,
-                           fl_err *err)
+                           fl_flatquant_rows_fn *take, fl_err *err)
 {
-    return fl__flatquant_act_backward(&s->act[which], s->ex, s->kron, &s->p->o, d, x, R,
-                                      s->work, err);
+    return fl__flatquant_act_backward(&s->act[which], &s->means, d, x, R, take, s, err);
 }
 
-static void norm(fl_flatquant_pass *s, int which, const float *x, int R)
+static void norm(fl_flatquant_pass *s, int which, const float *x, int first, int n_rows)
 {
     const double eps = s->model->cfg.norm_eps;
+    const size_t at = (size_t)first * (size_t)s->D;
+    float *y = s->norm[which] + at, *inv = s->inv[which] + first;
     if (s->opt)
-        fl__layer_norm_rows(s->ex, s->norm[which], s->mean[which], s->inv[which], x,
-                            s->gain[which], s->bias[which], R, s->D, eps);
+        fl__layer_norm_rows(&s->one, y, s->mean[which] + first, inv, x + at, s->gain[which],
+                            s->bias[which], n_rows, s->D, eps);
     else
-        fl__rms_norm_rows(s->ex, s->norm[which], s->inv[which], x, s->gain[which], R, s->D,
-                          eps);
+        fl__rms_norm_rows(&s->one, y, inv, x + at, s->gain[which], n_rows, s->D, eps);
 }
 
-static void quantize_kv(fl_flatquant_pass *s, kv_part *part, const float *x, int R)
+/* ---- keys and values --------------------------------------------------------------------- */
+
+/* On the calling thread where ex is s->one. */
+static void quantize_kv(const fl_exec *ex, const fl_flatquant_pass *s, const kv_part *part,
+                        const float *x, int64_t first, int64_t n_rows)
 {
-    part->q.clip_max = part->clip->n ? part->clip->value[0] : 1.0f;
-    part->q.clip_min = part->clip->n ? part->clip->value[1] : 1.0f;
-    fl__fake_quant_rows(s->ex, &part->q, part->x_hat, NULL, NULL, NULL, x,
-                        (int64_t)R * s->G, s->hd);
+    fl_fake_quant q = part->q;
+    const int64_t at = first * s->G * s->hd;
+    q.clip_max = part->clip->n ? part->clip->value[0] : 1.0f;
+    q.clip_min = part->clip->n ? part->clip->value[1] : 1.0f;
+    fl__fake_quant_rows(ex, &q, part->x_hat + at, NULL, NULL, NULL, x + at, n_rows * s->G,
+                        s->hd);
 }
 
-static void quantize_kv_grad(fl_flatquant_pass *s, kv_part *part, float *d, const float *x,
-                             int R)
+static void quantize_kv_grad(const fl_exec *ex, const fl_flatquant_pass *s, const kv_part *part,
+                             float *d, double d_clip[2], const float *x, int64_t first,
+                             int64_t n_rows)
 {
-    double d_clip[2];
-    fl__fake_quant_rows_grad(s->ex, &part->q, d, d_clip, d, x, (int64_t)R * s->G, s->hd);
+    fl_fake_quant q = part->q;
+    const int64_t at = first * s->G * s->hd;
+    q.clip_max = part->clip->n ? part->clip->value[0] : 1.0f;
+    q.clip_min = part->clip->n ? part->clip->value[1] : 1.0f;
+    fl__fake_quant_rows_grad(ex, &q, d + at, d_clip, d + at, x + at, n_rows * s->G, s->hd);
+}
+
+static void set_clip_grad(const kv_part *part, const double d_clip[2])
+{
     for (int i = 0; part->clip->n && i < 2; i++) part->clip->d_value[i] = (float)d_clip[i];
 }
 
-/* ---- attention half ---------------------------------------------------------------------- */
+/* Queries or keys, [rows, n_heads hd]: rotary embedding and P_h in one loop over tokens. */
+typedef struct heads_job {
+    fl_flatquant_pass *s;
+    float *x;               /* forward: the linear's output; backward: its gradient */
+    int n_heads;
+    kv_part *part;          /* keys; NULL: queries */
+    double (*d_clip)[2];    /* [FL_KRON_TILES] */
+    int64_t tile_rows;
+} heads_job;
+
+typedef void rope_fn(const fl_exec *ex, float *x, const float *cos, const float *sin, int R,
+                     int T, int n_heads, int D);
+
+static void turn(const heads_job *j, rope_fn *rope, int64_t first, int64_t n_rows)
+{
+    const fl_flatquant_pass *s = j->s;
+    const int64_t half = s->hd / 2, end = first + n_rows;
+    if (s->opt) return;
+    for (int64_t r = first; r < end; r += s->T - r % s->T) {
+        const int64_t n = FL_MIN(end - r, s->T - r % s->T), at = r % s->T * half;
+        rope(&s->one, j->x + r * j->n_heads * s->hd, s->model->rope_cos + at,
+             s->model->rope_sin + at, (int)n, s->T, j->n_heads, s->hd);
+    }
+}
+
+static void turn_heads(void *user, int64_t first, int64_t n_rows, int thread)
+{
+    (void)thread;
+    turn(user, fl__rope_rows, first, n_rows);
+}
+
+static void turn_heads_back(void *user, int64_t first, int64_t n_rows, int thread)
+{
+    (void)thread;
+    turn(user, fl__rope_grad_rows, first, n_rows);
+}
+
+static void quantize_keys(void *user, int64_t first, int64_t n_rows, int thread)
+{
+    const heads_job *j = user;
+    (void)thread;
+    if (j->part) quantize_kv(&j->s->one, j->s, j->part, j->s->k_h, first, n_rows);
+}
+
+static void quantize_keys_grad(void *user, int64_t first, int64_t n_rows, int thread)
+{
+    const heads_job *j = user;
+    (void)thread;
+    if (j->part)
+        quantize_kv_grad(&j->s->one, j->s, j->part, j->x, j->d_clip[first / j->tile_rows],
+                         j->s->k_h, first, n_rows);
+}
 
 static fl_status heads(fl_flatquant_pass *s, int R, fl_err *err)
 {
     const fl_factor *P = &s->p->head;
-    fl_status st = FL_OK;
-    if (!s->opt) {
-        const float *c = s->model->rope_cos, *sn = s->model->rope_sin;
-        fl__rope_rows(s->ex, s->q, c, sn, R, s->T, s->H, s->hd);
-        fl__rope_rows(s->ex, s->k, c, sn, R, s->T, s->G, s->hd);
-    }
-    if (P->n) {
-        st = fl__kron_rows(s->kron, s->q_h, s->q, (int64_t)R * s->H, 1, s->hd, NULL, P->q, err);
-        if (!st)
-            st = fl__kron_rows(s->kron, s->k_h, s->k, (int64_t)R * s->G, 1, s->hd, NULL, P->p,
-                               err);
-    }
-    quantize_kv(s, &s->key, P->n ? s->k_h : s->k, R);
-    quantize_kv(s, &s->value, s->v, R);
+    heads_job q = {.s = s, .x = s->q, .n_heads = s->H};
+    heads_job k = {.s = s, .x = s->k, .n_heads = s->G, .part = &s->key};
+    fl_status st = fl__kron_rows_hooked(
+        s->kron, &(fl_kron_hooks){turn_heads, quantize_keys, &q}, s->q_h, s->q, R, s->H, s->hd,
+        NULL, P->n ? P->q : NULL, err);
+    if (!st)
+        st = fl__kron_rows_hooked(s->kron, &(fl_kron_hooks){turn_heads, quantize_keys, &k},
+                                  s->k_h, s->k, R, s->G, s->hd, NULL, P->n ? P->p : NULL, err);
+    quantize_kv(s->ex, s, &s->value, s->v, 0, R);
     return st;
-}
-
-static fl_status attention_forward(fl_flatquant_pass *s, const float *x, int n_windows,
-                                   fl_err *err)
-{
-    const int R = n_windows * s->T;
-    fl_status st;
-    norm(s, 0, x, R);
-    if ((st = site(s, FL_SITE_QKV, s->norm[0], R, err)) ||
-        (st = linear(s, FL_LIN_Q, FL_SITE_QKV, s->q, R, err)) ||
-        (st = linear(s, FL_LIN_K, FL_SITE_QKV, s->k, R, err)) ||
-        (st = linear(s, FL_LIN_V, FL_SITE_QKV, s->v, R, err)) || (st = heads(s, R, err)) ||
-        (st = fl__train_attention_forward(s->attention, s->att, s->lse,
-                                          s->p->head.n ? s->q_h : s->q, s->key.x_hat,
-                                          s->value.x_hat, n_windows, err)) ||
-        (st = site(s, FL_SITE_O, s->att, R, err)) ||
-        (st = linear(s, FL_LIN_O, FL_SITE_O, s->h, R, err)))
-        return st;
-    fl__add_forward(s->ex, s->h, s->h, x, (int64_t)R * s->D);
-    return FL_OK;
 }
 
 /* d_wide: 0 = dq, 1 = dk, 2 = dv, each overwritten from behind the attention to before RoPE. */
 static fl_status heads_grad(fl_flatquant_pass *s, int R, fl_err *err)
 {
     fl_factor *P = &s->p->head;
-    float *dq = s->d_wide[0], *dk = s->d_wide[1], *dv = s->d_wide[2];
-    fl_status st = FL_OK;
-    quantize_kv_grad(s, &s->value, dv, s->v, R);
-    quantize_kv_grad(s, &s->key, dk, P->n ? s->k_h : s->k, R);
-    if (P->n) {
-        st = fl__kron_rows_grad(s->kron, dk, NULL, P->dp, dk, s->k, (int64_t)R * s->G, 1,
-                                s->hd, NULL, P->p, err);
-        if (!st)
-            st = fl__kron_rows_grad(s->kron, dq, NULL, P->dq, dq, s->q, (int64_t)R * s->H, 1,
-                                    s->hd, NULL, P->q, err);
-    }
-    if (st || s->opt) return st;
-    fl__rope_grad_rows(s->ex, dq, s->model->rope_cos, s->model->rope_sin, R, s->T, s->H, s->hd);
-    fl__rope_grad_rows(s->ex, dk, s->model->rope_cos, s->model->rope_sin, R, s->T, s->G, s->hd);
-    return FL_OK;
+    float *dq = s->d_wide[0], *dk = s->d_wide[1];
+    double parts[FL_KRON_TILES][2], d_clip[2];
+    heads_job q = {.s = s, .x = dq, .n_heads = s->H};
+    heads_job k = {.s = s, .x = dk, .n_heads = s->G, .part = &s->key, .d_clip = parts,
+                   .tile_rows = fl__kron_tile_rows(R, s->G, s->hd)};
+    const fl_kron_hooks q_hooks = {quantize_keys_grad, turn_heads_back, &q};
+    const fl_kron_hooks k_hooks = {quantize_keys_grad, turn_heads_back, &k};
+    quantize_kv_grad(s->ex, s, &s->value, s->d_wide[2], d_clip, s->v, 0, R);
+    set_clip_grad(&s->value, d_clip);
+    fl_status st = fl__kron_rows_grad_hooked(s->kron, &k_hooks, dk, NULL, P->dp, dk, s->k, R,
+                                             s->G, s->hd, NULL, P->n ? P->p : NULL, err);
+    if (st) return st;
+    d_clip[0] = d_clip[1] = 0;
+    for (int64_t t = 0; t * k.tile_rows < R; t++)
+        for (int i = 0; i < 2; i++) d_clip[i] += parts[t][i];
+    set_clip_grad(&s->key, d_clip);
+    return fl__kron_rows_grad_hooked(s->kron, &q_hooks, dq, NULL, P->dq, dq, s->q, R, s->H,
+                                     s->hd, NULL, P->n ? P->q : NULL, err);
+}
+
+/* ---- attention half ---------------------------------------------------------------------- */
+
+static void norm_input(void *user, int first, int n_rows)
+{
+    fl_flatquant_pass *s = user;
+    norm(s, 0, s->x, first, n_rows);
+}
+
+static fl_status attention_forward(fl_flatquant_pass *s, int n_windows, fl_err *err)
+{
+    const int R = n_windows * s->T;
+    fl_status st;
+    if ((st = site(s, FL_SITE_QKV, s->norm[0], R, norm_input, err)) ||
+        (st = linear(s, FL_LIN_Q, FL_SITE_QKV, s->q, R, err)) ||
+        (st = linear(s, FL_LIN_K, FL_SITE_QKV, s->k, R, err)) ||
+        (st = linear(s, FL_LIN_V, FL_SITE_QKV, s->v, R, err)) || (st = heads(s, R, err)) ||
+        (st = fl__train_attention_forward(s->attention, s->att, s->lse, s->q_h, s->key.x_hat,
+                                          s->value.x_hat, n_windows, err)) ||
+        (st = site(s, FL_SITE_O, s->att, R, NULL, err)))
+        return st;
+    return linear(s, FL_LIN_O, FL_SITE_O, s->h, R, err);
 }
 
 /* dh: gradient of h. What flows on into x is not needed: the block's input is data. */
@@ -399,10 +475,10 @@ static fl_status attention_backward(fl_flatquant_pass *s, const float *dh, int n
     float *d_att = s->d_hidden; /* [R, H hd] fits: see list_buffers */
     fl_status st;
     if ((st = linear_grad(s, FL_LIN_O, FL_SITE_O, d_att, 0, dh, R, err)) ||
-        (st = site_grad(s, FL_SITE_O, d_att, s->att, R, err)) ||
-        (st = fl__train_attention_grad(
-             s->attention, s->d_wide[0], s->d_wide[1], s->d_wide[2], d_att, s->att, s->lse,
-             s->p->head.n ? s->q_h : s->q, s->key.x_hat, s->value.x_hat, n_windows, err)) ||
+        (st = site_grad(s, FL_SITE_O, d_att, s->att, R, NULL, err)) ||
+        (st = fl__train_attention_grad(s->attention, s->d_wide[0], s->d_wide[1], s->d_wide[2],
+                                       d_att, s->att, s->lse, s->q_h, s->key.x_hat,
+                                       s->value.x_hat, n_windows, err)) ||
         (st = heads_grad(s, R, err)))
         return st;
     float *dx = s->d_hidden;
@@ -410,58 +486,84 @@ static fl_status attention_backward(fl_flatquant_pass *s, const float *dh, int n
         (st = linear_grad(s, FL_LIN_K, FL_SITE_QKV, dx, 1, s->d_wide[1], R, err)) ||
         (st = linear_grad(s, FL_LIN_V, FL_SITE_QKV, dx, 1, s->d_wide[2], R, err)))
         return st;
-    return site_grad(s, FL_SITE_QKV, dx, s->norm[0], R, err);
+    return site_grad(s, FL_SITE_QKV, dx, s->norm[0], R, NULL, err);
 }
 
 /* ---- MLP half ---------------------------------------------------------------------------- */
 
+/* h: the attention half's output gets its input added. */
+static void norm_hidden(void *user, int first, int n_rows)
+{
+    fl_flatquant_pass *s = user;
+    const int64_t at = (int64_t)first * s->D, n = (int64_t)n_rows * s->D;
+    fl__add_forward(&s->one, s->h + at, s->h + at, s->x + at, n);
+    norm(s, 1, s->h, first, n_rows);
+}
+
+static void activate(void *user, int first, int n_rows)
+{
+    fl_flatquant_pass *s = user;
+    const int64_t at = (int64_t)first * s->F, n = (int64_t)n_rows * s->F;
+    if (s->opt)
+        fl__relu_forward(&s->one, s->t + at, s->up + at, n);
+    else
+        fl__silu_mul_forward(&s->one, s->t + at, s->gate + at, s->up + at, n);
+}
+
 static fl_status mlp_forward(fl_flatquant_pass *s, int R, fl_err *err)
 {
-    const int64_t n = (int64_t)R * s->F;
     fl_status st;
-    norm(s, 1, s->h, R);
-    if ((st = site(s, FL_SITE_UP, s->norm[1], R, err)) ||
-        (st = linear(s, FL_LIN_UP, FL_SITE_UP, s->up, R, err)))
-        return st;
-    if (s->opt) {
-        fl__relu_forward(s->ex, s->t, s->up, n);
-    } else {
-        if ((st = linear(s, FL_LIN_GATE, FL_SITE_UP, s->gate, R, err))) return st;
-        fl__silu_mul_forward(s->ex, s->t, s->gate, s->up, n);
-    }
-    if ((st = site(s, FL_SITE_DOWN, s->t, R, err)) ||
+    if ((st = site(s, FL_SITE_UP, s->norm[1], R, norm_hidden, err)) ||
+        (st = linear(s, FL_LIN_UP, FL_SITE_UP, s->up, R, err)) ||
+        (!s->opt && (st = linear(s, FL_LIN_GATE, FL_SITE_UP, s->gate, R, err))) ||
+        (st = site(s, FL_SITE_DOWN, s->t, R, activate, err)) ||
         (st = linear(s, FL_LIN_DOWN, FL_SITE_DOWN, s->y, R, err)))
         return st;
     fl__add_forward(s->ex, s->y, s->y, s->h, (int64_t)R * s->D);
     return FL_OK;
 }
 
-/* dy: gradient of y, becomes that of h. */
-static fl_status mlp_backward(fl_flatquant_pass *s, float *dy, int R, fl_err *err)
+/* d_wide: 0 = dt, 1 = d_gate, 2 = d_up. */
+static void activate_grad(void *user, int first, int n_rows)
 {
-    const int64_t n = (int64_t)R * s->F;
+    fl_flatquant_pass *s = user;
+    const int64_t at = (int64_t)first * s->F, n = (int64_t)n_rows * s->F;
+    const float *dt = s->d_wide[0] + at;
+    if (s->opt)
+        fl__relu_grad(&s->one, s->d_wide[2] + at, dt, s->up + at, n);
+    else
+        fl__silu_mul_grad(&s->one, s->d_wide[1] + at, s->d_wide[2] + at, dt, s->gate + at,
+                          s->up + at, n);
+}
+
+/* d_hidden: gradient of the norm's output, then of its input, added to that of y. */
+static void norm_hidden_grad(void *user, int first, int n_rows)
+{
+    fl_flatquant_pass *s = user;
+    const int64_t at = (int64_t)first * s->D;
+    float *d = s->d_hidden + at, *dy = s->dy + at;
+    if (s->opt)
+        fl__layer_norm_grad(&s->one, d, NULL, NULL, d, s->h + at, s->gain[1],
+                            s->mean[1] + first, s->inv[1] + first, n_rows, s->D);
+    else
+        fl__rms_norm_grad(&s->one, d, NULL, d, s->h + at, s->gain[1], s->inv[1] + first, n_rows,
+                          s->D);
+    fl__add_forward(&s->one, dy, dy, d, (int64_t)n_rows * s->D);
+}
+
+/* dy: gradient of y, becomes that of h. */
+static fl_status mlp_backward(fl_flatquant_pass *s, int R, fl_err *err)
+{
     float *dt = s->d_wide[0], *d_gate = s->d_wide[1], *d_up = s->d_wide[2];
     float *d_norm = s->d_hidden;
     fl_status st;
-    if ((st = linear_grad(s, FL_LIN_DOWN, FL_SITE_DOWN, dt, 0, dy, R, err)) ||
-        (st = site_grad(s, FL_SITE_DOWN, dt, s->t, R, err)))
+    if ((st = linear_grad(s, FL_LIN_DOWN, FL_SITE_DOWN, dt, 0, s->dy, R, err)) ||
+        (st = site_grad(s, FL_SITE_DOWN, dt, s->t, R, activate_grad, err)) ||
+        (st = linear_grad(s, FL_LIN_UP, FL_SITE_UP, d_norm, 0, d_up, R, err)))
         return st;
-    if (s->opt)
-        fl__relu_grad(s->ex, d_up, dt, s->up, n);
-    else
-        fl__silu_mul_grad(s->ex, d_gate, d_up, dt, s->gate, s->up, n);
-    if ((st = linear_grad(s, FL_LIN_UP, FL_SITE_UP, d_norm, 0, d_up, R, err))) return st;
     if (!s->opt && (st = linear_grad(s, FL_LIN_GATE, FL_SITE_UP, d_norm, 1, d_gate, R, err)))
         return st;
-    if ((st = site_grad(s, FL_SITE_UP, d_norm, s->norm[1], R, err))) return st;
-    float *dh = s->d_wide[0];
-    if (s->opt)
-        fl__layer_norm_grad(s->ex, dh, NULL, NULL, d_norm, s->h, s->gain[1], s->mean[1],
-                            s->inv[1], R, s->D);
-    else
-        fl__rms_norm_grad(s->ex, dh, NULL, d_norm, s->h, s->gain[1], s->inv[1], R, s->D);
-    fl__add_forward(s->ex, dy, dy, dh, (int64_t)R * s->D);
-    return FL_OK;
+    return site_grad(s, FL_SITE_UP, d_norm, s->norm[1], R, norm_hidden_grad, err);
 }
 
 /* ---- the block --------------------------------------------------------------------------- */
@@ -469,7 +571,8 @@ static fl_status mlp_backward(fl_flatquant_pass *s, float *dy, int R, fl_err *er
 fl_status fl__flatquant_pass_forward(const float **y, fl_flatquant_pass *s, const float *x,
                                      int n_windows, fl_err *err)
 {
-    fl_status st = attention_forward(s, x, n_windows, err);
+    s->x = x;
+    fl_status st = attention_forward(s, n_windows, err);
     if (!st) st = mlp_forward(s, n_windows * s->T, err);
     *y = s->y;
     return st;
@@ -497,7 +600,8 @@ fl_status fl__flatquant_pass_backward(fl_flatquant_pass *s, float *dy, int n_win
                                       fl_err *err)
 {
     zero_gradients(s->p);
-    fl_status st = mlp_backward(s, dy, n_windows * s->T, err);
+    s->dy = dy;
+    fl_status st = mlp_backward(s, n_windows * s->T, err);
     if (!st) st = attention_backward(s, dy, n_windows, err);
     if (!st) fl__flatquant_params_grad(s->p, s->ex);
     return st;

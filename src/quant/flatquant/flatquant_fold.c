@@ -234,7 +234,7 @@ static fl_status fold_site(const folder *f, int which, fl_err *err)
         st = narrow(&right, f->right[which].p, f->right[which].n, err);
     if (!st && (left || right))
         st = fl__transform_init(&to->transform, from->n_left, from->n_right, left, right, err);
-    to->asymmetric = o->asymmetric && o->a_bits < 16;
+    to->asymmetric = o->asymmetric && o->a_bits < 16; /* the plan has the last word */
     to->clip_max = from->clip.n ? from->clip.value[0] : 1.0f;
     to->clip_min = from->clip.n ? from->clip.value[1] : 1.0f;
     fl__free(&left);

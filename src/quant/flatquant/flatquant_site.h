@@ -2,37 +2,57 @@
  *
  *   xt = P_left^T X P_right,  x_hat = quantised xt, one scale per token
  * The site's scale c is in x already (folded into the norm or into the weight before).
+ *
+ * Each direction is one loop over items of rows that goes from what makes x (or takes its
+ * gradient) to the operand of the products: what is between stays in a cache.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_QUANT_FLATQUANT_SITE_H
 #define FL_QUANT_FLATQUANT_SITE_H
 
 #include "quant/flatquant/flatquant.h"
 #include "train/kron.h"
+#include "train/train_gemm.h"
 
 typedef struct fl_flatquant_act {
     fl_flatquant_site *site;
     bool right_folded; /* the right factor is in x already (P_v) */
     bool scaled_here;  /* c multiplies x right before the site: its gradient is taken here */
-    float *xt, *x_hat; /* [max_rows, n_in] owned */
+    float *xt;         /* [max_rows, n_in] owned */
+    float *x_hat;      /* [max_rows, n_in] owned; where operands are packed: of each thread's
+                          item, [n_threads, FL_KRON_ITEM, n_in] */
+    float *sums;       /* [FL_KRON_TILES, n_in] owned: of the scale's gradient */
+    fl_train_operand operand; /* x_hat, for the site's linears */
 } fl_flatquant_act;
 
+/* What the passes of a block have in common. */
+typedef struct fl_flatquant_means {
+    const fl_exec *ex;
+    fl_kron *kron;
+    fl_train_gemm *gemm;
+    const fl_flatquant_options *o;
+    float *work; /* [n_left^2 + n_right^2] */
+} fl_flatquant_means;
+
+/* Called for rows first.. once they are needed (forward: makes x) or there (backward: takes
+ * d). */
+typedef void fl_flatquant_rows_fn(void *user, int first, int n_rows);
+
 fl_status fl__flatquant_act_init(fl_flatquant_act *a, fl_flatquant_site *site, int max_rows,
-                                 fl_err *err);
+                                 const fl_exec *ex, const fl_train_gemm *gemm, fl_err *err);
 void fl__flatquant_act_fini(fl_flatquant_act *a);
 
-fl_status fl__flatquant_act_forward(fl_flatquant_act *a, const fl_exec *ex, fl_kron *kron,
-                                    const fl_flatquant_options *o, const float *x, int n_rows,
-                                    fl_err *err);
-/* d [n_rows, n_in]: gradient of x_hat in, of x out. Adds to the gradients of the factors (dp)
- * and of the scale, writes those of the clips. work [n_left^2 + n_right^2]. */
-fl_status fl__flatquant_act_backward(fl_flatquant_act *a, const fl_exec *ex, fl_kron *kron,
-                                     const fl_flatquant_options *o, float *d, const float *x,
-                                     int n_rows, float *work, fl_err *err);
+/* make may be NULL: x is there. */
+fl_status fl__flatquant_act_forward(fl_flatquant_act *a, const fl_flatquant_means *m,
+                                    const float *x, int n_rows, fl_flatquant_rows_fn *make,
+                                    void *user, fl_err *err);
+/* d [n_rows, n_in]: gradient of x_hat in, of x out; then `take`, if any. Adds to the gradients
+ * of the factors (dp) and of the scale, writes those of the clips. */
+fl_status fl__flatquant_act_backward(fl_flatquant_act *a, const fl_flatquant_means *m, float *d,
+                                     const float *x, int n_rows, fl_flatquant_rows_fn *take,
+                                     void *user, fl_err *err);
 
-/* out[j] += sum over rows of a[r, j] * b[r, j] (b NULL: 1) [/ divisor[j]]; rows in a fixed
- * order. */
-void fl__flatquant_column_sum(const fl_exec *ex, float *out, const float *a, const float *b,
-                              const float *divisor, int n_rows, int n);
+/* out[j] = sum over rows of a[r, j], in order. */
+void fl__flatquant_column_sum(const fl_exec *ex, float *out, const float *a, int n_rows, int n);
 /* y[r, j] += bias[j]. */
 void fl__flatquant_add_bias(const fl_exec *ex, float *y, const float *bias, int n_rows, int n);
 
