@@ -40,7 +40,8 @@ static const cli_option options[] = {
      .max = 16, .choices = "16|8|4|3|2", .shown_default = "as --kv-bits",
      .help = "bits of values alone"},
     {.kind = CLI_INT, .name = "--head-bits", .arg = "N", FIELD(o.head_bits), .max = 16,
-     .choices = "16", .later = "8", .help = "bits of the head (lm_head)"},
+     .choices = "16|8",
+     .help = "bits of the head (lm_head): 8 is int8 per output channel, its input per token"},
     {.kind = CLI_TEXT, .name = "--w-granularity", .arg = "G", FIELD(o.w_granularity),
      .choices = "channel|tensor",
      .help = "one weight scale per output channel or per tensor"},
@@ -152,7 +153,7 @@ static const cli_option options[] = {
     CLI_GROUP_ROW("End-to-end tuning"),
     {.kind = CLI_INT, .name = "--tune-epochs", .arg = "N", FIELD(o.tune_epochs), .max = 10000,
      .shown_default = "4, other methods than flatquant 0",
-     .help = "passes of the whole quantised model, whose norm gains and weight scales learn the "
+     .help = "passes of the quantised model, whose norm gains and weight scales learn the "
              "float model's predictions"},
     {.kind = CLI_DOUBLE, .name = "--tune-lr", .arg = "X", FIELD(o.tune_lr), .max = 10,
      .shown_default = "0.005", .help = "learning rate of that"},
@@ -209,6 +210,7 @@ static void print_summary(const json_t *report)
         {"weights", "options.weights", "%g", 0},
         {"bits of keys", "options.k_bits", "%.0f", 0},
         {"bits of values", "options.v_bits", "%.0f", 0},
+        {"bits of the head", "options.head_bits", "%.0f", 0},
         {"linear layers at INT4, %", "summary.int4_share_linears", "%.2f", 100},
         {"weights at INT4, %", "summary.int4_share_parameters", "%.2f", 100},
         {"flatten ratio, %", "summary.flatten_ratio", "%.2f", 100},

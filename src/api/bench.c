@@ -46,12 +46,13 @@ static fl_status machine(json_t **out, const fl_bench_context *bench, fl_err *er
     if (st) return st;
     fl__cpu_name(cpu, sizeof cpu);
     fl__onednn_version(onednn, sizeof onednn);
-    *out = json_pack("{s:s, s:s, s:i, s:f, s:s, s:f, s:I, s:s, s:s, s:i}", "cpu", cpu, "isa",
-                     fl__isa_name(bench->ex.isa), "threads", bench->ex.n_threads, "peak_tops",
-                     peak, "peak_of", fl__bench_peak_name(&bench->ex), "bandwidth_gb_s",
-                     bandwidth, "bandwidth_bytes",
+    *out = json_pack("{s:s, s:s, s:i, s:f, s:s, s:f, s:I, s:s, s:s, s:s, s:i}", "cpu", cpu,
+                     "isa", fl__isa_name(bench->ex.isa), "threads", bench->ex.n_threads,
+                     "peak_tops", peak, "peak_of", fl__bench_peak_name(&bench->ex),
+                     "bandwidth_gb_s", bandwidth, "bandwidth_bytes",
                      (json_int_t)(BANDWIDTH_BLOCKS * BANDWIDTH_BYTES), "onednn", onednn,
-                     "compiler", __VERSION__, "repeats", bench->n_repeats);
+                     "compiler", __VERSION__, "commit", fl__bench_commit(), "repeats",
+                     bench->n_repeats);
     return *out ? FL_OK : fl__fail_nomem(err, "bench report", 0);
 }
 

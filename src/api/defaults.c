@@ -125,3 +125,18 @@ void fl_bench_options_defaults(fl_bench_options *o)
 {
     *o = (fl_bench_options){.isa = "native", .n_repeats = 5};
 }
+
+void fl_bench_model_options_defaults(fl_bench_model_options *o)
+{
+    *o = (fl_bench_model_options){.shape = "llama3-8b",
+                                  .n_prompt = 512,
+                                  .n_predict = 128,
+                                  .n_sequences = 1,
+                                  .n_repeats = 5,
+                                  .method = "flatquant",
+                                  .w_bits = 4,
+                                  .a_bits = 4,
+                                  .kv_bits = 16,
+                                  .head_bits = 16,
+                                  .isa = "native"};
+}

@@ -5,6 +5,7 @@
  * on its position only. So a token gets the same bits whether it comes alone or in a window,
  * but for float GEMMs (linear_float.c says why).
  * SPDX-License-Identifier: MIT */
+#include "base/clock.h"
 #include "base/mem.h"
 #include "kernels/attention.h"
 #include "kernels/rowops.h"
@@ -276,7 +277,9 @@ void fl__block_run(const fl_model *model, const fl_block *block, int layer, fl_h
         if (hook && w.op->kind == FL_OP_SITE &&
             !hook(user, w.op->which, ws->buf[w.op->src], w.n_rows))
             return;
+        const double start = ws->op_s ? fl__now_s() : 0;
         run_op(&w);
+        if (ws->op_s) ws->op_s[i] += fl__now_s() - start;
     }
 }
 
@@ -346,8 +349,8 @@ const float *fl__model_forward(const fl_model *model, const fl_exec *ex, fl_work
 void fl__model_logits(const fl_model *model, const fl_exec *ex, fl_workspace *ws,
                       const float *hidden, int n, float *logits)
 {
-    fl__linear_float_run(ex, &model->head, hidden, model->cfg.embed_size, n, logits,
-                         model->cfg.vocab_size, ws->scratch);
+    float *const y[FL_SITE_MAX_LINEARS] = {logits};
+    fl__site_run(ex, &model->head_site, hidden, n, y, ws->scratch);
 }
 
 /* ---- workspace --------------------------------------------------------------------------- */
@@ -357,7 +360,7 @@ static int max_code_ld(const fl_model *model)
 {
     int widest = 0;
     for (int b = 0; b < FL_N_BUFS; b++) widest = FL_MAX(widest, model->program.width[b]);
-    int ld = fl__gemm_ldx(widest);
+    int ld = FL_MAX(fl__gemm_ldx(widest), model->head_site.code_ld);
     for (int i = 0; model->blocks && i < model->cfg.n_layers; i++)
         for (int s = 0; s < FL_N_SITES; s++) ld = FL_MAX(ld, model->blocks[i].site[s].code_ld);
     if (model->blocks) return ld;

@@ -10,6 +10,7 @@
  * SPDX-License-Identifier: MIT */
 #include "model/linear.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 
 #include <string.h>
@@ -230,7 +231,9 @@ fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, const fl
 static void run_int(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
                     float *const y[FL_SITE_MAX_LINEARS], void *scratch)
 {
+    const double start = site->quantize_s ? fl__now_s() : 0;
     const fl_site_codes c = fl__site_quantize(ex, site, x, n_rows, scratch);
+    if (site->quantize_s) *site->quantize_s += fl__now_s() - start;
     const bool has_zeros = site->act == FL_ACT_TOKEN ? site->asymmetric : site->zero != 0;
     for (int i = 0; i < site->n_linears; i++) {
         const fl_linear *lin = site->linears[i];

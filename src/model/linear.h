@@ -22,19 +22,27 @@
 #include "kernels/quantize.h"
 #include "kernels/transform.h"
 
+struct fl_linear;
+/* Another way to compute a float linear, bias included, on dense x and y: the opponent in a
+ * bench. run is false where it has none for this number of rows. */
+typedef struct fl_linear_rival {
+    bool (*run)(const struct fl_linear *lin, const float *x, int n_rows, float *y);
+} fl_linear_rival;
+
 typedef struct fl_linear {
     int n_out, n_in; /* 0, 0: the family has no such layer */
     /* float weight: */
     fl_dtype w_type;  /* FL_DTYPE_F32, F16 or BF16 */
     const void *w;    /* [n_out, n_in] row-major, borrowed from the checkpoint's map, or
                          own_w */
-    float *own_w;     /* owned copy or NULL */
+    float *own_w;     /* owned memory behind w, of w_type, or NULL */
     /* integer weight (w_bits 4 or 8; 16: float): */
     int w_bits;
     fl_weight packed;   /* owned; K counts the extra columns of flattening */
     float *w_scale;     /* [n_out] or [1], owned */
     int w_scale_stride; /* 1 or 0 */
     float *bias;        /* [n_out] f32 or NULL, owned */
+    const struct fl_linear_rival *rival; /* borrowed; NULL but for opponents in the bench */
 } fl_linear;
 
 typedef enum fl_act_kind { FL_ACT_FLOAT, FL_ACT_STATIC, FL_ACT_TOKEN } fl_act_kind;
@@ -58,6 +66,8 @@ typedef struct fl_site {
     bool explicit_copies;  /* one column per digit even where an int8 column could carry the
                               sum: what a 4-bit multiplier needs; gives the same integers */
     int code_ld;           /* row stride of codes, fl__gemm_ldx of all columns */
+    double *quantize_s;    /* borrowed; seconds of fl__site_quantize in fl__site_run are added
+                              to it; NULL: not measured */
     fl_quantize_static spec; /* built by fl__site_prepare from the fields above */
     fl_quantize_token token; /* likewise */
     float *spec_lo, *spec_hi;         /* [n_in] owned */

@@ -103,16 +103,21 @@ fl_status fl__quantized_config_load(fl_model *model, fl_err *err)
 {
     const json_t *q = model->cfg.quant, *sites = json_object_get(q, "sites");
     const size_t n = (size_t)model->cfg.n_layers * FL_N_SITES;
-    int64_t kv_bits = 16;
+    int64_t kv_bits = 16, head_bits = 16;
     fl_status st;
 
     if ((st = fl__json_get_string(q, "method", true, &model->quant_method,
                                   "quantization_config", err)) ||
         (st = fl__json_get_int(q, "kv_bits", false, 16, 16, &kv_bits, "quantization_config",
                                err)) ||
+        (st = fl__json_get_int(q, "head_bits", false, 8, 16, &head_bits, "quantization_config",
+                               err)) ||
         (st = parse_kv_format(&model->k_format, q, "k_bits", err)) ||
         (st = parse_kv_format(&model->v_format, q, "v_bits", err)))
         return st;
+    if (head_bits != 16 && head_bits != 8)
+        return bad_bits("head", "head_bits", head_bits, err);
+    model->head_bits = (int)head_bits;
     if (!json_is_array(sites) || json_array_size(sites) != n)
         return fl__fail(
             err, FL_E_INPUT,
@@ -352,4 +357,37 @@ fl_status fl__quantized_attention_load(fl_block *block, const fl_model *model, i
     fl__attention_tensor_name(name, model, layer, ".kv_clip");
     const fl_status st = load_clips(block->kv_clip, 4, model, name, err);
     return st ? st : fl__quantized_heads_load(block, model, layer, err);
+}
+
+/* ---- head -------------------------------------------------------------------------------- */
+
+void fl__head_scale_name(char name[FL_HEAD_NAME_BYTES], const fl_model *model)
+{
+    (void)snprintf(name, FL_HEAD_NAME_BYTES, "%s_scale", fl__family(&model->cfg)->head);
+}
+
+fl_status fl__quantized_head_load(fl_model *model, bool pack, fl_err *err)
+{
+    const int N = model->cfg.vocab_size, K = model->cfg.embed_size;
+    const char *name = fl__family(&model->cfg)->head;
+    const int64_t dims[2] = {N, K};
+    fl_linear *head = &model->head;
+    fl_site *site = &model->head_site;
+    char scale[FL_HEAD_NAME_BYTES];
+    const fl_tensor_view *view;
+    fl_status st;
+
+    fl__head_scale_name(scale, model);
+    if ((st = fl__tensors_require(&view, model->tensors, name, FL_DTYPE_BIT(FL_DTYPE_I8), 2,
+                                  dims, err)))
+        return st;
+    *head = (fl_linear){.n_out = N, .n_in = K, .w_bits = 8, .w_type = view->dtype,
+                        .w = view->data, .w_scale_stride = 1};
+    site->act = FL_ACT_TOKEN;
+    site->a_bits = 8;
+    if ((st = fl__model_vector(&head->w_scale, model, scale, N, err)) ||
+        (st = check_scales(head->w_scale, N, scale, false, err)) ||
+        (st = fl__site_prepare(site, err)))
+        return st;
+    return pack ? fl__linear_pack(head, site, view->data, 8, err) : FL_OK;
 }

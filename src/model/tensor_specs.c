@@ -56,6 +56,26 @@ static void emit_matrix(const walk *w, const char *part, int n_out, int n_in)
     emit(w, full, float_matrix(n_out, n_in));
 }
 
+static void emit_head(const walk *w)
+{
+    const fl_model_config *cfg = &w->model->cfg;
+    const char *name = fl__family(cfg)->head;
+    char scale_name[FL_HEAD_NAME_BYTES];
+    fl_tensor_spec weight = float_matrix(cfg->vocab_size, cfg->embed_size);
+    fl_tensor_spec scale = float_vector(cfg->vocab_size, false);
+    if (w->model->head_bits == 16) {
+        if (!cfg->tied_head) emit(w, name, weight);
+        return;
+    }
+    weight.role = FL_ROLE_CODES8;
+    weight.dtypes = FL_DTYPE_BIT(FL_DTYPE_I8);
+    emit(w, name, weight);
+    scale.role = FL_ROLE_WEIGHT_SCALE;
+    scale.dtypes = FL_DTYPE_BIT(FL_DTYPE_F32);
+    fl__head_scale_name(scale_name, w->model);
+    emit(w, scale_name, scale);
+}
+
 static void emit_surroundings(const walk *w)
 {
     const fl_model_config *cfg = &w->model->cfg;
@@ -73,7 +93,7 @@ static void emit_surroundings(const walk *w)
         (void)snprintf(name, sizeof name, "%s%s", w->model->prefix, family->final_norm);
         emit_norm(w, name);
     }
-    if (!cfg->tied_head) emit(w, family->head, float_matrix(cfg->vocab_size, cfg->embed_size));
+    emit_head(w);
 }
 
 /* n_extra: columns of digits beyond the first; < 0: not known, any number will do. */

@@ -184,7 +184,7 @@ static double disk_bytes(const fl_quant_config *c, const fl_model *model)
     const int multipliers = c->flatten.smooth && !cfg->pre_norm ? 2 : 0;
     block += 4.0 * (vectors + multipliers) * cfg->hidden_size;
     n_tensors += vectors + multipliers;
-    return (double)fl__quant_copied_bytes(model) +
+    return (double)fl__quant_outside_bytes(c, model) +
            cfg->n_layers *
                (block + n_tensors * TENSOR_TEXT_BYTES + FL_N_SITES * SITE_TEXT_BYTES);
 }
@@ -233,6 +233,7 @@ json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, cons
     const size_t rounding_all = rounding.most + plan / (c->mixed ? 2 : 1) + plain;
     const size_t working = stream.activations + target + stream.workspace +
                            FL_MAX(FL_MAX(planning, training), rounding_all);
+    const size_t head = c->head_bits == 8 ? fl__quant_head_bytes(model) : 0;
     const double seconds = with_time ? fl__quant_seconds(c, model, ex, text_bytes) : NAN;
     return json_pack("{s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},s:I,s:I,s:o}", "items",
                      "block_float32", (json_int_t)floats, "block_integer",
@@ -242,7 +243,7 @@ json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, cons
                      (json_int_t)stream.workspace, "plan", (json_int_t)plan, "plan_statistics",
                      (json_int_t)statistics, "model_tables", (json_int_t)tables, "calibration",
                      (json_int_t)calibration, "peak_bytes",
-                     (json_int_t)(tables + FL_MAX(calibration, working)), "disk_bytes",
-                     (json_int_t)disk_bytes(c, model), "seconds",
+                     (json_int_t)(tables + FL_MAX(FL_MAX(calibration, head), working)),
+                     "disk_bytes", (json_int_t)disk_bytes(c, model), "seconds",
                      isfinite(seconds) ? json_real(seconds) : json_null());
 }
