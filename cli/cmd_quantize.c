@@ -237,6 +237,7 @@ static void print_estimate(const json_t *estimate)
         {"workspace of a batch, MB", "items.workspace", "%.1f", 1e-6},
         {"statistics, MB", "items.plan_statistics", "%.1f", 1e-6},
         {"training, MB", "items.training", "%.1f", 1e-6},
+        {"tuning, MB", "items.tuning", "%.1f", 1e-6},
         {"peak memory, MB", "peak_bytes", "%.1f", 1e-6},
         {"disk, MB", "disk_bytes", "%.1f", 1e-6},
         {"time, s (rough)", "seconds", "%.0f", 0},
