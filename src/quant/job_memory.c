@@ -205,7 +205,7 @@ static size_t calibration_bytes(const fl_quant_config *c, const fl_model *model,
 static size_t tuning_bytes(const fl_quant_config *c, const fl_model *model)
 {
     double weights = 0;
-    if (!c->tune.epochs) return 0;
+    if (!c->tune.epochs || fl__quant_tune_obstacle(c, &model->cfg)) return 0;
     for (int i = 0; i < FL_N_LINEARS; i++) {
         int n_out, n_in;
         fl__linear_shape(&n_out, &n_in, &model->cfg, i);
