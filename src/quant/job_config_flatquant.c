@@ -90,6 +90,7 @@ fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_opt
     if (st) return st;
     fl_flatquant_options *f = &c->flatquant;
     *f = common(o, c, isa);
+    f->clip_per_linear = pick(o->clip_per_linear, official);
     f->quantized_inputs = pick(o->quantized_inputs, !official && !quarot);
     if ((st = find_transform(&f->transform, o->transform ? o->transform : automatic, err)))
         return st;
@@ -100,6 +101,7 @@ fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_opt
         f->clip = pick(o->learn_clip, false);
         f->fold_gain = quarot && !f->scale;
     }
+    f->clip_per_linear &= f->clip && f->a_bits < 16;
     if (fixed && !f->scale && !f->clip) f->epochs = 0;
     if (c->act == FL_ACT_STATIC)
         return usage(err, "--a-granularity", "transforms come with one scale per token",
@@ -123,11 +125,12 @@ size_t fl__quant_transform_bytes(const fl_quant_config *c, const fl_model_config
 
 json_t *fl__flatquant_config_json(const fl_flatquant_options *o)
 {
-    return json_pack("{s:s,s:b,s:b,s:b,s:b,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:s}",
+    return json_pack("{s:s,s:b,s:b,s:b,s:b,s:b,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:s}",
                      "transform", transforms[o->transform], "scale", o->scale, "clip", o->clip,
-                     "asymmetric", o->asymmetric, "quantized_inputs", o->quantized_inputs,
-                     "epochs", o->epochs, "batch_windows", o->batch_windows, "warmup_steps",
-                     o->warmup_steps, "lr", o->lr, "min_lr", o->min_lr, "clip_lr", o->clip_lr,
-                     "weight_lr", o->weight_lr, "weight_decay", o->weight_decay, "diag_alpha",
+                     "clip_per_linear", o->clip_per_linear, "asymmetric", o->asymmetric,
+                     "quantized_inputs", o->quantized_inputs, "epochs", o->epochs,
+                     "batch_windows", o->batch_windows, "warmup_steps", o->warmup_steps, "lr",
+                     o->lr, "min_lr", o->min_lr, "clip_lr", o->clip_lr, "weight_lr",
+                     o->weight_lr, "weight_decay", o->weight_decay, "diag_alpha",
                      o->diag_alpha, "gemm", o->bf16 ? "bf16" : "float32");
 }

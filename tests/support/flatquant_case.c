@@ -103,6 +103,7 @@ static float *run(fl_flatquant_case *c, const fl_block *block, int k_bits, int v
     o.k_format = kv_format(k_bits);
     o.v_format = kv_format(v_bits);
     c->model->stream_transform_bytes = 1 << 20; /* more than enough */
+    c->model->stream_own_clips = true;
     assert_int_equal(fl__kv_new(&kv, &o, NULL), FL_OK);
     assert_int_equal(fl__workspace_new(&ws, c->model, &c->ex, FL_CASE_ROWS, NULL), FL_OK);
     for (int i = 0; i < FL_CASE_WINDOWS; i++) fl__kv_resize(kv, i, FL_CASE_TOKENS);

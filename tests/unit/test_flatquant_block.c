@@ -121,6 +121,21 @@ static void gradients_of_asymmetric_activations(void **state)
     check_pass(fl_test_case_llama(), &o);
 }
 
+static void gradients_of_clips_per_linear(void **state)
+{
+    fl_flatquant_options o = fl_test_case_options(4, 4, 4);
+    (void)state;
+    o.clip_per_linear = true;
+    o.weight_lr = 0.1;
+    check_pass_of_all(&o);
+    o.asymmetric = true;
+    o.transform = FL_TRANSFORM_SVD;
+    check_pass_of_all(&o);
+    o.transform = FL_TRANSFORM_NONE;
+    o.a_bits = 8;
+    check_pass_of_all(&o);
+}
+
 static void gradients_of_weights_alone(void **state)
 {
     fl_flatquant_options o = fl_test_case_options(4, 16, 16);
@@ -218,6 +233,7 @@ static void transforms_cancel(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(gradients_of_w4a4kv4),
     cmocka_unit_test(gradients_of_asymmetric_activations),
+    cmocka_unit_test(gradients_of_clips_per_linear),
     cmocka_unit_test(gradients_of_weights_alone),
     cmocka_unit_test(gradients_without_rounding),
     cmocka_unit_test(gradients_of_svd_factors),

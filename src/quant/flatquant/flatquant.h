@@ -37,6 +37,7 @@ typedef enum fl_transform_kind {
 typedef struct fl_flatquant_options {
     fl_transform_kind transform;
     bool scale, clip;        /* learn per-channel scales; learn clips */
+    bool clip_per_linear;    /* of activations: a pair for each linear of a site, else one */
     bool fold_gain;          /* scales that take the norms' gains into the weights, not learned
                                 (QuaRot); scale must be off */
     bool asymmetric;         /* activations with a zero point */
@@ -57,7 +58,7 @@ typedef struct fl_flatquant_options {
 /* Learned pairs of clip factors (of the largest and the smallest value), each behind a
  * sigmoid. */
 typedef struct fl_flatquant_clip {
-    int n;         /* pairs: 1, or one per output channel; 0: none, nothing is clipped */
+    int n; /* pairs: 1, one per linear, or one per output channel; 0: none, nothing clipped */
     float *raw;    /* [2 n] learned: the n of the largest, then the n of the smallest */
     float *value;  /* [2 n] sigmoid(raw) */
     float *d_value, *d_raw; /* [2 n] gradients */

@@ -43,6 +43,7 @@ struct fl_flatquant_pass {
     fl_train_attention *attention;
     fl_kron *kron;
     fl_flatquant_weight weight[FL_N_LINEARS];
+    int place[FL_N_LINEARS];  /* of a linear among those of its site */
     fl_flatquant_act act[FL_N_SITES];
     kv_part key, value;
     float *gain[2], *bias[2]; /* [D] norms with the scales folded in; bias: OPT */
@@ -54,6 +55,7 @@ struct fl_flatquant_pass {
     float *gate, *up, *t;     /* [rows, F] */
     float *d_wide[3];         /* [rows, widest] gradients on their way */
     float *d_hidden;          /* [rows, D] */
+    float *d_part;            /* [rows, D] one linear's share; NULL: no linear clips alone */
     float *d_w;               /* [widest weight] */
     float *work;              /* small matrices */
 };
@@ -93,7 +95,8 @@ static int list_buffers(buffer list[MAX_BUFFERS], fl_flatquant_pass *s)
         {&s->lse, R * (size_t)s->H}, {&s->h, R * D}, {&s->y, R * D},
         {&s->gate, s->opt ? 0 : R * F}, {&s->up, R * F}, {&s->t, R * F},
         {&s->d_wide[0], R * wide}, {&s->d_wide[1], R * wide}, {&s->d_wide[2], R * wide},
-        {&s->d_hidden, R * most(HD, D)}, {&s->d_w, widest_w},
+        {&s->d_hidden, R * most(HD, D)}, {&s->d_part, s->p->o.clip_per_linear ? R * D : 0},
+        {&s->d_w, widest_w},
         {&s->work, most(matrices, (size_t)(s->hd * s->hd))},
         {&s->key.x_hat, R * GD}, {&s->value.x_hat, R * GD},
     };
@@ -131,6 +134,7 @@ static fl_status init_parts(fl_flatquant_pass *s, fl_err *err)
         for (int k = 0; k < s->block->site[i].n_linears && !st; k++) {
             const int lin = (int)(s->block->site[i].linears[k] - s->block->linear);
             fl_factor *head = &p->site[FL_SITE_O].right;
+            s->place[lin] = k;
             st = fl__flatquant_weight_init(
                 &s->weight[lin], &p->linear[lin], &p->site[i],
                 lin == FL_LIN_V && head->n ? head : NULL,
@@ -203,6 +207,13 @@ static void shape_params(fl_flatquant_params *p, const fl_model *model)
     }
 }
 
+/* Quantised forms of a site's input. */
+static int n_inputs(const fl_model *model, const fl_flatquant_options *o, int site)
+{
+    int linears[FL_SITE_MAX_LINEARS];
+    return o->clip_per_linear ? fl__site_linears(linears, &model->cfg, site) : 1;
+}
+
 /* Operands that the products pack or copy, and a head's scores on every thread. */
 static size_t product_bytes(const fl_flatquant_pass *s, const fl_exec *ex, bool bf16)
 {
@@ -223,12 +234,14 @@ size_t fl__flatquant_bytes(const fl_model *model, const fl_exec *ex,
     fl_flatquant_pass s = {0};
     buffer list[MAX_BUFFERS];
     size_t n = 0;
+    p.o = *o;
     shape_params(&p, model);
     set_shape(&s, model, &p, n_windows * seq_len, seq_len);
     const int n_buffers = list_buffers(list, &s);
     for (int i = 0; i < n_buffers; i++) n += list[i].n;
     for (int i = 0; i < FL_N_SITES; i++)
-        n += 2 * (size_t)s.max_rows * (size_t)p.site[i].n_in;
+        n += (size_t)(1 + n_inputs(model, o, i)) * (size_t)s.max_rows *
+             (size_t)p.site[i].n_in;
     for (int i = 0; i < FL_N_LINEARS; i++) {
         const size_t w = (size_t)p.linear[i].N * (size_t)p.linear[i].K;
         n += 4 * w + (o->weight_lr > 0 ? 4 * w : 0) + 14 * (size_t)p.linear[i].N;
@@ -266,22 +279,31 @@ fl_status fl__flatquant_pass_weights(fl_flatquant_pass *s, fl_err *err)
 static fl_status linear(fl_flatquant_pass *s, int which, int site, float *y, int R, fl_err *err)
 {
     const fl_flatquant_weight *w = &s->weight[which];
-    const fl_status st = fl__train_gemm_nt(s->gemm, R, w->lin->N, w->lin->K,
-                                           s->act[site].x_hat, w->w_hat, 0, y, err);
+    const float *x_hat = fl__flatquant_act_input(&s->act[site], s->place[which]);
+    const fl_status st = fl__train_gemm_nt(s->gemm, R, w->lin->N, w->lin->K, x_hat, w->w_hat, 0,
+                                           y, err);
     if (!st && w->bias) fl__flatquant_add_bias(s->ex, y, w->bias, R, w->lin->N);
     return st;
 }
 
-/* From dy: dx [R, K] (beta 1: added to), and all that belongs to the weight. */
+/* From dy: dx [R, K] (beta 1: added to), the gradient of the site's x_hat or, where linears are
+ * split, of its xt; and all that belongs to the weight. */
 static fl_status linear_grad(fl_flatquant_pass *s, int which, int site, float *dx, float beta,
                              const float *dy, int R, fl_err *err)
 {
     fl_flatquant_weight *w = &s->weight[which];
+    fl_flatquant_act *act = &s->act[site];
     const int N = w->lin->N, K = w->lin->K;
-    fl_status st = fl__train_gemm_nn(s->gemm, R, K, N, dy, w->w_hat, beta, dx, err);
+    const bool split = fl__flatquant_act_is_split(act), apart = split && beta != 0;
+    float *d = apart ? s->d_part : dx;
+    fl_status st = fl__train_gemm_nn(s->gemm, R, K, N, dy, w->w_hat, apart ? 0 : beta, d, err);
     if (!st)
-        st = fl__train_gemm_tn(s->gemm, N, K, R, dy, s->act[site].x_hat, 0, s->d_w, err);
+        st = fl__train_gemm_tn(s->gemm, N, K, R, dy,
+                               fl__flatquant_act_input(act, s->place[which]), 0, s->d_w, err);
     if (st) return st;
+    if (split)
+        fl__flatquant_act_quantizer_grad(act, s->ex, &s->p->o, s->place[which], d, R);
+    if (apart) fl__add_forward(s->ex, dx, dx, d, (int64_t)R * K);
     if (w->bias) {
         memset(w->d_bias, 0, (size_t)N * sizeof(float));
         fl__flatquant_column_sum(s->ex, w->d_bias, dy, NULL, NULL, R, N);

@@ -235,8 +235,12 @@ static fl_status fold_site(const folder *f, int which, fl_err *err)
     if (!st && (left || right))
         st = fl__transform_init(&to->transform, from->n_left, from->n_right, left, right, err);
     to->asymmetric = o->asymmetric && o->a_bits < 16;
-    to->clip_max = from->clip.n ? from->clip.value[0] : 1.0f;
-    to->clip_min = from->clip.n ? from->clip.value[1] : 1.0f;
+    to->own_clips = from->clip.n > 1;
+    for (int i = 0; i < to->n_linears; i++) {
+        const int pair = to->own_clips ? i : 0;
+        to->clip_max[i] = from->clip.n ? from->clip.value[pair] : 1.0f;
+        to->clip_min[i] = from->clip.n ? from->clip.value[from->clip.n + pair] : 1.0f;
+    }
     fl__free(&left);
     fl__free(&right);
     return st;

@@ -8,27 +8,41 @@ fl_status fl__flatquant_act_init(fl_flatquant_act *a, fl_flatquant_site *site, i
                                  fl_err *err)
 {
     const size_t n = (size_t)max_rows * (size_t)site->n_in;
+    const int n_hats = FL_MAX(site->clip.n, 1);
     *a = (fl_flatquant_act){.site = site};
     a->xt = fl__alloc(n, sizeof(float));
-    a->x_hat = fl__alloc(n, sizeof(float));
-    if (a->xt && a->x_hat) return FL_OK;
+    bool ok = a->xt != NULL;
+    for (int i = 0; ok && i < n_hats; i++)
+        ok = (a->x_hat[i] = fl__alloc(n, sizeof(float))) != NULL;
+    if (ok) return FL_OK;
     fl__flatquant_act_fini(a);
-    return fl__fail_nomem(err, "activations in training", n * 2 * sizeof(float));
+    return fl__fail_nomem(err, "activations in training",
+                          n * (size_t)(1 + n_hats) * sizeof(float));
 }
 
 void fl__flatquant_act_fini(fl_flatquant_act *a)
 {
     fl__free(&a->xt);
-    fl__free(&a->x_hat);
+    for (int i = 0; i < FL_SITE_MAX_LINEARS; i++) fl__free(&a->x_hat[i]);
 }
 
-static fl_fake_quant quantizer(const fl_flatquant_act *a, const fl_flatquant_options *o)
+bool fl__flatquant_act_is_split(const fl_flatquant_act *a)
+{
+    return a->site->clip.n > 1;
+}
+
+const float *fl__flatquant_act_input(const fl_flatquant_act *a, int i)
+{
+    return a->x_hat[fl__flatquant_act_is_split(a) ? i : 0];
+}
+
+static fl_fake_quant quantizer(const fl_flatquant_act *a, const fl_flatquant_options *o, int i)
 {
     const fl_flatquant_clip *c = &a->site->clip;
     return (fl_fake_quant){.bits = o->a_bits,
                            .asymmetric = o->asymmetric,
-                           .clip_max = c->n ? c->value[0] : 1.0f,
-                           .clip_min = c->n ? c->value[1] : 1.0f};
+                           .clip_max = c->n ? c->value[i] : 1.0f,
+                           .clip_min = c->n ? c->value[c->n + i] : 1.0f};
 }
 
 static const float *left(const fl_flatquant_act *a)
@@ -51,12 +65,26 @@ fl_status fl__flatquant_act_forward(fl_flatquant_act *a, const fl_exec *ex, fl_k
                                     fl_err *err)
 {
     const fl_flatquant_site *s = a->site;
-    const fl_fake_quant q = quantizer(a, o);
     const fl_status st = fl__kron_rows(kron, a->xt, x, n_rows, s->n_left, s->n_right, left(a),
                                        right(a), err);
-    if (!st)
-        fl__fake_quant_rows(ex, &q, a->x_hat, NULL, NULL, NULL, a->xt, n_rows, s->n_in);
+    for (int i = 0; !st && i < FL_SITE_MAX_LINEARS && a->x_hat[i]; i++) {
+        const fl_fake_quant q = quantizer(a, o, i);
+        fl__fake_quant_rows(ex, &q, a->x_hat[i], NULL, NULL, NULL, a->xt, n_rows, s->n_in);
+    }
     return st;
+}
+
+void fl__flatquant_act_quantizer_grad(fl_flatquant_act *a, const fl_exec *ex,
+                                      const fl_flatquant_options *o, int i, float *d,
+                                      int n_rows)
+{
+    fl_flatquant_clip *c = &a->site->clip;
+    const fl_fake_quant q = quantizer(a, o, i);
+    double d_clip[2];
+    fl__fake_quant_rows_grad(ex, &q, d, d_clip, d, a->xt, n_rows, a->site->n_in);
+    if (!c->n) return;
+    c->d_value[i] = (float)d_clip[0];
+    c->d_value[c->n + i] = (float)d_clip[1];
 }
 
 fl_status fl__flatquant_act_backward(fl_flatquant_act *a, const fl_exec *ex, fl_kron *kron,
@@ -64,12 +92,10 @@ fl_status fl__flatquant_act_backward(fl_flatquant_act *a, const fl_exec *ex, fl_
                                      int n_rows, float *work, fl_err *err)
 {
     fl_flatquant_site *s = a->site;
-    const fl_fake_quant q = quantizer(a, o);
     float *d_left = left(a) ? work : NULL;
     float *d_right = right(a) ? work + area(&s->left) : NULL;
-    double d_clip[2];
-    fl__fake_quant_rows_grad(ex, &q, d, d_clip, d, a->xt, n_rows, s->n_in);
-    for (int i = 0; s->clip.n && i < 2; i++) s->clip.d_value[i] = (float)d_clip[i];
+    if (!fl__flatquant_act_is_split(a))
+        fl__flatquant_act_quantizer_grad(a, ex, o, 0, d, n_rows);
     const fl_status st = fl__kron_rows_grad(kron, d, d_left, d_right, d, x, n_rows, s->n_left,
                                             s->n_right, left(a), right(a), err);
     if (st) return st;
