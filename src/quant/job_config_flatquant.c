@@ -31,8 +31,7 @@ static fl_status find_transform(fl_transform_kind *kind, const char *name, fl_er
                  "inverse, svd, random-kron, hadamard or none");
 }
 
-static fl_status check(const fl_quantize_options *o, const fl_quant_config *c,
-                       const fl_model_config *model, fl_err *err)
+static fl_status check(const fl_quantize_options *o, fl_err *err)
 {
     if (o->recipe && !is(o->recipe, "official"))
         return usage(err, "--recipe", "unknown recipe", "official is there");
@@ -45,11 +44,6 @@ static fl_status check(const fl_quantize_options *o, const fl_quant_config *c,
         isnan(o->weight_decay) || isnan(o->diag_alpha))
         return usage(err, "--flat-lr", "a rate is not a number", "give a number");
     if (o->diag_alpha > 1) return usage(err, "--diag-alpha", "above 1", "0.3 is usual");
-    if (!model->pre_norm)
-        return fl__fail(err, FL_E_UNSUPPORTED,
-                        "config.json: do_layer_norm_before: false: %s trains blocks with norms "
-                        "in front only; use flattenquant",
-                        c->method);
     return FL_OK;
 }
 
@@ -86,7 +80,7 @@ fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_opt
 {
     const bool official = is(o->recipe, "official"), quarot = is(o->method, "quarot");
     const char *automatic = quarot ? "hadamard" : official ? "svd" : "inverse";
-    fl_status st = check(o, c, model, err);
+    fl_status st = check(o, err);
     if (st) return st;
     fl_flatquant_options *f = &c->flatquant;
     *f = common(o, c, isa);
@@ -99,7 +93,7 @@ fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_opt
     if (fixed) { /* nothing is learned unless asked for */
         f->scale = pick(o->learn_scale, false);
         f->clip = pick(o->learn_clip, false);
-        f->fold_gain = quarot && !f->scale;
+        f->fold_gain = quarot && !f->scale && model->pre_norm; /* else the residual has it */
     }
     f->clip_per_linear &= f->clip && f->a_bits < 16;
     if (fixed && !f->scale && !f->clip) f->epochs = 0;

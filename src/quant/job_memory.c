@@ -182,7 +182,8 @@ static double disk_bytes(const fl_quant_config *c, const fl_model *model)
         n_tensors += fixed + copies + split;
     }
     const int vectors = cfg->family == FL_FAMILY_OPT ? 4 : 2; /* of the norms */
-    const int multipliers = c->flatten.smooth && !cfg->pre_norm ? 2 : 0;
+    const bool scaled = c->transforms ? c->flatquant.scale : c->flatten.smooth;
+    const int multipliers = scaled && !cfg->pre_norm ? 2 : 0;
     block += 4.0 * (vectors + multipliers) * cfg->hidden_size;
     n_tensors += vectors + multipliers;
     return (double)fl__quant_copied_bytes(model) +

@@ -52,6 +52,19 @@ const char *fl_test_case_opt(void)
     return fl_test_opt_model("opt", &m);
 }
 
+const char *fl_test_case_post_norm(void)
+{
+    fl_opt_model m = fl_test_opt_model_defaults();
+    m.n_layers = 1;
+    m.hidden_size = 24;
+    m.embed_size = 10;
+    m.n_heads = 3;
+    m.ffn_size = 30;
+    m.pre_norm = false;
+    m.outlier = 3;
+    return fl_test_opt_model("post", &m);
+}
+
 fl_flatquant_options fl_test_case_options(int w_bits, int a_bits, int kv_bits)
 {
     return (fl_flatquant_options){.transform = FL_TRANSFORM_INVERSE,

@@ -42,7 +42,7 @@ typedef struct linear {
 struct fl_reference {
     const fl_flatquant_params *params;
     fl_flatquant_options o;
-    bool opt, bf16;
+    bool opt, post, bf16;
     int R, T, D, H, G, hd, F;
     double eps, theta;
     double *x, *gain[2], *bias[2];
@@ -345,7 +345,6 @@ static void update(fl_reference *r)
 
 static double *norm(fl_reference *r, int which, const double *x)
 {
-    const double *c = r->site[which ? FL_SITE_UP : FL_SITE_QKV].c;
     double *y = take(r, (size_t)(r->R * r->D));
     for (int t = 0; t < r->R; t++) {
         const double *row = x + t * r->D;
@@ -355,9 +354,18 @@ static double *norm(fl_reference *r, int which, const double *x)
         for (int i = 0; i < r->D; i++) {
             double v = (row[i] - mean) / sqrt(square + r->eps) * r->gain[which][i];
             if (r->opt) v += r->bias[which][i];
-            y[t * r->D + i] = c ? v * c[i] : v;
+            y[t * r->D + i] = v;
         }
     }
+    return y;
+}
+
+/* x [R, K] times the site's scale, anew. */
+static double *scaled(fl_reference *r, int which, const double *x)
+{
+    const double *c = r->site[which].c;
+    double *y = take(r, (size_t)(r->R * r->D));
+    for (int i = 0; i < r->R * r->D; i++) y[i] = c ? x[i] * c[i % r->D] : x[i];
     return y;
 }
 
@@ -451,7 +459,8 @@ static double *attend(fl_reference *r, const double *q, const double *k, const d
 
 static double *attention_half(fl_reference *r)
 {
-    double *in = norm(r, 0, r->x), *query = take(r, (size_t)(r->hd * r->hd));
+    double *in = scaled(r, FL_SITE_QKV, r->post ? r->x : norm(r, 0, r->x));
+    double *query = take(r, (size_t)(r->hd * r->hd));
     enter(r, FL_SITE_QKV, in);
     double *q = multiply(r, FL_LIN_Q, in), *k = multiply(r, FL_LIN_K, in);
     double *v = multiply(r, FL_LIN_V, in);
@@ -470,7 +479,7 @@ static double *attention_half(fl_reference *r)
     enter(r, FL_SITE_O, att);
     double *h = multiply(r, FL_LIN_O, att);
     for (int i = 0; i < r->R * r->D; i++) h[i] += r->x[i];
-    return h;
+    return r->post ? norm(r, 0, h) : h;
 }
 
 static const double *run(fl_reference *r)
@@ -479,7 +488,7 @@ static const double *run(fl_reference *r)
     r->at = 0;
     update(r);
     const double *h = attention_half(r);
-    double *in = norm(r, 1, h);
+    double *in = scaled(r, FL_SITE_UP, r->post ? h : norm(r, 1, h));
     enter(r, FL_SITE_UP, in);
     double *t = multiply(r, FL_LIN_UP, in);
     if (r->opt) {
@@ -491,6 +500,7 @@ static const double *run(fl_reference *r)
     enter(r, FL_SITE_DOWN, t);
     double *y = multiply(r, FL_LIN_DOWN, t);
     for (int i = 0; i < r->R * r->D; i++) y[i] += h[i];
+    if (r->post) y = norm(r, 1, y);
     r->used = used;
     return y;
 }
@@ -576,6 +586,7 @@ fl_reference *fl_test_reference_new(const fl_model *model, const fl_block *block
     if (!r || !r->arena || !r->tape) fail_msg("out of memory");
     r->params = params;
     r->o = params->o;
+    r->post = !cfg->pre_norm;
     r->opt = cfg->family == FL_FAMILY_OPT;
     r->bf16 = online_bf16;
     r->R = n_windows * seq_len;

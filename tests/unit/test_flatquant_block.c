@@ -99,6 +99,7 @@ static void check_pass_of_all(const fl_flatquant_options *o)
     check_pass(fl_test_case_llama(), o);
     check_pass(fl_test_case_wide_llama(), o);
     check_pass(fl_test_case_opt(), o);
+    check_pass(fl_test_case_post_norm(), o);
 }
 
 static void gradients_of_w4a4kv4(void **state)
@@ -169,6 +170,7 @@ static void gradients_without_transforms(void **state)
     check_pass_of_all(&o);
     o.scale = false;
     check_pass(fl_test_case_opt(), &o);
+    check_pass(fl_test_case_post_norm(), &o);
 }
 
 static void gradients_of_fixed_transforms(void **state)
@@ -227,6 +229,7 @@ static void transforms_cancel(void **state)
         check_cancelling(fl_test_case_llama(), (fl_transform_kind)kind);
         check_cancelling(fl_test_case_wide_llama(), (fl_transform_kind)kind);
         check_cancelling(fl_test_case_opt(), (fl_transform_kind)kind);
+        check_cancelling(fl_test_case_post_norm(), (fl_transform_kind)kind);
     }
 }
 

@@ -79,6 +79,7 @@ static void check_fold_of_all(const fl_flatquant_options *o)
     check_fold(fl_test_case_llama(), o);
     check_fold(fl_test_case_wide_llama(), o);
     check_fold(fl_test_case_opt(), o);
+    if (!o->fold_gain) check_fold(fl_test_case_post_norm(), o);
 }
 
 static void folded_in_float(void **state)

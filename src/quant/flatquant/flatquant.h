@@ -38,8 +38,8 @@ typedef struct fl_flatquant_options {
     fl_transform_kind transform;
     bool scale, clip;        /* learn per-channel scales; learn clips */
     bool clip_per_linear;    /* of activations: a pair for each linear of a site, else one */
-    bool fold_gain;          /* scales that take the norms' gains into the weights, not learned
-                                (QuaRot); scale must be off */
+    bool fold_gain;          /* scales that take the gains of norms in front into the weights,
+                                not learned (QuaRot); scale must be off, the model pre-norm */
     bool asymmetric;         /* activations with a zero point */
     bool quantized_inputs;   /* train on what the quantised blocks before give */
     int w_bits, a_bits, k_bits, v_bits; /* 16: float */
@@ -157,8 +157,8 @@ fl_status fl__flatquant_train(fl_flatquant_result *result, fl_flatquant_params *
 void fl__flatquant_result_fini(fl_flatquant_result *r);
 
 /* folded becomes a float32 block with the parameters folded in: weights transformed and clipped
- * (in double), scales in norms, P_v and down's scales in v_proj and up_proj; its sites and
- * heads carry the online transforms and clips. */
+ * (in double), scales in norms (post-norm: at the sites, fl_site.premul), P_v and down's scales
+ * in v_proj and up_proj; its sites and heads carry the online transforms and clips. */
 fl_status fl__flatquant_fold(fl_block *folded, const fl_flatquant_params *params,
                              const fl_model *model, int layer, bool clip_weights,
                              const fl_exec *ex, fl_err *err);

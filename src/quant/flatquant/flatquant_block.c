@@ -5,8 +5,13 @@
  *   RoPE; q P_h^-T, k P_h; k, v quantised           t = silu(gate) * up, or relu(up)
  *   attention -> site o -> h = x + o                site down -> y = h + down
  *
- * Post-norm blocks (OPT-350M) have the norms behind the sums and are not trained (FL_E_
- * UNSUPPORTED before any of this). Every buffer is there from _new on; a step allocates
+ * Post-norm blocks (OPT-350M) have the norms behind the sums; what norms put out is the
+ * residual too, and the scales multiply the sites' inputs as they are:
+ *
+ *   x * c -> site qkv -> .. -> site o -> h = x + o     mid * c -> site up -> .. -> site down
+ *   mid = norm0(h)                                     y = norm1(mid + down)
+ *
+ * Every buffer is there from _new on; a step allocates
  * nothing. Each half's backward pass runs its steps in reverse; gradients that several steps
  * contribute to (factors, scales) are zeroed first and added to.
  * SPDX-License-Identifier: MIT */
@@ -38,7 +43,7 @@ struct fl_flatquant_pass {
     const fl_exec *ex;
     int max_rows, T;
     int D, H, G, hd, F; /* hidden, heads, KV heads, head width, MLP width */
-    bool opt;
+    bool opt, post; /* post: norms behind the sums */
     fl_train_gemm *gemm;
     fl_train_attention *attention;
     fl_kron *kron;
@@ -46,12 +51,14 @@ struct fl_flatquant_pass {
     int place[FL_N_LINEARS];  /* of a linear among those of its site */
     fl_flatquant_act act[FL_N_SITES];
     kv_part key, value;
-    float *gain[2], *bias[2]; /* [D] norms with the scales folded in; bias: OPT */
-    float *norm[2], *mean[2], *inv[2]; /* [rows, D], [rows], [rows] */
+    float *gain[2], *bias[2]; /* [D] norms, with the scales folded in unless post; bias: OPT */
+    float *mean[2], *inv[2];  /* [rows] of the norms */
+    float *in[2];             /* [rows, D] inputs of the sites qkv, up */
     float *q, *k, *v;         /* [rows, H hd], [rows, G hd]: after RoPE */
     float *q_h, *k_h;         /* q P_h^-T, k P_h; equal q, k without P_h */
     float *att, *lse;         /* [rows, H hd], [rows, H] */
     float *h, *y;             /* [rows, D] */
+    float *mid, *sum;         /* [rows, D] post: norm0(h), what norm1 gets; else NULL */
     float *gate, *up, *t;     /* [rows, F] */
     float *d_wide[3];         /* [rows, widest] gradients on their way */
     float *d_hidden;          /* [rows, D] */
@@ -89,7 +96,8 @@ static int list_buffers(buffer list[MAX_BUFFERS], fl_flatquant_pass *s)
     }
     const buffer all[] = {
         {&s->gain[0], D}, {&s->gain[1], D}, {&s->bias[0], D}, {&s->bias[1], D},
-        {&s->norm[0], R * D}, {&s->norm[1], R * D}, {&s->mean[0], R}, {&s->mean[1], R},
+        {&s->in[0], R * D}, {&s->in[1], R * D}, {&s->mean[0], R}, {&s->mean[1], R},
+        {&s->mid, s->post ? R * D : 0}, {&s->sum, s->post ? R * D : 0},
         {&s->inv[0], R}, {&s->inv[1], R}, {&s->q, R * HD}, {&s->k, R * GD}, {&s->v, R * GD},
         {&s->q_h, R * HD}, {&s->k_h, R * GD}, {&s->att, R * HD},
         {&s->lse, R * (size_t)s->H}, {&s->h, R * D}, {&s->y, R * D},
@@ -119,6 +127,7 @@ static void set_shape(fl_flatquant_pass *s, const fl_model *model, fl_flatquant_
     s->hd = cfg->head_dim;
     s->F = cfg->ffn_size;
     s->opt = cfg->family == FL_FAMILY_OPT;
+    s->post = !cfg->pre_norm;
 }
 
 static fl_status init_parts(fl_flatquant_pass *s, fl_err *err)
@@ -255,7 +264,7 @@ size_t fl__flatquant_bytes(const fl_model *model, const fl_exec *ex,
 static void fold_norm(fl_flatquant_pass *s, int which)
 {
     const fl_norm *norm = &s->block->norm[which];
-    const float *c = s->p->site[which ? FL_SITE_UP : FL_SITE_QKV].c;
+    const float *c = s->post ? NULL : s->p->site[which ? FL_SITE_UP : FL_SITE_QKV].c;
     for (int i = 0; i < s->D; i++) {
         s->gain[which][i] = norm->gain[i] * (c ? c[i] : 1.0f);
         s->bias[which][i] = norm->bias ? norm->bias[i] * (c ? c[i] : 1.0f) : 0.0f;
@@ -323,15 +332,34 @@ static fl_status site_grad(fl_flatquant_pass *s, int which, float *d, const floa
                                       s->work, err);
 }
 
-static void norm(fl_flatquant_pass *s, int which, const float *x, int R)
+static void norm(fl_flatquant_pass *s, int which, float *y, const float *x, int R)
 {
     const double eps = s->model->cfg.norm_eps;
     if (s->opt)
-        fl__layer_norm_rows(s->ex, s->norm[which], s->mean[which], s->inv[which], x,
-                            s->gain[which], s->bias[which], R, s->D, eps);
+        fl__layer_norm_rows(s->ex, y, s->mean[which], s->inv[which], x, s->gain[which],
+                            s->bias[which], R, s->D, eps);
     else
-        fl__rms_norm_rows(s->ex, s->norm[which], s->inv[which], x, s->gain[which], R, s->D,
-                          eps);
+        fl__rms_norm_rows(s->ex, y, s->inv[which], x, s->gain[which], R, s->D, eps);
+}
+
+static void norm_grad(fl_flatquant_pass *s, int which, float *dx, const float *dy,
+                      const float *x, int R)
+{
+    if (s->opt)
+        fl__layer_norm_grad(s->ex, dx, NULL, NULL, dy, x, s->gain[which], s->mean[which],
+                            s->inv[which], R, s->D);
+    else
+        fl__rms_norm_grad(s->ex, dx, NULL, dy, x, s->gain[which], s->inv[which], R, s->D);
+}
+
+/* The input of a half's first site: x behind the half's norm, or as it is, times the scale. */
+static void enter_half(fl_flatquant_pass *s, int which, const float *x, int R)
+{
+    if (s->post)
+        fl__flatquant_scale_rows(s->ex, s->in[which], x,
+                                 s->p->site[which ? FL_SITE_UP : FL_SITE_QKV].c, R, s->D);
+    else
+        norm(s, which, s->in[which], x, R);
 }
 
 static void quantize_kv(fl_flatquant_pass *s, kv_part *part, const float *x, int R)
@@ -377,8 +405,8 @@ static fl_status attention_forward(fl_flatquant_pass *s, const float *x, int n_w
 {
     const int R = n_windows * s->T;
     fl_status st;
-    norm(s, 0, x, R);
-    if ((st = site(s, FL_SITE_QKV, s->norm[0], R, err)) ||
+    enter_half(s, 0, x, R);
+    if ((st = site(s, FL_SITE_QKV, s->in[0], R, err)) ||
         (st = linear(s, FL_LIN_Q, FL_SITE_QKV, s->q, R, err)) ||
         (st = linear(s, FL_LIN_K, FL_SITE_QKV, s->k, R, err)) ||
         (st = linear(s, FL_LIN_V, FL_SITE_QKV, s->v, R, err)) || (st = heads(s, R, err)) ||
@@ -389,6 +417,7 @@ static fl_status attention_forward(fl_flatquant_pass *s, const float *x, int n_w
         (st = linear(s, FL_LIN_O, FL_SITE_O, s->h, R, err)))
         return st;
     fl__add_forward(s->ex, s->h, s->h, x, (int64_t)R * s->D);
+    if (s->post) norm(s, 0, s->mid, s->h, R);
     return FL_OK;
 }
 
@@ -432,7 +461,7 @@ static fl_status attention_backward(fl_flatquant_pass *s, const float *dh, int n
         (st = linear_grad(s, FL_LIN_K, FL_SITE_QKV, dx, 1, s->d_wide[1], R, err)) ||
         (st = linear_grad(s, FL_LIN_V, FL_SITE_QKV, dx, 1, s->d_wide[2], R, err)))
         return st;
-    return site_grad(s, FL_SITE_QKV, dx, s->norm[0], R, err);
+    return site_grad(s, FL_SITE_QKV, dx, s->in[0], R, err);
 }
 
 /* ---- MLP half ---------------------------------------------------------------------------- */
@@ -440,9 +469,11 @@ static fl_status attention_backward(fl_flatquant_pass *s, const float *dh, int n
 static fl_status mlp_forward(fl_flatquant_pass *s, int R, fl_err *err)
 {
     const int64_t n = (int64_t)R * s->F;
+    const float *x = s->post ? s->mid : s->h;
+    float *sum = s->post ? s->sum : s->y;
     fl_status st;
-    norm(s, 1, s->h, R);
-    if ((st = site(s, FL_SITE_UP, s->norm[1], R, err)) ||
+    enter_half(s, 1, x, R);
+    if ((st = site(s, FL_SITE_UP, s->in[1], R, err)) ||
         (st = linear(s, FL_LIN_UP, FL_SITE_UP, s->up, R, err)))
         return st;
     if (s->opt) {
@@ -452,9 +483,10 @@ static fl_status mlp_forward(fl_flatquant_pass *s, int R, fl_err *err)
         fl__silu_mul_forward(s->ex, s->t, s->gate, s->up, n);
     }
     if ((st = site(s, FL_SITE_DOWN, s->t, R, err)) ||
-        (st = linear(s, FL_LIN_DOWN, FL_SITE_DOWN, s->y, R, err)))
+        (st = linear(s, FL_LIN_DOWN, FL_SITE_DOWN, sum, R, err)))
         return st;
-    fl__add_forward(s->ex, s->y, s->y, s->h, (int64_t)R * s->D);
+    fl__add_forward(s->ex, sum, sum, x, (int64_t)R * s->D);
+    if (s->post) norm(s, 1, s->y, sum, R);
     return FL_OK;
 }
 
@@ -463,8 +495,9 @@ static fl_status mlp_backward(fl_flatquant_pass *s, float *dy, int R, fl_err *er
 {
     const int64_t n = (int64_t)R * s->F;
     float *dt = s->d_wide[0], *d_gate = s->d_wide[1], *d_up = s->d_wide[2];
-    float *d_norm = s->d_hidden;
+    float *d_in = s->d_hidden, *dx = s->d_wide[0];
     fl_status st;
+    if (s->post) norm_grad(s, 1, dy, dy, s->sum, R);
     if ((st = linear_grad(s, FL_LIN_DOWN, FL_SITE_DOWN, dt, 0, dy, R, err)) ||
         (st = site_grad(s, FL_SITE_DOWN, dt, s->t, R, err)))
         return st;
@@ -472,17 +505,16 @@ static fl_status mlp_backward(fl_flatquant_pass *s, float *dy, int R, fl_err *er
         fl__relu_grad(s->ex, d_up, dt, s->up, n);
     else
         fl__silu_mul_grad(s->ex, d_gate, d_up, dt, s->gate, s->up, n);
-    if ((st = linear_grad(s, FL_LIN_UP, FL_SITE_UP, d_norm, 0, d_up, R, err))) return st;
-    if (!s->opt && (st = linear_grad(s, FL_LIN_GATE, FL_SITE_UP, d_norm, 1, d_gate, R, err)))
+    if ((st = linear_grad(s, FL_LIN_UP, FL_SITE_UP, d_in, 0, d_up, R, err))) return st;
+    if (!s->opt && (st = linear_grad(s, FL_LIN_GATE, FL_SITE_UP, d_in, 1, d_gate, R, err)))
         return st;
-    if ((st = site_grad(s, FL_SITE_UP, d_norm, s->norm[1], R, err))) return st;
-    float *dh = s->d_wide[0];
-    if (s->opt)
-        fl__layer_norm_grad(s->ex, dh, NULL, NULL, d_norm, s->h, s->gain[1], s->mean[1],
-                            s->inv[1], R, s->D);
+    if ((st = site_grad(s, FL_SITE_UP, d_in, s->in[1], R, err))) return st;
+    if (s->post)
+        fl__flatquant_scale_rows(s->ex, dx, d_in, s->p->site[FL_SITE_UP].c, R, s->D);
     else
-        fl__rms_norm_grad(s->ex, dh, NULL, d_norm, s->h, s->gain[1], s->inv[1], R, s->D);
-    fl__add_forward(s->ex, dy, dy, dh, (int64_t)R * s->D);
+        norm_grad(s, 1, dx, d_in, s->h, R);
+    fl__add_forward(s->ex, dy, dy, dx, (int64_t)R * s->D);
+    if (s->post) norm_grad(s, 0, dy, dy, s->h, R);
     return FL_OK;
 }
 

@@ -140,27 +140,48 @@ void fl__flatquant_column_sum(const fl_exec *ex, float *out, const float *a, con
     fl__parallel_for(ex, (n + COLUMNS - 1) / COLUMNS, sum_item, &j);
 }
 
-typedef struct bias_job {
+/* ---- rows and one vector ----------------------------------------------------------------- */
+
+typedef struct rows_job {
     float *y;
-    const float *bias;
+    const float *x, *vector;
     int n_rows, n;
-} bias_job;
+} rows_job;
 
-enum { BIAS_ROWS = 64 };
+enum { ITEM_ROWS = 64 };
 
-static void bias_item(void *arg, int64_t item, int thread)
+static void scale_item(void *arg, int64_t item, int thread)
 {
-    const bias_job *j = arg;
-    const int r0 = (int)item * BIAS_ROWS, r1 = FL_MIN(r0 + BIAS_ROWS, j->n_rows);
+    const rows_job *j = arg;
+    const int r0 = (int)item * ITEM_ROWS, r1 = FL_MIN(r0 + ITEM_ROWS, j->n_rows);
     (void)thread;
     for (int r = r0; r < r1; r++) {
         float *y = j->y + (size_t)r * (size_t)j->n;
-        for (int i = 0; i < j->n; i++) y[i] += j->bias[i];
+        const float *x = j->x + (size_t)r * (size_t)j->n;
+        for (int i = 0; i < j->n; i++) y[i] = j->vector ? x[i] * j->vector[i] : x[i];
+    }
+}
+
+void fl__flatquant_scale_rows(const fl_exec *ex, float *y, const float *x, const float *c,
+                              int n_rows, int n)
+{
+    rows_job j = {y, x, c, n_rows, n};
+    fl__parallel_for(ex, (n_rows + ITEM_ROWS - 1) / ITEM_ROWS, scale_item, &j);
+}
+
+static void bias_item(void *arg, int64_t item, int thread)
+{
+    const rows_job *j = arg;
+    const int r0 = (int)item * ITEM_ROWS, r1 = FL_MIN(r0 + ITEM_ROWS, j->n_rows);
+    (void)thread;
+    for (int r = r0; r < r1; r++) {
+        float *y = j->y + (size_t)r * (size_t)j->n;
+        for (int i = 0; i < j->n; i++) y[i] += j->vector[i];
     }
 }
 
 void fl__flatquant_add_bias(const fl_exec *ex, float *y, const float *bias, int n_rows, int n)
 {
-    bias_job j = {y, bias, n_rows, n};
-    fl__parallel_for(ex, (n_rows + BIAS_ROWS - 1) / BIAS_ROWS, bias_item, &j);
+    rows_job j = {y, NULL, bias, n_rows, n};
+    fl__parallel_for(ex, (n_rows + ITEM_ROWS - 1) / ITEM_ROWS, bias_item, &j);
 }

@@ -2,7 +2,8 @@
  *
  *   xt = P_left^T X P_right,  x_hat = quantised xt, one scale per token
  * one x_hat for all linears of the site, or one for each where each has clips of its own. The
- * site's scale c is in x already (folded into the norm or into the weight before).
+ * site's scale c is in x already (folded into the norm or into the weight before, or multiplied
+ * onto x where a norm's output is the residual too).
  * SPDX-License-Identifier: MIT */
 #ifndef FL_QUANT_FLATQUANT_SITE_H
 #define FL_QUANT_FLATQUANT_SITE_H
@@ -48,6 +49,9 @@ fl_status fl__flatquant_act_backward(fl_flatquant_act *a, const fl_exec *ex, fl_
  * order. */
 void fl__flatquant_column_sum(const fl_exec *ex, float *out, const float *a, const float *b,
                               const float *divisor, int n_rows, int n);
+/* y[r, j] = x[r, j] * c[j]; c NULL: 1. y may be x. */
+void fl__flatquant_scale_rows(const fl_exec *ex, float *y, const float *x, const float *c,
+                              int n_rows, int n);
 /* y[r, j] += bias[j]. */
 void fl__flatquant_add_bias(const fl_exec *ex, float *y, const float *bias, int n_rows, int n);
 
