@@ -464,6 +464,22 @@ static void the_dry_run_foresees_training(void **state)
     }
 }
 
+/* Time grows with what is trained: a lot of epochs are more than the rest of the run. */
+static void the_dry_run_counts_epochs(void **state)
+{
+    (void)state;
+    double seconds[2];
+    for (int i = 0; i < 2; i++) {
+        fl_quantize_options o = options_of(NULL, "out", "flatquant");
+        o.dry_run = true;
+        o.epochs = i ? 1000 : 0;
+        json_t *estimate = run(&o);
+        seconds[i] = number_at(estimate, "seconds", NULL);
+        json_decref(estimate);
+    }
+    assert_true(seconds[1] > 4 * seconds[0]);
+}
+
 /* ---- memory ------------------------------------------------------------------------------ */
 
 /* Every allocation of a run fails once (later ones in growing steps): the run ends as out of
@@ -601,6 +617,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(stopped_runs_continue_to_the_same_bytes),
     cmocka_unit_test(blocks_can_be_done_again),
     cmocka_unit_test(the_dry_run_foresees_training),
+    cmocka_unit_test(the_dry_run_counts_epochs),
     cmocka_unit_test(running_out_of_memory_is_survived),
     cmocka_unit_test(inspect_shows_the_transforms),
     cmocka_unit_test(broken_options_are_one_line),

@@ -15,6 +15,7 @@
  *   flatquant_block.c     the block, forward and backward
  *   flatquant_train.c     batches, epochs, optimiser, guards
  *   flatquant_fold.c      the trained block as a float block whose sites carry transforms
+ *   flatquant_time.c      how long the training will take
  *
  * SPDX-License-Identifier: MIT */
 #ifndef FL_QUANT_FLATQUANT_H
@@ -122,6 +123,10 @@ void fl__flatquant_pass_free(fl_flatquant_pass **pass);
  * take. */
 size_t fl__flatquant_bytes(const fl_model *model, const fl_exec *ex,
                            const fl_flatquant_options *o, int n_windows, int seq_len);
+
+/* What training a block will take, from quick measurements on ex; NaN: out of memory. */
+double fl__flatquant_seconds(const fl_model *model, const fl_exec *ex,
+                             const fl_flatquant_options *o, int n_windows, int seq_len);
 
 /* Transformed, quantised weights from the parameters; before forward, after each change. */
 fl_status fl__flatquant_pass_weights(fl_flatquant_pass *pass, fl_err *err);
