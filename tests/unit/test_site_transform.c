@@ -439,6 +439,8 @@ static void shapes_that_do_not_fit_are_refused(void **state)
         {"{\"" L0 "self_attn.q_proj.transform_right\": {\"dtype\": \"I32\"}}",
          "transform_right"},
         {"{\"" L0 "self_attn.q_proj.input_clip\": {\"shape\": [2, 1]}}", "input_clip"},
+        {"{\"" L0 "mlp.gate_proj.input_clip\": {\"shape\": [4]}}", "input_clip"},
+        {"{\"" L0 "mlp.gate_proj.input_clip\": {\"shape\": [4, 1]}}", "input_clip"},
         {"{\"" L0 "self_attn.key_transform\": {\"shape\": [16, 64]}}", "key_transform"},
     };
     char good[512];
@@ -464,6 +466,7 @@ static void numbers_that_are_none_are_refused(void **state)
         {L0 "self_attn.query_transform", NAN},
         {L0 "self_attn.q_proj.input_clip", 0},
         {L0 "self_attn.q_proj.input_clip", 1.5f},
+        {L0 "mlp.gate_proj.input_clip", -0.5f},
     };
     char good[512];
     (void)snprintf(good, sizeof good, "%s", transformed_model(16));
