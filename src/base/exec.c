@@ -15,6 +15,10 @@
 
 void fl__parallel_for(const fl_exec *ex, int64_t n_items, fl__item_fn *fn, void *arg)
 {
+    if (omp_in_parallel()) { /* all is set; setting it again would serialise the threads */
+        for (int64_t i = 0; i < n_items; i++) fn(arg, i, 0);
+        return;
+    }
     const int saved = omp_get_max_threads();
     omp_set_num_threads(1);
     openblas_set_num_threads(1);

@@ -154,12 +154,13 @@ typedef struct transform_job {
     const fl_transform_kernel *kernel;
     const fl_quantize_kernel *quantize;
     const fl_transform *t;
-    const fl_quantize_token *spec; /* NULL: to float rows */
-    fl_quantize_token plain;       /* spec without premul, which the transform has applied */
+    /* both NULL: to float rows; without premul, which the transform has applied */
+    const fl_quantize_token *token;
+    const fl_quantize_static *fixed;
     const float *x, *premul;
-    int64_t ldx, ldy;
+    int64_t ldx, ldy, ld;
     float *y, *scale;
-    int8_t *codes;
+    int8_t *codes; /* NULL: float rows */
     int32_t *x_sum, *zero;
     uint8_t *scratch;
     int M, rows_per_item;
@@ -175,11 +176,14 @@ static void transform_item(void *arg, int64_t item, int thread)
     float *row = (float *)(void *)(scratch + kernel_bytes);
     const int first = (int)item * j->rows_per_item;
     for (int m = first; m < FL_MIN(first + j->rows_per_item, j->M); m++) {
-        float *y = j->spec ? row : j->y + m * j->ldy;
+        float *y = j->codes ? row : j->y + m * j->ldy;
         j->kernel->run(y, j->x + m * j->ldx, t, j->premul, scratch);
-        if (!j->spec) continue;
-        j->quantize->run_token(j->codes + (int64_t)m * j->spec->ld, j->x_sum + m, j->scale + m,
-                               j->zero + m, y, &j->plain);
+        if (!j->codes) continue;
+        int8_t *codes = j->codes + m * j->ld;
+        if (j->token)
+            j->quantize->run_token(codes, j->x_sum + m, j->scale + m, j->zero + m, y, j->token);
+        else
+            j->quantize->run_static(codes, j->x_sum + m, y, j->fixed);
     }
 }
 
@@ -205,9 +209,23 @@ void fl__transform_quantize_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum
                                 const fl_transform *t, const fl_quantize_token *spec,
                                 void *scratch)
 {
-    transform_job job = {.t = t, .spec = spec, .plain = *spec, .x = x, .premul = spec->premul,
-                         .ldx = ldx, .scale = scale, .codes = codes, .x_sum = x_sum,
+    fl_quantize_token plain = *spec;
+    plain.premul = NULL;
+    transform_job job = {.t = t, .token = &plain, .x = x, .premul = spec->premul, .ldx = ldx,
+                         .ld = spec->ld, .scale = scale, .codes = codes, .x_sum = x_sum,
                          .zero = zero, .scratch = scratch, .M = M};
-    job.plain.premul = NULL;
+    run_rows(ex, &job);
+}
+
+void fl__transform_quantize_static_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum,
+                                       const float *x, int64_t ldx, int M,
+                                       const fl_transform *t, const fl_quantize_static *spec,
+                                       void *scratch)
+{
+    fl_quantize_static plain = *spec;
+    plain.premul = NULL;
+    transform_job job = {.t = t, .fixed = &plain, .x = x, .premul = spec->premul, .ldx = ldx,
+                         .ld = spec->ld, .codes = codes, .x_sum = x_sum, .scratch = scratch,
+                         .M = M};
     run_rows(ex, &job);
 }

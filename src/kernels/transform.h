@@ -9,8 +9,8 @@
  *
  * with factors rounded to bfloat16 when they are packed, products of bfloat16 values exact, and
  * float32 sums that start at 0 and take one fused multiply-add per k, or i, in rising order.
- * All roundings are to nearest even. Then X' is y, or goes through the per-token quantiser
- * (quantize.h) while it still lies in the core's cache.
+ * All roundings are to nearest even. Then X' is y, or goes through the per-token or the static
+ * quantiser (quantize.h) while it still lies in the core's cache.
  *
  * Rows for AVX2 and AVX-512 equal `_ref` bit for bit (the bits of a NaN apart). The AMX row
  * sums in the order of the tile unit, without subnormals: each sum of K products is within
@@ -64,7 +64,7 @@ extern const int fl__n_transform_kernels;
 const fl_transform_kernel *fl__transform_select(uint32_t isa);
 size_t fl__transform_kernel_scratch(const fl_transform_kernel *k, int n1, int n2);
 
-/* Scratch of the two functions below: all threads of ex, one transform of n1 x n2. 0, 0: 0. */
+/* Scratch of the functions below: all threads of ex, one transform of n1 x n2. 0, 0: 0. */
 size_t fl__transform_scratch_bytes(const fl_exec *ex, int n1, int n2);
 
 /* M rows of x (row stride ldx floats) to y (row stride ldy); y may be x with ldy = ldx. */
@@ -77,5 +77,11 @@ void fl__transform_quantize_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum
                                 int32_t *zero, const float *x, int64_t ldx, int M,
                                 const fl_transform *t, const fl_quantize_token *spec,
                                 void *scratch);
+
+/* The same with one fixed scale: codes and sums as fl__quantize_static_run makes them of X'. */
+void fl__transform_quantize_static_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum,
+                                       const float *x, int64_t ldx, int M,
+                                       const fl_transform *t, const fl_quantize_static *spec,
+                                       void *scratch);
 
 #endif

@@ -216,13 +216,18 @@ fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, int line
 {
     const fl_site_codes c = place_codes(site, n_rows, scratch);
     const fl_quantize_token *token = &site->token[site->own_clips ? linear : 0];
+    const fl_transform *t = &site->transform;
     if (site->act == FL_ACT_STATIC) {
-        fl__quantize_static_run(ex, c.codes, c.sums, x, site->n_in, n_rows, &site->spec);
+        if (t->n1)
+            fl__transform_quantize_static_run(ex, c.codes, c.sums, x, site->n_in, n_rows, t,
+                                              &site->spec, c.rest);
+        else
+            fl__quantize_static_run(ex, c.codes, c.sums, x, site->n_in, n_rows, &site->spec);
         c.scales[0] = site->scale;
         c.zeros[0] = site->zero;
-    } else if (site->transform.n1) {
+    } else if (t->n1) {
         fl__transform_quantize_run(ex, c.codes, c.sums, c.scales, c.zeros, x, site->n_in,
-                                   n_rows, &site->transform, token, c.rest);
+                                   n_rows, t, token, c.rest);
     } else {
         fl__quantize_token_run(ex, c.codes, c.sums, c.scales, c.zeros, x, site->n_in, n_rows,
                                token);

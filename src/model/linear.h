@@ -11,8 +11,8 @@
  *   FL_ACT_TOKEN   one scale per token, and with asymmetric one zero point, from its own
  *                  extremes; int GEMM
  * Before that, the input is multiplied by premul and goes through the site's transform, where
- * it has one (not with FL_ACT_STATIC). Linears that clip for themselves (FL_ACT_TOKEN) share
- * the transform only: each has codes of its own.
+ * it has one. Linears that clip for themselves (FL_ACT_TOKEN) share the transform only: each
+ * has codes of its own.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_MODEL_LINEAR_H
 #define FL_MODEL_LINEAR_H

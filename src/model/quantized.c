@@ -272,16 +272,25 @@ static fl_status load_input_clips(fl_site *site, const fl_model *model, int laye
 static fl_status load_transform(fl_site *site, const fl_model *model, int layer, int which,
                                 int first_linear, fl_err *err)
 {
+    char name[FL_MAX_TENSOR_NAME];
     const fl_status st =
         fl__quantized_transform_load(&site->transform, model, layer, which, err);
     if (st) return st;
-    if (site->act == FL_ACT_STATIC && site->transform.n1)
+    if (site->is_unsigned && site->transform.n1)
         return fl__fail(err, FL_E_INPUT,
-                        "quantised model: layer %d, site %s: a transform with static "
-                        "activations; the file is damaged or of a newer version",
+                        "quantised model: layer %d, site %s: a transform in front of unsigned "
+                        "codes, which have none for its negative values; the file is damaged "
+                        "or of a newer version",
                         layer, fl__site_names[which]);
-    if (site->act != FL_ACT_TOKEN) return FL_OK;
-    return load_input_clips(site, model, layer, first_linear, err);
+    if (site->act == FL_ACT_TOKEN)
+        return load_input_clips(site, model, layer, first_linear, err);
+    fl__linear_tensor_name(name, model, layer, first_linear, ".input_clip");
+    if (site->act == FL_ACT_STATIC && fl__tensors_find(model->tensors, name))
+        return fl__fail(err, FL_E_INPUT,
+                        "quantised model: tensor %s: clips of a scale per token, but the site "
+                        "has static activations; the file is damaged or of a newer version",
+                        name);
+    return FL_OK;
 }
 
 /* What a static or per-token quantiser needs beside the weights. */

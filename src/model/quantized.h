@@ -15,7 +15,7 @@
  *   <site>.input_multiplier F32 [K]      applied before quantising, where smoothing could not
  *                                        be folded
  *   <site>.transform_left   F32 [n1, n1] factors of the input's transform (transform.h), n1 *
- *   <site>.transform_right  F32 [n2, n2] n2 = K; absent: identity; not with static activations
+ *   <site>.transform_right  F32 [n2, n2] n2 = K; absent: identity
  *   <site>.input_clip       F32 [2]      per token: clips of the largest and the smallest
  *                                        value; [linears of the site, 2]: of each of them
  * and per block, <attention> being what is before the name of k_proj:

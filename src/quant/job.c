@@ -61,12 +61,14 @@ static json_t *block_report(const fl_block_job *b, double loss, json_t *training
                      sites);
 }
 
-/* Both lanes through a finished half of a block: their outputs become their inputs. */
+/* Both lanes through a finished half of a block: their outputs become their inputs. block NULL:
+ * the float lane stays. */
 static fl_status advance_lanes(fl_quant_job *job, const fl_block *block, const fl_block *quant,
                                fl_half half, fl_err *err)
 {
     if (!fl__quant_needs_lanes(&job->c)) return FL_OK;
-    if (!fl__stream_walk(job->stream, FL_LANE_FLOAT, block, half, true, NULL, NULL) ||
+    if ((block &&
+         !fl__stream_walk(job->stream, FL_LANE_FLOAT, block, half, true, NULL, NULL)) ||
         !fl__stream_walk(job->stream, FL_LANE_QUANT, quant, half, true, NULL, NULL))
         return fl__checkpoint_interrupted(err);
     return FL_OK;
@@ -106,20 +108,23 @@ static fl_status save_block(fl_quant_job *job, const fl_block_job *b, double los
     return st;
 }
 
-/* The sites in order, the lanes behind each half. Behind a learned block the float lane walks
- * through `plain`, the block as it was: folding clips weights and rounds transforms, and the
- * lane is what the next block's training aims at. */
+/* The sites in order, the lanes behind each half. Behind a learned block the float lane gets
+ * what `plain`, the block as it was, put out before the training: folding clips weights and
+ * rounds transforms, and the lane is what the next block's training aims at. Only GPTQ needs
+ * it between the halves. */
 static fl_status round_sites(fl_quant_job *job, fl_block_job *b, const fl_block *plain,
                              fl_err *err)
 {
-    const fl_block *block = job->c.transforms ? plain : &b->folded;
+    const bool learned = job->c.transforms, between = !learned || job->c.block.use_gptq;
+    const fl_block *block = learned ? plain : &b->folded;
     fl_status st = FL_OK;
     for (int s = 0; s < FL_N_SITES && !st; s++) {
         st = fl__block_job_site(b, job->stream, s, err);
         if (!st && s == FL_SITE_O)
-            st = advance_lanes(job, block, &b->quant, FL_HALF_ATTENTION, err);
+            st = advance_lanes(job, between ? block : NULL, &b->quant, FL_HALF_ATTENTION, err);
+        if (!st && s == FL_SITE_DOWN && learned) fl__stream_take_target(job->stream);
         if (!st && s == FL_SITE_DOWN)
-            st = advance_lanes(job, block, &b->quant, FL_HALF_MLP, err);
+            st = advance_lanes(job, learned ? NULL : block, &b->quant, FL_HALF_MLP, err);
     }
     for (int s = 0; s < FL_N_SITES && !st; s++)
         if (b->outcome[s].damping > job->c.block.gptq.damping)
@@ -259,6 +264,8 @@ static fl_status make_fingerprint(json_t **out, const fl_quant_job *job, fl_err 
 static fl_status load_or_make_plan(fl_quant_job *job, fl_err *err)
 {
     json_t *saved = NULL;
+    /* one that blocks are learned with says nothing that the options do not */
+    if (job->c.transforms) return fl__quant_plan_make(job, err);
     fl_status st = fl__checkpoint_load(&saved, &job->checkpoint, "plan.json", err);
     if (st) return st;
     if (saved) {

@@ -43,6 +43,8 @@ typedef struct fl_quant_config {
 /* FL_E_USAGE names the option. */
 fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
                                    const fl_model_config *model, uint32_t isa, fl_err *err);
+/* Do scales per token come with a zero point? */
+bool fl__quant_per_token_asymmetric(const fl_quantize_options *o);
 /* FlatQuant's part of it. */
 fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
                                        const fl_model_config *model, uint32_t isa, fl_err *err);
@@ -57,7 +59,8 @@ size_t fl__quant_transform_bytes(const fl_quant_config *c, const fl_model_config
 /* Does the method look at activations at all? Does it follow the quantised lane? */
 bool fl__quant_needs_plan_pass(const fl_quant_config *c);
 bool fl__quant_needs_lanes(const fl_quant_config *c);
-/* Does the plan need statistics of the activations? */
+/* Does the plan need statistics of the activations, before the first block or, with
+ * transforms, of each block once it is learned? */
 bool fl__quant_needs_statistics(const fl_quant_config *c);
 
 typedef struct fl_quant_job {
@@ -80,10 +83,15 @@ fl_status fl__quant_job_run(json_t **report, const fl_quantize_options *o,
                             const fl_calib *calib, const char *calib_name, fl_err *err);
 
 enum { FL_QUANT_SAMPLE_ROWS = 1024 }; /* kept of every site's input while planning */
-/* Makes job->plan. */
+/* Makes job->plan. Where transforms come with static activations, the scales and copies of a
+ * block are left open until it is learned. */
 fl_status fl__quant_plan_make(fl_quant_job *job, fl_err *err);
-/* Learns a block's transforms on the lanes and folds them: *folded is what is to be rounded,
- * *plain the block as it was. *report: what the training did, new reference. */
+/* These, for a learned block: from what its transforms make of the quantised lane, which is
+ * left alone. */
+fl_status fl__quant_plan_learned(fl_quant_job *job, int layer, const fl_block *folded,
+                                 fl_err *err);
+/* Learns a block's transforms on the lanes, folds them and plans its sites: *folded is what is
+ * to be rounded, *plain the block as it was. *report: what the training did, new reference. */
 fl_status fl__quant_learn_block(fl_block *folded, fl_block *plain, json_t **report,
                                 fl_quant_job *job, int layer, fl_err *err);
 /* Writes the rest of the model and finishes the checkpoint. shards: array of {file, names,

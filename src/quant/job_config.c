@@ -122,6 +122,11 @@ static fl_select select_of(const char *name, fl_select automatic)
                                 : automatic;
 }
 
+bool fl__quant_per_token_asymmetric(const fl_quantize_options *o)
+{
+    return pick(o->asymmetric, is(o->method, "flatquant") && !is(o->recipe, "official"));
+}
+
 fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
                                    const fl_model_config *model, uint32_t isa, fl_err *err)
 {
@@ -134,6 +139,8 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
                               : flattenquant   ? "tensor"
                                                : "token";
     const bool gptq = o->weights ? is(o->weights, "gptq") : flattenquant;
+    const bool transforms = is(o->method, "flatquant") || is(o->method, "quarot");
+    const bool flattens = flattenquant || (transforms && is(granularity, "tensor"));
     *c = (fl_quant_config){
         .method = o->method,
         .mixed = flattenquant && !o->w_bits && !o->a_bits,
@@ -144,8 +151,8 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
         .smooth_all = flattenquant,
         .unsigned_codes = pick(o->unsigned_codes, flattenquant && !paper),
         .flatten = {.smooth = pick(o->smooth, flattenquant || is(o->method, "smoothquant")),
-                    .suppress = pick(o->suppress, flattenquant),
-                    .flatten = pick(o->flatten, flattenquant),
+                    .suppress = pick(o->suppress, flattens),
+                    .flatten = pick(o->flatten, flattens),
                     .alpha = o->alpha,
                     .beta = o->beta,
                     .iqr_rule = is(o->threshold, "iqr"),
@@ -164,7 +171,7 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
                   .flatten_weights = pick(o->flatten_weights, false),
                   .weight_beta = o->weight_beta,
                   .weight_max_ratio = o->flatten_max_ratio},
-        .transforms = is(o->method, "flatquant") || is(o->method, "quarot"),
+        .transforms = transforms,
         .seed = o->seed,
         .n_samples = o->n_samples,
         .seq_len = o->seq_len ? o->seq_len : FL_MIN(2048, model->n_positions),
@@ -175,13 +182,9 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
     if (c->block.flatten_weights && c->act != FL_ACT_STATIC)
         return usage(err, "--flatten-weights",
                      "only activations with one fixed scale per tensor are repeated for it",
-                     c->transforms
-                         ? "leave it out"
-                         : "use --a-granularity tensor with 8 or 4 bits, or leave it out");
-    if (paper || !flattenquant) {
-        if (c->flatten.alpha < 0) c->flatten.alpha = 0.5;
-        if (c->flatten.beta < 0) c->flatten.beta = 1.3;
-    }
+                     "use --a-granularity tensor with 8 or 4 bits, or leave it out");
+    if ((paper || !flattenquant) && c->flatten.alpha < 0) c->flatten.alpha = 0.5;
+    if ((paper || !flattens) && c->flatten.beta < 0) c->flatten.beta = 1.3;
     if (c->act == FL_ACT_FLOAT) c->flatten.smooth = false; /* nothing to take from the
                                                               activations */
     if (c->act != FL_ACT_STATIC) {
@@ -191,9 +194,7 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
     }
     if (c->act == FL_ACT_STATIC && c->a_bits == 3)
         return usage(err, "--a-bits", "3 bits are per token only", "give 4 or 8");
-    const bool official = is(o->recipe, "official");
-    c->asymmetric = c->act == FL_ACT_TOKEN &&
-                    pick(o->asymmetric, is(o->method, "flatquant") && !official);
+    c->asymmetric = c->act == FL_ACT_TOKEN && fl__quant_per_token_asymmetric(o);
     if (c->transforms && (st = fl__flatquant_config_resolve(c, o, model, isa, err))) return st;
     if (c->mixed && c->act != FL_ACT_STATIC && !o->a_granularity)
         return usage(err, "--a-granularity",

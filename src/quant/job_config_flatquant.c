@@ -3,7 +3,8 @@
  *
  * Where the default departs from the official code is a measured choice (docs/flatquant.md):
  * asymmetric activations, training on the inputs that the quantised blocks before produce,
- * free matrices with a direct inverse. quarot is the same path with a randomised Hadamard
+ * free matrices with a direct inverse. Training is the same where the model will run with one
+ * static scale per tensor. quarot is the same path with a randomised Hadamard
  * transform, nothing learned and the norms' gains in the weights.
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
@@ -44,6 +45,8 @@ static fl_status check(const fl_quantize_options *o, fl_err *err)
         isnan(o->weight_decay) || isnan(o->diag_alpha))
         return usage(err, "--flat-lr", "a rate is not a number", "give a number");
     if (o->diag_alpha > 1) return usage(err, "--diag-alpha", "above 1", "0.3 is usual");
+    if (o->smooth == FL_ON)
+        return usage(err, "--smooth", "transforms and scales take its place", "leave it out");
     return FL_OK;
 }
 
@@ -58,7 +61,7 @@ static fl_flatquant_options common(const fl_quantize_options *o, const fl_quant_
         .v_bits = c->v_bits,
         .scale = pick(o->learn_scale, true),
         .clip = pick(o->learn_clip, true),
-        .asymmetric = c->asymmetric,
+        .asymmetric = c->act != FL_ACT_FLOAT && fl__quant_per_token_asymmetric(o),
         .epochs = o->epochs < 0 ? 15 : o->epochs,
         .batch_windows = o->batch_windows < 0 ? 4 : o->batch_windows,
         .warmup_steps = o->warmup_steps < 0 ? 0 : o->warmup_steps,
@@ -95,11 +98,9 @@ fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_opt
         f->clip = pick(o->learn_clip, false);
         f->fold_gain = quarot && !f->scale && model->pre_norm; /* else the residual has it */
     }
-    f->clip_per_linear &= f->clip && f->a_bits < 16;
+    f->clip_per_linear &= f->clip && c->act == FL_ACT_TOKEN; /* else codes are shared */
     if (fixed && !f->scale && !f->clip) f->epochs = 0;
-    if (c->act == FL_ACT_STATIC)
-        return usage(err, "--a-granularity", "transforms come with one scale per token",
-                     "use token");
+    c->unsigned_codes = false; /* a transform gives either sign */
     return FL_OK;
 }
 

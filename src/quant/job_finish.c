@@ -159,6 +159,12 @@ int64_t fl__quant_copied_bytes(const fl_model *model)
 
 /* ---- config.json and the report ---------------------------------------------------------- */
 
+/* A number of a site's report; 0: null. */
+static double site_number(const fl_quant_job *job, int i, const char *key)
+{
+    return json_number_value(json_object_get(json_array_get(job->sites, (size_t)i), key));
+}
+
 /* Shares of the linears of the blocks that run at 4 bits. */
 static json_t *int4_shares(const fl_quant_job *job)
 {
@@ -169,8 +175,8 @@ static json_t *int4_shares(const fl_quant_job *job)
         const fl_site_plan *p = &job->plan->sites[i];
         int linears[FL_SITE_MAX_LINEARS];
         const int count = fl__site_linears(linears, cfg, i % FL_N_SITES);
-        const double more = json_number_value(
-            json_object_get(json_array_get(job->sites, (size_t)i), "weight_flatten_ratio"));
+        const double more = site_number(job, i, "weight_flatten_ratio");
+        const double flattened = site_number(job, i, "flatten_ratio");
         for (int k = 0; k < count; k++) {
             int n_out, n_in;
             fl__linear_shape(&n_out, &n_in, cfg, linears[k]);
@@ -182,11 +188,11 @@ static json_t *int4_shares(const fl_quant_job *job)
             n4 += 1;
             params4 += (double)n_out * n_in;
         }
-        ratio += p->ratio * p->n_in;
+        ratio += flattened * p->n_in;
         width += p->n_in;
-        bits += p->effective_bits * p->n_in;
+        bits += site_number(job, i, "effective_bits") * p->n_in;
         if (p->a_bits == 4) {
-            ratio4 = fmax(ratio4, p->ratio);
+            ratio4 = fmax(ratio4, flattened);
             n_sites4 += 1;
         }
     }

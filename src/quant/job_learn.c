@@ -1,7 +1,8 @@
 /* job_learn.c - FlatQuant inside a run: a block's transforms, learned on the lanes and folded.
  *
  * The float lane gives what the block should put out; the quantised lane (or, where asked, the
- * float lane) what it will be fed. The plan has no part in it: every site is treated alike.
+ * float lane) what it will be fed. Every site is treated alike; where activations have one
+ * fixed scale, it is chosen when the block is folded.
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
@@ -89,6 +90,10 @@ fl_status fl__quant_learn_block(fl_block *folded, fl_block *plain, json_t **repo
 out:
     fl__flatquant_params_fini(&params);
     extremes_fini(&e);
+    if (!st && job->c.act == FL_ACT_STATIC) {
+        st = fl__quant_plan_learned(job, layer, folded, err);
+        if (st) fl__block_fini(folded);
+    }
     if (st) {
         fl__block_fini(plain);
         json_decref(*report);

@@ -20,14 +20,15 @@ static int site_shape(int linears[FL_SITE_MAX_LINEARS], int *n_in, const fl_mode
     return n;
 }
 
-/* Smoothing factors and copies of all sites; for the mix at both widths until it is settled. */
+/* Smoothing factors (none with transforms) and copies of all sites; for the mix at both widths
+ * until it is settled. */
 static size_t plan_bytes(const fl_quant_config *c, const fl_model *model)
 {
     size_t n = 0;
     for (int s = 0; s < FL_N_SITES; s++) {
         int linears[FL_SITE_MAX_LINEARS], n_in;
         (void)site_shape(linears, &n_in, model, s);
-        n += (size_t)n_in * (sizeof(float) + sizeof(uint16_t));
+        n += (size_t)n_in * ((c->transforms ? 0 : sizeof(float)) + sizeof(uint16_t));
     }
     return n * (size_t)model->cfg.n_layers * (c->mixed ? 2 : 1);
 }
@@ -219,18 +220,19 @@ json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, cons
     const size_t statistics =
         observed ? FL_MAX(statistics_bytes(c, model, ex), probe_bytes(c, model)) : 0;
     const rounding_memory rounding = rounding_bytes(c, model, ex);
-    const size_t planning = observed ? floats + statistics + plan : 0;
+    const size_t plain = c->transforms ? floats : 0; /* the block as it was, for its lane */
+    const size_t planning = observed ? floats + plain + statistics + plan : 0;
     const size_t calibration = pass ? calibration_bytes(c, model, ex, text_bytes) : 0;
     const size_t target = c->transforms ? (size_t)c->n_samples * (size_t)c->seq_len *
                                               (size_t)model->cfg.hidden_size * sizeof(float)
                                         : 0;
     const size_t training =
         c->transforms && c->flatquant.epochs
-            ? floats + fl__flatquant_bytes(model, ex, &c->flatquant,
-                                           FL_MIN(c->flatquant.batch_windows, c->n_samples),
-                                           c->seq_len)
+            ? floats + plan +
+                  fl__flatquant_bytes(model, ex, &c->flatquant,
+                                      FL_MIN(c->flatquant.batch_windows, c->n_samples),
+                                      c->seq_len)
             : 0;
-    const size_t plain = c->transforms ? floats : 0; /* the block as it was, for its lane */
     const size_t rounding_all = rounding.most + plan / (c->mixed ? 2 : 1) + plain;
     const size_t working = stream.activations + target + stream.workspace +
                            FL_MAX(FL_MAX(planning, training), rounding_all);

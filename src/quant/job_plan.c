@@ -4,6 +4,9 @@
  * that may be used, and, for the mix of 4 and 8 bits, what each site costs at 4 bits: the
  * block's output error on one batch when only that site is quantised (weights to nearest), over
  * the energy of the output. The bits are chosen when all blocks are known.
+ *
+ * With transforms there is no such pass: the options decide, and static scales are chosen for a
+ * block when it has been learned, from the same statistics of its transformed inputs.
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
@@ -19,6 +22,12 @@ typedef struct site_choices {
     fl_flatten_choice at4, at8;
     double d4, d8, cost4;
 } site_choices;
+
+static void choices_fini(site_choices *c)
+{
+    fl__flatten_choice_fini(&c->at4);
+    fl__flatten_choice_fini(&c->at8);
+}
 
 typedef struct planner {
     fl_quant_job *job;
@@ -243,12 +252,11 @@ out:
     return st;
 }
 
-static void settle(planner *p, int i, int a_bits)
+static void settle(fl_quant_job *job, int i, site_choices *from, int a_bits)
 {
-    fl_site_plan *to = &p->job->plan->sites[i];
-    site_choices *from = &p->all[i];
+    fl_site_plan *to = &job->plan->sites[i];
     fl_flatten_choice *c = a_bits == 4 ? &from->at4 : &from->at8;
-    const fl_quant_config *cfg = &p->job->c;
+    const fl_quant_config *cfg = &job->c;
     const bool fixed = cfg->act == FL_ACT_STATIC,
                smoothed = site_is_smoothed(cfg, i % FL_N_SITES);
     to->act = cfg->act;
@@ -273,7 +281,7 @@ static void settle(planner *p, int i, int a_bits)
     to->cost4 = cfg->mixed ? from->cost4 : NAN;
 }
 
-/* No activation statistics needed: the same for all sites. */
+/* No activation statistics needed, or not yet: the same for all sites. */
 static void settle_plain(fl_quant_job *job)
 {
     for (int i = 0; i < job->plan->n_layers * FL_N_SITES; i++) {
@@ -308,7 +316,7 @@ fl_status fl__quant_plan_make(fl_quant_job *job, fl_err *err)
         (void)fl__site_linears(linears, &job->model->cfg, (int)(i % FL_N_SITES));
         fl__linear_shape(&n_out, &job->plan->sites[i].n_in, &job->model->cfg, linears[0]);
     }
-    if (!fl__quant_needs_statistics(&job->c)) {
+    if (!fl__quant_needs_statistics(&job->c) || job->c.transforms) {
         settle_plain(job);
         return FL_OK;
     }
@@ -326,14 +334,29 @@ fl_status fl__quant_plan_make(fl_quant_job *job, fl_err *err)
     }
     if (!st && job->c.mixed) st = select_bits(&p, chosen, err);
     for (size_t i = 0; i < n && !st; i++)
-        settle(&p, (int)i, job->c.mixed ? (chosen[i] ? 4 : 8) : job->c.a_bits);
+        settle(job, (int)i, &p.all[i],
+               job->c.mixed ? (chosen[i] ? 4 : 8) : job->c.a_bits);
 out:
-    for (size_t i = 0; p.all && i < n; i++) {
-        fl__flatten_choice_fini(&p.all[i].at4);
-        fl__flatten_choice_fini(&p.all[i].at8);
-    }
+    for (size_t i = 0; p.all && i < n; i++) choices_fini(&p.all[i]);
     fl__free(&p.all);
     fl__free(&p.o_groups);
     fl__free(&chosen);
+    return st;
+}
+
+fl_status fl__quant_plan_learned(fl_quant_job *job, int layer, const fl_block *folded,
+                                 fl_err *err)
+{
+    planner p = {.job = job};
+    fl_site_stats stats[FL_N_SITES];
+    fl_status st =
+        fl__stream_learned_stats(stats, job->stream, folded, FL_QUANT_SAMPLE_ROWS, err);
+    for (int s = 0; s < FL_N_SITES; s++) {
+        site_choices choices = {0};
+        if (!st) st = choose_site(&p, &choices, folded, s, &stats[s], err);
+        if (!st) settle(job, layer * FL_N_SITES + s, &choices, job->c.a_bits);
+        choices_fini(&choices);
+        fl__site_stats_fini(&stats[s]);
+    }
     return st;
 }

@@ -149,8 +149,11 @@ static void count_rounding(work *w, const fl_quant_config *c, const fl_model *mo
     const double tokens = tokens_of(c);
     const bool searched = c->block.use_gptq || c->block.search_scale;
     if (c->block.use_gptq) w->flops += lanes_flops(c, model);
-    if (c->transforms) /* what is wanted; both lanes to the next block, in lanes_flops else */
-        w->flops += tokens * flops_to(c, model, FL_SITE_DOWN) * (c->block.use_gptq ? 1 : 3);
+    /* What learned blocks aim at, which the float lane takes over, and the quantised lane to
+     * the next block. GPTQ: both lanes are counted, with a half that the float lane skips. */
+    if (c->transforms)
+        w->flops += tokens * (c->block.use_gptq ? flops_to(c, model, FL_SITE_O)
+                                                : 2 * flops_to(c, model, FL_SITE_DOWN));
     for (int s = 0; s < FL_N_SITES; s++) {
         int K, N;
         site_shape(&K, &N, model, s);

@@ -197,6 +197,13 @@ fl_status fl__stream_target(fl_stream *s, const fl_block *block, fl_site_hook *h
     return FL_OK;
 }
 
+void fl__stream_take_target(fl_stream *s)
+{
+    float *old = s->x_float;
+    s->x_float = s->target;
+    s->target = old;
+}
+
 size_t fl__stream_first_batch(fl_stream *s, const fl_block *block, float *to)
 {
     const batch b = batch_of(s, 0);
@@ -207,24 +214,35 @@ size_t fl__stream_first_batch(fl_stream *s, const fl_block *block, float *to)
 
 /* ---- statistics -------------------------------------------------------------------------- */
 
+typedef struct observer {
+    fl_site_stats *stats; /* [FL_N_SITES] */
+    const fl_block *block;
+    const fl_stream *s;
+} observer;
+
 static bool collect_stats(void *user, int site, const float *x, int n_rows)
 {
-    fl_site_stats *stats = user;
-    fl__site_stats_add(&stats[site], x, n_rows);
+    const observer *o = user;
+    const fl_stream *s = o->s;
+    const fl_site *at = &o->block->site[site];
+    if (at->transform.n1 || at->premul) {
+        fl__site_input(s->ex, at, s->site_quant, x, n_rows, s->ws->scratch);
+        x = s->site_quant;
+    }
+    fl__site_stats_add(&o->stats[site], x, n_rows);
     return true;
 }
 
-fl_status fl__stream_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s, const fl_block *block,
-                           int n_sample, fl_err *err)
+static fl_status collect(fl_site_stats stats[FL_N_SITES], fl_stream *s, fl_lane lane,
+                         const fl_block *block, bool store, int n_sample, fl_err *err)
 {
     const int64_t n = (int64_t)s->calib->n_windows * s->calib->seq_len;
+    observer o = {stats, block, s};
     fl_status st = FL_OK;
     memset(stats, 0, FL_N_SITES * sizeof *stats);
-    memcpy(s->first_batch, s->x_float, batch_of(s, 0).n * sizeof(float));
     for (int i = 0; i < FL_N_SITES && !st; i++)
         st = fl__site_stats_init(&stats[i], block->site[i].n_in, n, n_sample, err);
-    if (!st &&
-        !fl__stream_walk(s, FL_LANE_FLOAT, block, FL_HALF_BOTH, true, collect_stats, stats))
+    if (!st && !fl__stream_walk(s, lane, block, FL_HALF_BOTH, store, collect_stats, &o))
         st = fl__checkpoint_interrupted(err);
     for (int i = 0; i < FL_N_SITES; i++) {
         if (st)
@@ -233,6 +251,19 @@ fl_status fl__stream_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s, const 
             fl__site_stats_finish(&stats[i]);
     }
     return st;
+}
+
+fl_status fl__stream_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s, const fl_block *block,
+                           int n_sample, fl_err *err)
+{
+    memcpy(s->first_batch, s->x_float, batch_of(s, 0).n * sizeof(float));
+    return collect(stats, s, FL_LANE_FLOAT, block, true, n_sample, err);
+}
+
+fl_status fl__stream_learned_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s,
+                                   const fl_block *block, int n_sample, fl_err *err)
+{
+    return collect(stats, s, FL_LANE_QUANT, block, false, n_sample, err);
 }
 
 /* ---- second moments ---------------------------------------------------------------------- */

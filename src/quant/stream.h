@@ -55,6 +55,9 @@ bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, fl_half 
  * allocated at the first call); the lane itself is left alone. FL_E_NOMEM, FL_E_INTERRUPTED. */
 fl_status fl__stream_target(fl_stream *s, const fl_block *block, fl_site_hook *hook, void *user,
                             fl_err *err);
+/* What it put there becomes the float lane's inputs: no second walk through the same block.
+ * target is lost. */
+void fl__stream_take_target(fl_stream *s);
 
 /* The first batch of the float lane, as fl__stream_stats found it, through a block once more
  * (the lane is left alone): its output goes to `to`; returns how many floats. */
@@ -65,6 +68,11 @@ size_t fl__stream_first_batch(fl_stream *s, const fl_block *block, float *to);
  * are kept. */
 fl_status fl__stream_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s, const fl_block *block,
                            int n_sample, fl_err *err);
+
+/* The same of what the quantisers of a learned block will meet: its sites' inputs behind their
+ * transforms, on the quantised lane, which is left alone. */
+fl_status fl__stream_learned_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s,
+                                   const fl_block *block, int n_sample, fl_err *err);
 
 /* Second moments at one site: the lanes hold the input of the site's half of the block; the
  * quantised lane (sites before it quantised, `probe` saying how this one quantises its input

@@ -13,9 +13,9 @@
 
 enum {
     BATCH = 4096,       /* floats, or one row when that is longer */
-    ITEM = 8 * BATCH,   /* floats of a forward item, at least */
-    TILES = 64,         /* of the gradients' sums, at most */
-    LEAST_ROWS = 16,    /* of a tile */
+    ITEM = 8 * BATCH,   /* floats of a forward item without hooks, at least */
+    LEAST_ROWS = 16,    /* of a tile, */
+    TILE = 65536,       /* but no more than so many floats of rows that are long */
     ALIGN = 16,         /* floats; 64 bytes */
 };
 
@@ -51,6 +51,7 @@ void fl__kron_free(fl_kron **kron)
 
 typedef struct job {
     const fl_kron_kernel *kernel;
+    const fl_kron_hooks *hooks; /* or NULL */
     float *y; /* y or dx */
     const float *x, *dy, *P1, *P2;
     bool want_dP1, want_dP2;
@@ -71,7 +72,8 @@ static size_t padded(int64_t n)
 
 static size_t part_floats(const job *j)
 {
-    return padded((int64_t)j->n1 * j->n1) + padded((int64_t)j->n2 * j->n2);
+    return (j->want_dP1 ? padded((int64_t)j->n1 * j->n1) : 0) +
+           (j->want_dP2 ? padded((int64_t)j->n2 * j->n2) : 0);
 }
 
 static int64_t n_items(const job *j)
@@ -79,9 +81,16 @@ static int64_t n_items(const job *j)
     return (j->R + j->rows_per_item - 1) / j->rows_per_item;
 }
 
+static void call(const job *j, bool after, int64_t first, int64_t end, int thread)
+{
+    fl_kron_hook *hook = !j->hooks ? NULL : after ? j->hooks->after : j->hooks->before;
+    if (hook) hook(j->hooks->user, first, end - first, thread);
+}
+
 static fl_status prepare(fl_kron *kron, job *j, bool grad, fl_err *err)
 {
-    const size_t turned = padded((int64_t)j->n2 * j->n2), threads = (size_t)kron->ex.n_threads;
+    const size_t turned = grad && j->P2 ? padded((int64_t)j->n2 * j->n2) : 0;
+    const size_t threads = (size_t)kron->ex.n_threads;
     j->kernel = kron->kernel;
     j->batch_rows = FL_MAX(BATCH / area(j), 1);
     const size_t batches = threads * 2 * padded(j->batch_rows * area(j));
@@ -148,19 +157,28 @@ static void forward_item(void *arg, int64_t item, int thread)
     const job *j = arg;
     const int64_t first = item * j->rows_per_item, end = FL_MIN(first + j->rows_per_item, j->R);
     float *room = j->batches + (size_t)thread * 2 * padded(j->batch_rows * area(j));
+    call(j, false, first, end, thread);
     for (int64_t r = first; r < end; r += j->batch_rows)
         forward_batch(j, j->y + r * area(j), j->x + r * area(j), room,
                       FL_MIN(j->batch_rows, end - r));
+    call(j, true, first, end, thread);
+}
+
+fl_status fl__kron_rows_hooked(fl_kron *kron, const fl_kron_hooks *hooks, float *y,
+                               const float *x, int64_t R, int n1, int n2, const float *P1,
+                               const float *P2, fl_err *err)
+{
+    job j = {.hooks = hooks, .y = y, .x = x, .P1 = P1, .P2 = P2, .R = R, .n1 = n1, .n2 = n2};
+    j.rows_per_item = hooks ? FL_KRON_ITEM : FL_MAX(ITEM / area(&j), 1);
+    const fl_status st = prepare(kron, &j, false, err);
+    if (st == FL_OK) fl__parallel_for(&kron->ex, n_items(&j), forward_item, &j);
+    return st;
 }
 
 fl_status fl__kron_rows(fl_kron *kron, float *y, const float *x, int64_t R, int n1, int n2,
                         const float *P1, const float *P2, fl_err *err)
 {
-    job j = {.y = y, .x = x, .P1 = P1, .P2 = P2, .R = R, .n1 = n1, .n2 = n2};
-    j.rows_per_item = FL_MAX(ITEM / area(&j), 1);
-    const fl_status st = prepare(kron, &j, false, err);
-    if (st == FL_OK) fl__parallel_for(&kron->ex, n_items(&j), forward_item, &j);
-    return st;
+    return fl__kron_rows_hooked(kron, NULL, y, x, R, n1, n2, P1, P2, err);
 }
 
 /* ---- gradients --------------------------------------------------------------------------- */
@@ -202,11 +220,13 @@ static void grad_item(void *arg, int64_t item, int thread)
     const size_t batch = padded(j->batch_rows * area(j));
     float *t = j->batches + (size_t)thread * 2 * batch, *d = t + batch;
     float *dP1 = j->parts + (size_t)item * part_floats(j);
-    float *dP2 = dP1 + padded((int64_t)j->n1 * j->n1);
+    float *dP2 = dP1 + (j->want_dP1 ? padded((int64_t)j->n1 * j->n1) : 0);
     memset(dP1, 0, part_floats(j) * sizeof *dP1);
+    call(j, false, first, end, thread);
     for (int64_t r = first; r < end; r += j->batch_rows)
         grad_batch(j, j->y ? j->y + r * area(j) : NULL, j->x + r * area(j), j->dy + r * area(j),
                    t, d, dP1, dP2, FL_MIN(j->batch_rows, end - r));
+    call(j, true, first, end, thread);
 }
 
 /* sum [n] of what lies at `at` in each tile's part, tile by tile. */
@@ -220,19 +240,35 @@ static void add_parts(const job *j, float *sum, size_t at, int64_t n)
     }
 }
 
-fl_status fl__kron_rows_grad(fl_kron *kron, float *dx, float *dP1, float *dP2, const float *dy,
-                             const float *x, int64_t R, int n1, int n2, const float *P1,
-                             const float *P2, fl_err *err)
+int64_t fl__kron_tile_rows(int64_t R, int n1, int n2)
 {
-    job j = {.y = dx, .x = x, .dy = dy, .P1 = P1, .P2 = P2, .want_dP1 = P1 && dP1,
-             .want_dP2 = P2 && dP2, .R = R, .n1 = n1, .n2 = n2};
-    j.rows_per_item = FL_MAX((R + TILES - 1) / TILES, LEAST_ROWS);
+    const int64_t least = FL_MAX(FL_MIN(TILE / ((int64_t)n1 * n2), LEAST_ROWS), 1);
+    return FL_MAX((R + FL_KRON_TILES - 1) / FL_KRON_TILES, least);
+}
+
+fl_status fl__kron_rows_grad_hooked(fl_kron *kron, const fl_kron_hooks *hooks, float *dx,
+                                    float *dP1, float *dP2, const float *dy, const float *x,
+                                    int64_t R, int n1, int n2, const float *P1,
+                                    const float *P2, fl_err *err)
+{
+    job j = {.hooks = hooks, .y = dx, .x = x, .dy = dy, .P1 = P1, .P2 = P2,
+             .want_dP1 = P1 && dP1, .want_dP2 = P2 && dP2, .R = R, .n1 = n1, .n2 = n2};
+    j.rows_per_item = fl__kron_tile_rows(R, n1, n2);
     const fl_status st = prepare(kron, &j, true, err);
     if (st) return st;
     for (int64_t k = 0; P2 && k < n2; k++)
         for (int64_t i = 0; i < n2; i++) j.turned[i * n2 + k] = P2[k * n2 + i];
     fl__parallel_for(&kron->ex, n_items(&j), grad_item, &j);
     if (j.want_dP1) add_parts(&j, dP1, 0, (int64_t)n1 * n1);
-    if (j.want_dP2) add_parts(&j, dP2, padded((int64_t)n1 * n1), (int64_t)n2 * n2);
+    if (j.want_dP2)
+        add_parts(&j, dP2, j.want_dP1 ? padded((int64_t)n1 * n1) : 0, (int64_t)n2 * n2);
     return FL_OK;
+}
+
+fl_status fl__kron_rows_grad(fl_kron *kron, float *dx, float *dP1, float *dP2, const float *dy,
+                             const float *x, int64_t R, int n1, int n2, const float *P1,
+                             const float *P2, fl_err *err)
+{
+    return fl__kron_rows_grad_hooked(kron, NULL, dx, dP1, dP2, dy, x, R, n1, n2, P1, P2,
+                                     err);
 }

@@ -273,7 +273,8 @@ static fl_status spread(fl_attention_blocks *b, const fl_attention_head *head,
     }
     const packed p = packed_of(b, head->thread);
     const uint16_t *columns = p.block;
-    b->rows->pack_a_transposed(p.weights, w, b->ld, block->L, block->m);
+    b->rows->pack_a_transposed(p.weights, up_to(block->m, STEP_K), w, b->ld, block->L,
+                               block->m);
     pack_columns(b, p.block, x_b, ld, block->m);
     for (int d = 0; d < b->D; d += PANEL) {
         b->fast->run(to + d, ld, p.weights, columns, block->L, FL_MIN(PANEL, b->D - d),

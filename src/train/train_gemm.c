@@ -1,13 +1,14 @@
 /* train_gemm.c - matrix products of training: plan, operands, tiles, sum of parts.
  *
- * A product is planned from its shape: tiles of TILE_M x TILE_N, and parts of K when there are
- * fewer than MIN_ITEMS tiles. An item is one tile of one part; with several parts each writes
- * to a buffer of its own, [parts, M, N], and a last loop adds them up in order.
+ * A product is planned from its shape: tiles of TILE_M x TILE_N, and, where K is rows of
+ * tokens, parts of K when there are fewer than MIN_ITEMS tiles. An item is one tile of one
+ * part; with several parts each writes to a buffer of its own, [parts, M, N], and a last loop
+ * adds them up in order.
  *
- * bfloat16 operands are packed beforehand, in parallel, once for all tiles: A [parts][M, part
- * K], B [parts][panels of 64 columns] (kernels/onednn.h). Packing reads A and B once, little
- * beside the product. float32 operands that SGEMM walks across rows are copied where their rows
- * are a multiple of 1 KiB apart: such rows share lines of the cache, at up to half the speed.
+ * bfloat16 operands are packed beforehand (train_operand.h), once for all tiles, and once for
+ * all products of a matrix that several of them read. float32 operands that SGEMM walks across
+ * rows are copied where their rows are a multiple of 1 KiB apart: such rows share lines of the
+ * cache, at up to half the speed.
  * SPDX-License-Identifier: MIT */
 #include "train/train_gemm.h"
 
@@ -20,8 +21,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { TILE_M = 128, TILE_N = 256, MIN_ITEMS = 32, MIN_PART = 512 };
-enum { PACK_ROWS = 64, PANEL = 64, STEP_K = 32 }; /* layout of the packed operands */
+enum { TILE_M = 128, TILE_N = 256, MIN_ITEMS = 32 };
 enum { ITEM_ELEMENTS = 16384, ITEM_ROWS = 16 };
 enum { BAD_ROW = 256, ROW_PAD = 16 }; /* floats */
 
@@ -30,8 +30,9 @@ struct fl_train_gemm {
     const fl_train_rows *rows;
     bool bf16;
     const fl_gemm_bf16_kernel *fast; /* NULL: float32 products */
-    void *a, *b;          /* operands packed, rounded or copied, owned, grown */
-    float *parts;         /* [parts, M, N], owned, grown */
+    fl_train_packed packed_a, packed_b; /* of products whose operands are not shared */
+    void *a, *b;  /* operands rounded or copied, owned, grown */
+    float *parts; /* [parts, M, N], owned, grown */
     size_t a_bytes, b_bytes, parts_bytes;
 };
 
@@ -41,10 +42,11 @@ typedef struct product {
     const float *A, *B; /* [M, K] or, transposed, [K, M]; [K, N] or, transposed, [N, K] */
     int64_t lda, ldb;
     bool transpose_a, transpose_b;
+    const uint16_t *packed_a, *packed_b; /* bfloat16 */
     float beta, *C;
-    int m_tiles, n_tiles, n_parts,
-        part_k;          /* part_k: a multiple of STEP_K; the last is shorter */
-    atomic_int status;   /* first failure of an item */
+    int m_tiles, n_tiles, n_parts;
+    int part_k;        /* of all parts but the last, which may be shorter */
+    atomic_int status; /* first failure of an item */
 } product;
 
 static int64_t ceil_div(int64_t a, int64_t b)
@@ -57,25 +59,17 @@ static int part_length(const product *p, int part)
     return FL_MIN(p->part_k, p->K - part * p->part_k);
 }
 
-/* As the packed operands have it. */
-static int part_length_packed(const product *p, int part)
-{
-    return (int)ceil_div(part_length(p, part), STEP_K) * STEP_K;
-}
-
-static int columns_packed(const product *p)
-{
-    return (int)ceil_div(p->N, PANEL) * PANEL;
-}
-
 static void plan(product *p)
 {
     p->m_tiles = (int)ceil_div(p->M, TILE_M);
     p->n_tiles = (int)ceil_div(p->N, TILE_N);
     const int64_t tiles = (int64_t)p->m_tiles * p->n_tiles;
     int parts = 1;
-    while (tiles * parts < MIN_ITEMS && p->K / (parts * 2) >= MIN_PART) parts *= 2;
-    p->part_k = (int)ceil_div(ceil_div(p->K, parts), STEP_K) * STEP_K;
+    while (p->transpose_a && tiles * parts < MIN_ITEMS && p->K / (parts * 2) >= FL_PACK_CHUNK)
+        parts *= 2;
+    p->part_k = parts == 1 ? p->K
+                           : (int)ceil_div(ceil_div(p->K, parts), FL_PACK_CHUNK) *
+                                 FL_PACK_CHUNK;
     p->n_parts = (int)ceil_div(p->K, p->part_k);
 }
 
@@ -137,19 +131,23 @@ static void tile_f32(void *arg, int64_t item, int thread)
                                  t.beta, t.C, p->N, NULL));
 }
 
+/* Chunk after chunk of K, each added to what is there. */
 static void tile_bf16(void *arg, int64_t item, int thread)
 {
     product *p = arg;
     const fl_train_gemm *g = p->gemm;
     const tile t = tile_of(p, item);
-    const int64_t k0 = (int64_t)t.part * p->part_k, K = part_length_packed(p, t.part);
-    const uint16_t *A = (const uint16_t *)g->a + k0 * p->M + t.m0 * K;
-    const uint16_t *B = (const uint16_t *)g->b + k0 * columns_packed(p) + t.n0 * K;
+    const int chunk = p->transpose_a ? FL_PACK_CHUNK : p->K;
+    const int64_t first = (int64_t)t.part * p->part_k, end = first + part_length(p, t.part);
     (void)thread;
     if (t.beta != 0.0f && t.beta != 1.0f)
         for (int m = 0; m < t.m; m++) g->rows->scale(t.C + (int64_t)m * p->N, t.beta, t.n);
-    const bool add = p->n_parts == 1 && p->beta != 0.0f;
-    g->fast->run(t.C, p->N, A, B, t.m, t.n, (int)K, add);
+    for (int64_t k = first; k < end; k += chunk) {
+        const int64_t K = fl__pack_length((int)FL_MIN(chunk, end - k));
+        g->fast->run(t.C, p->N, p->packed_a + k * p->M + t.m0 * K,
+                     p->packed_b + k * fl__pack_columns(p->N) + t.n0 * K, t.m, t.n, (int)K,
+                     k > first || t.beta != 0.0f);
+    }
 }
 
 static void add_parts(void *arg, int64_t item, int thread)
@@ -226,50 +224,25 @@ static fl_status copy_operands(fl_train_gemm *g, product *p, fl_err *err)
                         !p->transpose_b, err);
 }
 
-static void pack_a_item(const product *p, int part, int m0)
-{
-    const int64_t k0 = (int64_t)part * p->part_k;
-    const int n = FL_MIN(PACK_ROWS, p->M - m0), K = part_length(p, part);
-    uint16_t *to =
-        (uint16_t *)p->gemm->a + k0 * p->M + (int64_t)m0 * part_length_packed(p, part);
-    if (p->transpose_a)
-        p->gemm->rows->pack_a_transposed(to, p->A + k0 * p->lda + m0, p->lda, n, K);
-    else p->gemm->rows->pack_a(to, p->A + m0 * p->lda + k0, p->lda, n, K);
-}
-
-/* B as models store a weight, [N, K], has its columns as rows. */
-static void pack_b_item(const product *p, int part, int n0)
-{
-    const int64_t k0 = (int64_t)part * p->part_k;
-    const int n = FL_MIN(PANEL, p->N - n0), K = part_length(p, part);
-    uint16_t *to = (uint16_t *)p->gemm->b + k0 * columns_packed(p) +
-                   (int64_t)n0 * part_length_packed(p, part);
-    if (p->transpose_b) p->gemm->rows->pack_b(to, p->B + n0 * p->ldb + k0, p->ldb, n, K);
-    else p->gemm->rows->pack_b_transposed(to, p->B + k0 * p->ldb + n0, p->ldb, n, K);
-}
-
-static void pack_item(void *arg, int64_t item, int thread)
-{
-    const product *p = arg;
-    const int64_t a_blocks = ceil_div(p->M, PACK_ROWS), a_items = a_blocks * p->n_parts;
-    const int64_t b_blocks = ceil_div(p->N, PANEL), b_item = item - a_items;
-    (void)thread;
-    if (item < a_items)
-        pack_a_item(p, (int)(item / a_blocks), (int)(item % a_blocks) * PACK_ROWS);
-    else pack_b_item(p, (int)(b_item / b_blocks), (int)(b_item % b_blocks) * PANEL);
-}
-
+/* What is not packed yet. */
 static fl_status pack_operands(fl_train_gemm *g, product *p, fl_err *err)
 {
-    const size_t K32 = (size_t)ceil_div(p->K, STEP_K) * STEP_K;
-    fl_status st = reserve(&g->a, &g->a_bytes, K32 * (size_t)p->M, sizeof(uint16_t), err);
-    if (st == FL_OK)
-        st =
-            reserve(&g->b, &g->b_bytes, K32 * (size_t)columns_packed(p), sizeof(uint16_t), err);
-    if (st != FL_OK) return st;
-    const int64_t items = ceil_div(p->M, PACK_ROWS) + ceil_div(p->N, PANEL);
-    fl__parallel_for(&g->ex, items * p->n_parts, pack_item, p);
-    return FL_OK;
+    fl_status st = FL_OK;
+    if (!p->packed_a) {
+        const fl_pack_form form = p->transpose_a ? FL_PACK_COLUMNS : FL_PACK_ROWS;
+        st = fl__train_pack(&g->packed_a, &g->ex, p->A, p->transpose_a ? p->K : p->M,
+                            p->transpose_a ? p->M : p->K, 1u << form, err);
+        p->packed_a = g->packed_a.at[form];
+    }
+    if (!p->packed_b && !st) {
+        const fl_pack_form form = p->transpose_b   ? FL_PACK_KEYS
+                                  : p->transpose_a ? FL_PACK_PAIRS
+                                                   : FL_PACK_PAIRS_WHOLE;
+        st = fl__train_pack(&g->packed_b, &g->ex, p->B, p->transpose_b ? p->N : p->K,
+                            p->transpose_b ? p->K : p->N, 1u << form, err);
+        p->packed_b = g->packed_b.at[form];
+    }
+    return st;
 }
 
 /* ---- public ----------------------------------------------------------------------------- */
@@ -323,6 +296,78 @@ fl_status fl__train_gemm_tn(fl_train_gemm *gemm, int M, int N, int K, const floa
     return run(gemm, &p, err);
 }
 
+/* ---- shared operands --------------------------------------------------------------------- */
+
+enum {
+    X_FORMS = 1u << FL_PACK_ROWS | 1u << FL_PACK_PAIRS,
+    DY_FORMS = 1u << FL_PACK_ROWS | 1u << FL_PACK_COLUMNS,
+};
+
+bool fl__train_gemm_packs(const fl_train_gemm *gemm)
+{
+    return gemm->fast != NULL;
+}
+
+static void set(fl_train_operand *o, const float *x, int R, int n)
+{
+    o->x = x;
+    o->R = R;
+    o->n = n;
+}
+
+fl_status fl__train_operand_begin(fl_train_gemm *gemm, fl_train_operand *o, const float *x,
+                                  int R, int n, fl_err *err)
+{
+    set(o, x, R, n);
+    return gemm->fast ? fl__train_pack_reserve(&o->packed, R, n, X_FORMS, err) : FL_OK;
+}
+
+void fl__train_operand_rows(const fl_train_gemm *gemm, const fl_train_operand *o,
+                            const float *rows, int first)
+{
+    if (gemm->fast)
+        fl__train_pack_rows(&o->packed, &gemm->ex, rows, first, o->R, o->n, X_FORMS);
+}
+
+fl_status fl__train_operand_dy(fl_train_gemm *gemm, fl_train_operand *o, const float *dy, int R,
+                               int n, fl_err *err)
+{
+    set(o, dy, R, n);
+    return gemm->fast ? fl__train_pack(&o->packed, &gemm->ex, dy, R, n, DY_FORMS, err) : FL_OK;
+}
+
+void fl__train_operand_fini(fl_train_operand *o)
+{
+    fl__train_packed_fini(&o->packed);
+}
+
+fl_status fl__train_linear(fl_train_gemm *gemm, float *y, const fl_train_operand *x,
+                           const float *w, int N, fl_err *err)
+{
+    product p = {.M = x->R, .N = N, .K = x->n, .A = x->x, .B = w, .transpose_b = true, .C = y,
+                 .packed_a = x->packed.at[FL_PACK_ROWS]};
+    return run(gemm, &p, err);
+}
+
+fl_status fl__train_linear_dx(fl_train_gemm *gemm, float *dx, float beta,
+                              const fl_train_operand *dy, const float *w, int K, fl_err *err)
+{
+    product p = {.M = dy->R, .N = K, .K = dy->n, .A = dy->x, .B = w, .beta = beta, .C = dx,
+                 .packed_a = dy->packed.at[FL_PACK_ROWS]};
+    return run(gemm, &p, err);
+}
+
+fl_status fl__train_linear_dw(fl_train_gemm *gemm, float *dw, const fl_train_operand *dy,
+                              const fl_train_operand *x, fl_err *err)
+{
+    product p = {.M = dy->n, .N = x->n, .K = x->R, .A = dy->x, .B = x->x, .transpose_a = true,
+                 .C = dw, .packed_a = dy->packed.at[FL_PACK_COLUMNS],
+                 .packed_b = x->packed.at[FL_PACK_PAIRS]};
+    return run(gemm, &p, err);
+}
+
+/* ---- the object -------------------------------------------------------------------------- */
+
 fl_status fl__train_gemm_new(fl_train_gemm **out, const fl_exec *ex, bool bf16, fl_err *err)
 {
     *out = NULL;
@@ -341,6 +386,8 @@ void fl__train_gemm_free(fl_train_gemm **gemm)
 {
     fl_train_gemm *g = *gemm;
     if (!g) return;
+    fl__train_packed_fini(&g->packed_a);
+    fl__train_packed_fini(&g->packed_b);
     fl__free(&g->a);
     fl__free(&g->b);
     fl__free(&g->parts);

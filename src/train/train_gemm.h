@@ -17,6 +17,7 @@
 
 #include "base/exec.h"
 #include "base/status.h"
+#include "train/train_operand.h"
 
 typedef struct fl_train_gemm fl_train_gemm;
 
@@ -34,5 +35,36 @@ fl_status fl__train_gemm_nn(fl_train_gemm *gemm, int M, int N, int K, const floa
 /* C[M, N] = A[K, M]^T B[K, N] + beta C */
 fl_status fl__train_gemm_tn(fl_train_gemm *gemm, int M, int N, int K, const float *A,
                             const float *B, float beta, float *C, fl_err *err);
+
+/* ---- linears ----------------------------------------------------------------------------- */
+
+/* A matrix x [R, n] of rows of tokens that several products read. Where products are made of
+ * packed operands (fl__train_gemm_packs) it is rounded and packed when it is set and not read
+ * again; else x is borrowed. Zeroed at first; grows at first use. */
+typedef struct fl_train_operand {
+    const float *x;
+    int R, n;
+    fl_train_packed packed; /* owned; empty in float32 */
+} fl_train_operand;
+
+bool fl__train_gemm_packs(const fl_train_gemm *gemm);
+/* The input of linears: begun, then set FL_PACK_ITEM rows at a time, from inside a loop's item,
+ * in any order. rows: rows first.. of x; x itself is not read where operands are packed. */
+fl_status fl__train_operand_begin(fl_train_gemm *gemm, fl_train_operand *o, const float *x,
+                                  int R, int n, fl_err *err);
+void fl__train_operand_rows(const fl_train_gemm *gemm, const fl_train_operand *o,
+                            const float *rows, int first);
+/* The gradient of a linear's output. */
+fl_status fl__train_operand_dy(fl_train_gemm *gemm, fl_train_operand *o, const float *dy, int R,
+                               int n, fl_err *err);
+void fl__train_operand_fini(fl_train_operand *o);
+
+/* y [R, N] = x w^T;  dx [R, K] = dy w + beta dx;  dw [N, K] = dy^T x;  w [N, K]. */
+fl_status fl__train_linear(fl_train_gemm *gemm, float *y, const fl_train_operand *x,
+                           const float *w, int N, fl_err *err);
+fl_status fl__train_linear_dx(fl_train_gemm *gemm, float *dx, float beta,
+                              const fl_train_operand *dy, const float *w, int K, fl_err *err);
+fl_status fl__train_linear_dw(fl_train_gemm *gemm, float *dw, const fl_train_operand *dy,
+                              const fl_train_operand *x, fl_err *err);
 
 #endif

@@ -35,6 +35,8 @@ typedef struct fl_train_rows {
     void (*relu)(float *y, const float *x, int n);
     void (*relu_grad)(float *dx, const float *dy, const float *x, int n);
     void (*add)(float *y, const float *a, const float *b, int n);
+    void (*add_product)(float *y, const float *a, const float *b, int n); /* y += a b */
+    void (*divide)(float *y, const float *a, float f, const float *b, int n); /* y = f a / b */
 
     /* One head: (x[i], x[i + D/2]) turned by the angle whose cosine and sine are cos[i] and
      * sign * sin[i]. */
@@ -50,12 +52,13 @@ typedef struct fl_train_rows {
 
     /* n floats rounded to bfloat16 and kept as float32. */
     void (*round_bf16)(float *y, const float *x, int n);
-    /* Operands of the bfloat16 product, see kernels/onednn.h: K rounded up to K32 (a multiple
-     * of 32) with zeros. pack_a: rows of A[., lda] (transposed: columns of A[lda: next k]) as
-     * [n_rows, K32]. pack_b: up to 64 rows of B[., ldb] (transposed: columns) as one panel
-     * [K32 / 2][64][2], missing ones as zeros. */
+    /* Operands of the bfloat16 product, see kernels/gemm_bf16.h: K rounded up to K32 (a
+     * multiple of 32) with zeros. pack_a: rows of A[., lda] as [n_rows, K32]; transposed:
+     * columns of A[lda: next k], ld_to numbers apart. pack_b: up to 64 rows of B[., ldb]
+     * (transposed: columns) as one panel [K32 / 2][64][2], missing ones as zeros. */
     void (*pack_a)(uint16_t *to, const float *A, int64_t lda, int n_rows, int K);
-    void (*pack_a_transposed)(uint16_t *to, const float *A, int64_t lda, int n_rows, int K);
+    void (*pack_a_transposed)(uint16_t *to, int64_t ld_to, const float *A, int64_t lda,
+                              int n_rows, int K);
     void (*pack_b)(uint16_t *to, const float *B, int64_t ldb, int n_columns, int K);
     void (*pack_b_transposed)(uint16_t *to, const float *B, int64_t ldb, int n_columns, int K);
 } fl_train_rows;

@@ -278,6 +278,67 @@ static void rows_run(ck *t, const fl_transform_kernel *k, int n1, int n2, int dr
     problem_free(&p);
 }
 
+/* A static quantiser with limits of its own for every channel and some extra columns. */
+typedef struct limits {
+    fl_quantize_static spec;
+    float lo[MAX_N], hi[MAX_N];
+    int32_t extra_src[2], extra_off[2];
+} limits;
+
+static void limits_init(limits *l, const transform_problem *p, int ld)
+{
+    for (int c = 0; c < p->n; c++) {
+        l->hi[c] = (float)(7 * (1 + c % 5));
+        l->lo[c] = c % 3 ? -l->hi[c] : 0;
+    }
+    for (int e = 0; e < 2; e++) {
+        l->extra_src[e] = (5 + 7 * e) % p->n;
+        l->extra_off[e] = 7;
+    }
+    l->spec = (fl_quantize_static){.n_channels = p->n, .n_extra = 2, .ld = ld,
+                                   .inv_scale = 4.5f, .first_lo = -7, .first_hi = 7, .cap = 7,
+                                   .premul = p->use_premul, .lo = l->lo, .hi = l->hi,
+                                   .extra_src = l->extra_src, .extra_off = l->extra_off};
+}
+
+/* Codes with one fixed scale are, bit for bit, those of the transform's rows quantised, with
+ * company and alone. */
+static void static_run(ck *t, const fl_transform_kernel *k, int n1, int n2, int draw,
+                       int n_threads)
+{
+    const fl_exec ex = {k->isa, n_threads};
+    const int M = 21, ldx = n1 * n2 + 3, ld = (n1 * n2 + 127) / 64 * 64;
+    transform_problem p = problem_new(t, n1, n2, draw);
+    fl_rng rng = fl__rng_init(t->seed, draw, "transform-static");
+    ck_buf x = draw_normal((size_t)(M * ldx), 1, &rng), y = ck_buf_new(x.n_bytes);
+    fused f = fused_new(&ex, M, n1, n2, ld), two_steps = fused_new(&ex, M, n1, n2, ld);
+    limits l;
+    limits_init(&l, &p, ld);
+    fl_quantize_static plain = l.spec;
+    plain.premul = NULL;
+    fl__transform_quantize_static_run(&ex, f.codes.data, f.x_sum.data, x.data, ldx, M, &p.t,
+                                      &l.spec, f.scratch.data);
+    fl__transform_run(&ex, y.data, ldx, x.data, ldx, M, &p.t, p.use_premul,
+                      two_steps.scratch.data);
+    fl__quantize_static_run(&ex, two_steps.codes.data, two_steps.x_sum.data, y.data, ldx, M,
+                            &plain);
+    ck_true(t, memcmp(f.codes.data, two_steps.codes.data, f.codes.n_bytes) == 0);
+    ck_true(t, memcmp(f.x_sum.data, two_steps.x_sum.data, f.x_sum.n_bytes) == 0);
+    for (int m = 0; m < M; m++) {
+        fl__transform_quantize_static_run(&ex, two_steps.codes.data, two_steps.x_sum.data,
+                                          (const float *)x.data + m * ldx, ldx, 1, &p.t,
+                                          &l.spec, two_steps.scratch.data);
+        ck_true(t, memcmp((int8_t *)f.codes.data + m * ld, two_steps.codes.data,
+                          (size_t)ld) == 0);
+    }
+    ck_true(t, fused_intact(&f) && fused_intact(&two_steps) && ck_buf_intact(&y));
+    fused_free(&f);
+    fused_free(&two_steps);
+    ck_buf_free(&x);
+    ck_buf_free(&y);
+    problem_free(&p);
+}
+
 static void row(ck *t, const fl_transform_kernel *k)
 {
     for (size_t i = 0; i < FL_COUNT(shapes); i++)
@@ -287,6 +348,8 @@ static void row(ck *t, const fl_transform_kernel *k)
     for (int draw = 0; draw < N_DRAWS; draw++) {
         rows_run(t, k, 16, 32, draw, 1);
         rows_run(t, k, 11, 13, draw, 3);
+        static_run(t, k, 16, 32, draw, 1);
+        static_run(t, k, 11, 13, draw, 3);
     }
 }
 

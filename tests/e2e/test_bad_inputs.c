@@ -391,7 +391,7 @@ static const combination combinations[] = {
     {2, QUANTIZE " --beta 0", "--beta"},
     {2, FLATTEN " --flatten-weights --a-granularity token --w-bits 4 --a-bits 4", "--a-gran"},
     {2, FLATTEN " --flatten-weights --w-bits 4 --a-bits 16", "--flatten-weights"},
-    {2, QUANTIZE " --method flatquant --flatten-weights", "for it; leave it out"},
+    {2, QUANTIZE " --method flatquant --flatten-weights", "for it; use --a-gran"},
     {2, FLATTEN " --flatten-weights --weight-beta 0", "--weight-beta"},
     {2, QUANTIZE " --calib self --max-kld 0.1", "--gate-data"},
     {2, "quantize m no/such/out --method rtn --calib text", "no/such"},

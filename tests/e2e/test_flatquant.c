@@ -119,26 +119,33 @@ typedef struct setting {
     fl_switch asymmetric, clip_per_linear;
     const char *kv_format;
     double most_divergence; /* of the embedded model */
+    const char *granularity;
 } setting;
 
 static const setting settings[] = {
-    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_AUTO, FL_AUTO, "int4", 0.42},
-    {"flatquant", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, FL_AUTO, "int4", 0.35},
-    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_OFF, FL_AUTO, "int4", 0.56},
-    {"flatquant", 4, 4, 4, NULL, "official", NULL, FL_AUTO, FL_AUTO, "int4", 0.53},
-    {"flatquant", 4, 4, 4, NULL, "official", NULL, FL_AUTO, FL_OFF, "int4", 0.53},
-    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_AUTO, FL_ON, "int4", 0.42},
-    {"flatquant", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, FL_ON, "int4", 0.35},
-    {"flatquant", 4, 4, 16, "svd", NULL, NULL, FL_AUTO, FL_AUTO, "bf16", 0.51},
-    {"flatquant", 4, 4, 4, "random-kron", NULL, NULL, FL_AUTO, FL_AUTO, "int4", 0.57},
-    {"flatquant", 4, 4, 4, "hadamard", NULL, NULL, FL_AUTO, FL_AUTO, "int4", 0.46},
-    {"flatquant", 4, 4, 4, "none", NULL, NULL, FL_AUTO, FL_AUTO, "int4", 0.82},
-    {"flatquant", 4, 8, 8, NULL, NULL, NULL, FL_AUTO, FL_AUTO, "int8", 0.24},
-    {"flatquant", 3, 3, 3, NULL, NULL, NULL, FL_AUTO, FL_AUTO, "int3", 2.2},
-    {"flatquant", 4, 16, 16, NULL, NULL, NULL, FL_AUTO, FL_AUTO, "bf16", 0.25},
-    {"flatquant", 3, 16, 16, NULL, NULL, "gptq", FL_AUTO, FL_AUTO, "bf16", 0.37},
-    {"quarot", 4, 4, 4, NULL, NULL, "rtn", FL_AUTO, FL_AUTO, "int4", 0.6},
-    {"quarot", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, FL_AUTO, "int4", 0.4},
+    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_AUTO, FL_AUTO, "int4", 0.42, NULL},
+    {"flatquant", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, FL_AUTO, "int4", 0.35, NULL},
+    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_OFF, FL_AUTO, "int4", 0.56, NULL},
+    {"flatquant", 4, 4, 4, NULL, "official", NULL, FL_AUTO, FL_AUTO, "int4", 0.53, NULL},
+    {"flatquant", 4, 4, 4, NULL, "official", NULL, FL_AUTO, FL_OFF, "int4", 0.53, NULL},
+    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_AUTO, FL_ON, "int4", 0.42, NULL},
+    {"flatquant", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, FL_ON, "int4", 0.35, NULL},
+    {"flatquant", 4, 4, 16, "svd", NULL, NULL, FL_AUTO, FL_AUTO, "bf16", 0.51, NULL},
+    {"flatquant", 4, 4, 4, "random-kron", NULL, NULL, FL_AUTO, FL_AUTO, "int4", 0.57, NULL},
+    {"flatquant", 4, 4, 4, "hadamard", NULL, NULL, FL_AUTO, FL_AUTO, "int4", 0.46, NULL},
+    {"flatquant", 4, 4, 4, "none", NULL, NULL, FL_AUTO, FL_AUTO, "int4", 0.82, NULL},
+    {"flatquant", 4, 8, 8, NULL, NULL, NULL, FL_AUTO, FL_AUTO, "int8", 0.24, NULL},
+    {"flatquant", 3, 3, 3, NULL, NULL, NULL, FL_AUTO, FL_AUTO, "int3", 2.2, NULL},
+    {"flatquant", 4, 16, 16, NULL, NULL, NULL, FL_AUTO, FL_AUTO, "bf16", 0.25, NULL},
+    {"flatquant", 3, 16, 16, NULL, NULL, "gptq", FL_AUTO, FL_AUTO, "bf16", 0.37, NULL},
+    {"quarot", 4, 4, 4, NULL, NULL, "rtn", FL_AUTO, FL_AUTO, "int4", 0.6, NULL},
+    {"quarot", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, FL_AUTO, "int4", 0.4, NULL},
+    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_AUTO, FL_AUTO, "int4", 0.5, "tensor"},
+    {"flatquant", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, FL_AUTO, "int4", 0.4, "tensor"},
+    {"flatquant", 4, 4, 4, NULL, "official", "gptq", FL_AUTO, FL_ON, "int4", 0.5, "tensor"},
+    {"flatquant", 4, 4, 4, "none", NULL, NULL, FL_AUTO, FL_AUTO, "int4", 0.82, "tensor"},
+    {"flatquant", 4, 8, 16, "svd", NULL, NULL, FL_AUTO, FL_AUTO, "bf16", 0.25, "tensor"},
+    {"quarot", 4, 4, 16, NULL, NULL, NULL, FL_AUTO, FL_AUTO, "bf16", 0.55, "tensor"},
 };
 
 enum { N_SETTINGS = sizeof settings / sizeof *settings };
@@ -155,6 +162,7 @@ static fl_quantize_options options_of_setting(const setting *s, const char *mode
     o.weights = s->weights;
     o.asymmetric = s->asymmetric;
     o.clip_per_linear = s->clip_per_linear;
+    o.a_granularity = s->granularity;
     return o;
 }
 
@@ -244,18 +252,71 @@ static void other_models_work_too(void **state)
     fl_small_model odd = fl_test_small_model_defaults();
     odd.ffn_size = 97; /* a prime: one dense factor */
     opt.outlier = 4;
-    static const char *const models[] = {"pre", "odd", "post"};
-    (void)fl_test_opt_model("pre", &opt);
-    (void)fl_test_small_model("odd", &odd);
-    (void)post_norm_model();
+    char models[3][512]; /* what fl_test_path returns does not last for so many */
+    (void)snprintf(models[0], sizeof *models, "%s", fl_test_opt_model("pre", &opt));
+    (void)snprintf(models[1], sizeof *models, "%s", fl_test_small_model("odd", &odd));
+    (void)snprintf(models[2], sizeof *models, "%s", post_norm_model());
     for (int m = 0; m < 3; m++)
         for (int i = 0; i < N_SETTINGS; i++) {
             char out[16];
             (void)snprintf(out, sizeof out, "out%d_%d", m, i);
-            const double got = check_setting(&settings[i], fl_test_path(models[m]), out, 2),
+            const double got = check_setting(&settings[i], models[m], out, 2),
                          most = settings[i].kv_bits == 3 ? 0.8 : 0.3;
             if (!(got <= most)) fail_msg("model %d, setting %d: divergence %f", m, i, got);
         }
+}
+
+static json_t *site_of(json_t *report, size_t i)
+{
+    return json_array_get(json_object_get(report, "sites"), i);
+}
+
+/* One scale per tensor: every site has its threshold and copies within the cap, and no site has
+ * more than without flattening. */
+static void one_scale_per_tensor_is_planned(void **state)
+{
+    (void)state;
+    fl_quantize_options o = options_of(NULL, "flattened", "flatquant");
+    o.a_granularity = "tensor";
+    json_t *flattened = run(&o);
+    o.out_dir = fl_test_path("plain");
+    o.flatten = FL_OFF;
+    json_t *plain = run(&o);
+    double ratio = 0;
+    for (size_t i = 0; i < 16; i++) {
+        const json_t *f = site_of(flattened, i), *p = site_of(plain, i);
+        const double copies = json_number_value(json_object_get(f, "flatten_ratio"));
+        assert_string_equal(json_string_value(json_object_get(f, "activation")), "static");
+        assert_true(json_number_value(json_object_get(f, "scale")) > 0);
+        assert_true(copies >= 0 && copies <= 0.3 + 1e-9);
+        assert_true(json_number_value(json_object_get(f, "threshold")) <=
+                    json_number_value(json_object_get(p, "threshold")));
+        assert_true(json_number_value(json_object_get(p, "flatten_ratio")) == 0);
+        ratio += copies;
+    }
+    assert_true(ratio > 0);
+    const json_t *summary = json_object_get(flattened, "summary");
+    assert_true(json_number_value(json_object_get(summary, "flatten_ratio")) > 0);
+    assert_true(json_number_value(json_object_get(summary, "effective_activation_bits")) > 3.9);
+    json_decref(flattened);
+    json_decref(plain);
+}
+
+/* Behind it columns of weights can become digits, as behind FlattenQuant's scales. */
+static void weights_are_flattened_behind_it(void **state)
+{
+    (void)state;
+    const char *model = quick_model();
+    fl_quantize_options o = options_of(model, "out", "flatquant");
+    o.a_granularity = "tensor";
+    o.flatten_weights = FL_ON;
+    o.weight_beta = 1.05;
+    json_t *report = run(&o);
+    assert_true(json_number_value(json_object_get(json_object_get(report, "summary"),
+                                                  "weight_flatten_ratio")) > 0);
+    json_decref(report);
+    fl_test_decodes_as_it_evaluates(o.out_dir, "int4");
+    assert_true(divergence(model, o.out_dir) < 0.3);
 }
 
 /* ---- training ---------------------------------------------------------------------------- */
@@ -304,13 +365,14 @@ static void seeds_change_the_start(void **state)
 /* ---- the same bytes ---------------------------------------------------------------------- */
 
 typedef struct run_kind {
-    const char *method, *recipe, *weights;
+    const char *method, *recipe, *weights, *granularity;
 } run_kind;
 
-static const run_kind kinds[] = {{"flatquant", NULL, NULL},
-                                 {"flatquant", NULL, "gptq"},
-                                 {"flatquant", "official", NULL},
-                                 {"quarot", NULL, "gptq"}};
+static const run_kind kinds[] = {{"flatquant", NULL, NULL, NULL},
+                                 {"flatquant", NULL, "gptq", NULL},
+                                 {"flatquant", "official", NULL, NULL},
+                                 {"quarot", NULL, "gptq", NULL},
+                                 {"flatquant", NULL, NULL, "tensor"}};
 
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
@@ -320,6 +382,7 @@ static fl_quantize_options options_of_kind(const run_kind *k, const char *model,
     fl_quantize_options o = options_of(model, out, k->method);
     o.recipe = k->recipe;
     o.weights = k->weights;
+    o.a_granularity = k->granularity;
     return o;
 }
 
@@ -484,13 +547,12 @@ static void the_dry_run_counts_epochs(void **state)
 
 /* Every allocation of a run fails once (later ones in growing steps): the run ends as out of
  * memory, holds nothing, and what it leaves can be gone on from to the same bytes. */
-static void running_out_of_memory_is_survived(void **state)
+static void check_memory(const run_kind *kind, const char *name)
 {
-    (void)state;
     fl_small_model small = fl_test_small_model_defaults();
     small.n_layers = 1;
     const char *model = fl_test_small_model("small", &small);
-    fl_quantize_options o = options_of_kind(&kinds[1], model, "whole");
+    fl_quantize_options o = options_of_kind(kind, model, name);
     o.calib_path = evaluated_text();
     o.seq_len = 16;
     o.epochs = 1;
@@ -513,6 +575,13 @@ static void running_out_of_memory_is_survived(void **state)
         fl_test_same_dirs(whole, o.out_dir);
         assert_int_equal(fl__dir_remove(o.out_dir, NULL), FL_OK);
     }
+}
+
+static void running_out_of_memory_is_survived(void **state)
+{
+    (void)state;
+    check_memory(&kinds[1], "whole");
+    check_memory(&kinds[4], "static");
 }
 
 /* ---- the command line -------------------------------------------------------------------- */
@@ -562,10 +631,9 @@ static void broken_options_are_one_line(void **state)
          "use inverse, svd, random-kron, hadamard or none"},
         {2, "m", FLATQUANT "--recipe x", "'x' is not one of the choices; use official"},
         {2, "m", FLATQUANT "--train-dtype half", "use auto, float32 or bf16"},
-        {2, "m", FLATQUANT "--a-granularity tensor",
-         "transforms come with one scale per token"},
-        {2, "m", "--method quarot --a-granularity tensor",
-         "transforms come with one scale per token"},
+        {2, "m", FLATQUANT "--granularity tensor --a-bits 3", "3 bits are per token only"},
+        {2, "m", FLATQUANT "--smooth", "transforms and scales take its place"},
+        {2, "m", FLATQUANT "--flatten-weights", "use --a-granularity tensor"},
         {2, "m", FLATQUANT "--epochs 10001", "'10001' is out of range"},
         {2, "m", FLATQUANT "--epochs -1", "'-1' is out of range"},
         {2, "m", FLATQUANT "--epochs few", "'few' is no whole number"},
@@ -595,7 +663,7 @@ static void the_library_checks_too(void **state)
     bad[4].epochs = 10001;
     bad[5].lr = NAN;
     bad[6].diag_alpha = 1.5;
-    bad[7].a_granularity = "tensor";
+    bad[7].smooth = FL_ON;
     bad[8].transform = "";
     for (int i = 0; i < 9; i++) {
         char *report;
@@ -610,6 +678,8 @@ static void the_library_checks_too(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(every_setting_makes_a_model),
     cmocka_unit_test(other_models_work_too),
+    cmocka_unit_test(one_scale_per_tensor_is_planned),
+    cmocka_unit_test(weights_are_flattened_behind_it),
     cmocka_unit_test(losses_fall),
     cmocka_unit_test(no_epochs_leave_the_start),
     cmocka_unit_test(seeds_change_the_start),

@@ -25,6 +25,8 @@ typedef struct variant {
     int a_bits, w_bits;
     bool left, right, premul, asymmetric;
     float clip_max, clip_min; /* 0: none */
+    float scale;              /* static */
+    bool copies, is_unsigned; /* static: 1, 2 .. copies of channels */
 } variant;
 
 typedef struct problem {
@@ -38,14 +40,18 @@ typedef struct problem {
 } problem;
 
 static const variant variants[] = {
-    {FL_ACT_TOKEN, 4, 4, true, true, false, false, 0, 0},
-    {FL_ACT_TOKEN, 4, 4, true, true, true, true, 0.9f, 0.8f},
-    {FL_ACT_TOKEN, 4, 8, true, false, false, false, 0.7f, 0.9f},
-    {FL_ACT_TOKEN, 8, 8, false, true, true, true, 0, 0},
-    {FL_ACT_TOKEN, 8, 4, true, true, false, true, 1, 0.5f},
-    {FL_ACT_TOKEN, 4, 4, false, false, true, true, 0, 0},
-    {FL_ACT_FLOAT, 16, 4, true, true, true, false, 0, 0},
-    {FL_ACT_FLOAT, 16, 8, false, true, false, false, 0, 0},
+    {FL_ACT_TOKEN, 4, 4, true, true, false, false, 0, 0, 0, false, false},
+    {FL_ACT_TOKEN, 4, 4, true, true, true, true, 0.9f, 0.8f, 0, false, false},
+    {FL_ACT_TOKEN, 4, 8, true, false, false, false, 0.7f, 0.9f, 0, false, false},
+    {FL_ACT_TOKEN, 8, 8, false, true, true, true, 0, 0, 0, false, false},
+    {FL_ACT_TOKEN, 8, 4, true, true, false, true, 1, 0.5f, 0, false, false},
+    {FL_ACT_TOKEN, 4, 4, false, false, true, true, 0, 0, 0, false, false},
+    {FL_ACT_STATIC, 4, 4, true, true, false, false, 0, 0, 0.25f, false, false},
+    {FL_ACT_STATIC, 4, 4, true, true, true, false, 0, 0, 0.125f, true, false},
+    {FL_ACT_STATIC, 8, 8, false, true, true, false, 0, 0, 0.01f, true, false},
+    {FL_ACT_STATIC, 8, 4, true, false, false, false, 0, 0, 0.02f, true, true},
+    {FL_ACT_FLOAT, 16, 4, true, true, true, false, 0, 0, 0, false, false},
+    {FL_ACT_FLOAT, 16, 8, false, true, false, false, 0, 0, 0, false, false},
 };
 
 static void random_transform(fl_transform *t, int n1, int n2, bool left, bool right)
@@ -67,6 +73,12 @@ static problem *make(const variant *v, uint32_t isa, int n_threads)
     *s = (fl_site){.act = v->act, .a_bits = v->a_bits, .n_in = K, .asymmetric = v->asymmetric,
                    .clip_max = {v->clip_max}, .clip_min = {v->clip_min}, .n_linears = 1,
                    .linears = {&p->linear}};
+    s->scale = v->scale;
+    s->is_unsigned = v->is_unsigned;
+    if (v->copies) {
+        s->copies = fl__alloc(K, sizeof *s->copies);
+        for (int k = 0; k < K; k++) s->copies[k] = (uint16_t)(1 + (k % 7 == 0) * k);
+    }
     random_transform(&s->transform, N1, N2, v->left, v->right);
     if (v->premul) s->premul = fl_test_normal(K, 1, "premul");
     assert_int_equal(fl__site_prepare(s, NULL), FL_OK);
@@ -147,6 +159,19 @@ static void check_codes(const problem *p, const float *x_hat, const float *input
     }
 }
 
+/* The same with one scale: the values that a channel's copies reach, to half a step. */
+static void check_static_codes(const problem *p, const float *x_hat, const float *input)
+{
+    const fl_site *s = &p->site;
+    const float qmax = (float)((1 << (s->is_unsigned ? s->a_bits : s->a_bits - 1)) - 1);
+    for (int i = 0; i < ROWS * K; i++) {
+        const float reach = qmax * s->scale * (float)(s->copies ? s->copies[i % K] : 1);
+        const float least = s->is_unsigned ? 0 : -reach;
+        const float want = fminf(fmaxf(input[i], least), reach);
+        assert_true(fabsf(x_hat[i] - want) <= 0.501f * s->scale);
+    }
+}
+
 static void sites_compute_what_their_codes_mean(void **state)
 {
     (void)state;
@@ -160,6 +185,8 @@ static void sites_compute_what_their_codes_mean(void **state)
         check_products(p, x_hat);
         if (variants[i].act == FL_ACT_TOKEN)
             check_codes(p, x_hat, input);
+        else if (variants[i].act == FL_ACT_STATIC)
+            check_static_codes(p, x_hat, input);
         else
             assert_memory_equal(x_hat, input, sizeof *x_hat * ROWS * K);
         fl__free(&x_hat);
@@ -174,7 +201,7 @@ static void nothing_changes_a_bit(void **state)
     (void)state;
     const uint32_t isa = fl__isa_detect() & ~(uint32_t)FL_ISA_AMXBF16;
     for (size_t i = 0; i < FL_COUNT(variants); i++) {
-        const bool integer = variants[i].act == FL_ACT_TOKEN;
+        const bool integer = variants[i].act != FL_ACT_FLOAT;
         problem *a = make(&variants[i], isa, 1), *b = make(&variants[i], isa, 2);
         problem *ref = make(&variants[i], 0, 1);
         run(a, a->x, ROWS, a->y);
@@ -199,9 +226,10 @@ static void nothing_changes_a_bit(void **state)
 #define SHARD    "model-00002-of-00005.safetensors"
 #define HEAD_DIM 32
 
+static uint16_t copies[5 * HEAD_DIM]; /* filled by init_job */
 static const fl_site_plan plans[FL_N_SITES] = {
     {.act = FL_ACT_TOKEN, .w_bits = 4, .a_bits = 4, .asymmetric = true},
-    {.act = FL_ACT_TOKEN, .w_bits = 4, .a_bits = 4},
+    {.act = FL_ACT_STATIC, .w_bits = 4, .a_bits = 4, .scale = 0.02f, .copies = copies},
     {.act = FL_ACT_TOKEN, .w_bits = 8, .a_bits = 8, .asymmetric = true},
     {.act = FL_ACT_FLOAT, .w_bits = 4, .a_bits = 16},
 };
@@ -237,6 +265,7 @@ static const float up_clips[2][2] = {{0.5f, 0.25f}, {0.75f, 1}};
 static void init_job(fl_block_job *job, const fl_model *m, const fl_exec *ex)
 {
     fl_err err = {""};
+    for (size_t i = 0; i < FL_COUNT(copies); i++) copies[i] = (uint16_t)(1 + i % 3);
     assert_int_equal(fl__block_job_init(job, m, ex, 0, plans, &options, NULL, &err), FL_OK);
     fl_site *site = job->quant.site;
     random_transform(&site[FL_SITE_QKV].transform, 10, 16, true, true);
@@ -357,7 +386,9 @@ static void blocks_are_written_read_and_run(void **state)
                                                  : s == FL_SITE_UP ? up_clips[i][1]
                                                                    : 1));
         }
+        assert_true(b->act != FL_ACT_STATIC || b->scale == plans[s].scale);
     }
+    assert_memory_equal(block.site[FL_SITE_O].copies, copies, sizeof copies);
     same_transform(&job.quant.head_transform_q, &block.head_transform_q);
     same_transform(&job.quant.head_transform_k, &block.head_transform_k);
     float *written = run_block(from, &job.quant), *read = run_block(m, &block);
@@ -491,9 +522,21 @@ static void sites_that_do_not_fit_are_refused(void **state)
     fl_model *m = open_model(dir);
     fl_err err = {""};
     fl_block block;
-    m->sites[FL_SITE_O].act = FL_ACT_STATIC;
+    m->sites[FL_SITE_O].is_unsigned = true;
     assert_int_equal(fl__block_load(&block, m, 0, &err), FL_E_INPUT);
-    assert_non_null(strstr(err.text, "transform with static"));
+    assert_non_null(strstr(err.text, "layer 0, site o: a transform in front of unsigned"));
+    m->sites[FL_SITE_O].is_unsigned = false;
+    m->sites[FL_SITE_QKV].act = FL_ACT_STATIC;
+    assert_int_equal(fl__block_load(&block, m, 0, &err), FL_E_INPUT);
+    assert_non_null(strstr(err.text, "q_proj.input_clip: clips of a scale per token"));
+    m->sites[FL_SITE_QKV].act = FL_ACT_TOKEN;
+    m->sites[FL_SITE_UP].act = FL_ACT_STATIC;
+    assert_int_equal(fl__block_load(&block, m, 0, &err), FL_E_INPUT);
+    assert_non_null(strstr(err.text, "gate_proj.input_clip: clips of a scale per token"));
+    m->sites[FL_SITE_UP].act = FL_ACT_TOKEN;
+    m->sites[FL_SITE_DOWN].act = FL_ACT_STATIC; /* written in float: there is no scale */
+    assert_int_equal(fl__block_load(&block, m, 0, &err), FL_E_INPUT);
+    assert_non_null(strstr(err.text, "input_scale"));
     fl__model_close(&m);
     patch_config(dir, FL_ACT_STATIC);
     assert_int_equal(fl__model_open_config(&m, dir, &err), FL_E_INPUT);

@@ -219,6 +219,34 @@ static void relu_checks(const fl_exec *ex, problem *p)
     for (int i = 0; i < MAX; i++) assert_true(again[i] == p->x[i] + p->u[i]);
 }
 
+/* Sums and quotients of each row of the table, tails included, nothing beyond touched. */
+static void element_checks(const fl_exec *ex, problem *p)
+{
+    const fl_train_rows *rows = fl__train_rows_select(ex->isa);
+    float y[MAX + 1];
+    for (int n = 1; n < MAX; n += 5) {
+        memcpy(y, p->dy, MAX * sizeof *y);
+        y[n] = 7;
+        rows->add_product(y, p->x, p->u, n);
+        for (int i = 0; i < n; i++) {
+            const double a = (double)p->x[i] * (double)p->u[i], b = (double)p->dy[i];
+            assert_true(fabs((double)y[i] - (a + b)) <= 0x1p-22 * (fabs(a) + fabs(b)));
+        }
+        rows->divide(y, p->x, 3, p->u, n);
+        for (int i = 0; i < n; i++) {
+            const double want = 3 * (double)p->x[i] / (double)p->u[i];
+            assert_true(fabs((double)y[i] - want) <= 0x1p-22 * fabs(want));
+        }
+        assert_true(y[n] == 7);
+    }
+}
+
+static void elements_are_right(void **state)
+{
+    (void)state;
+    each_isa(element_checks);
+}
+
 static void relu_is_right(void **state)
 {
     (void)state;
@@ -284,7 +312,7 @@ static void packing_checks(const fl_exec *ex, problem *p)
     for (int transposed = 0; transposed < 2; transposed++) {
         const int64_t by_row = transposed ? 1 : K, by_k = transposed ? LD : 1;
         memset(to, 0xff, sizeof to);
-        if (transposed) rows->pack_a_transposed(to, p->x, by_k, K - 4, K);
+        if (transposed) rows->pack_a_transposed(to, K32, p->x, by_k, K - 4, K);
         else rows->pack_a(to, p->x, by_row, COLUMNS, K);
         for (int m = 0; m < (transposed ? K - 4 : COLUMNS); m++)
             for (int k = 0; k < K32; k++) {
@@ -312,6 +340,7 @@ static void packing_is_right(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(rms_norm_is_right),      cmocka_unit_test(layer_norm_is_right),
     cmocka_unit_test(silu_mul_is_right),      cmocka_unit_test(silu_of_large_numbers_is_finite),
+    cmocka_unit_test(elements_are_right),
     cmocka_unit_test(relu_is_right),          cmocka_unit_test(rope_is_right),
     cmocka_unit_test(threads_change_nothing), cmocka_unit_test(packing_is_right),
 };

@@ -41,7 +41,7 @@ typedef struct fl_flatquant_options {
     bool clip_per_linear;    /* of activations: a pair for each linear of a site, else one */
     bool fold_gain;          /* scales that take the gains of norms in front into the weights,
                                 not learned (QuaRot); scale must be off, the model pre-norm */
-    bool asymmetric;         /* activations with a zero point */
+    bool asymmetric;         /* training's activations with a zero point */
     bool quantized_inputs;   /* train on what the quantised blocks before give */
     int w_bits, a_bits, k_bits, v_bits; /* 16: float */
     int epochs, batch_windows;

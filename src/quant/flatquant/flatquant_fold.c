@@ -246,7 +246,7 @@ static fl_status fold_site(const folder *f, int which, fl_err *err)
         st = narrow(&right, f->right[which].p, f->right[which].n, err);
     if (!st && (left || right))
         st = fl__transform_init(&to->transform, from->n_left, from->n_right, left, right, err);
-    to->asymmetric = o->asymmetric && o->a_bits < 16;
+    to->asymmetric = o->asymmetric && o->a_bits < 16; /* the plan has the last word */
     to->own_clips = from->clip.n > 1;
     for (int i = 0; i < to->n_linears; i++) {
         const int pair = to->own_clips ? i : 0;

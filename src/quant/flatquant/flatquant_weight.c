@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include "train/train_activation.h"
+#include "train/train_rows.h"
 
 #include <string.h>
 
@@ -38,66 +39,57 @@ void fl__flatquant_weight_fini(fl_flatquant_weight *w)
 
 /* ---- forward ----------------------------------------------------------------------------- */
 
-/* in = mix(W) / c for one head's rows (or ROWS rows where no head is mixed). */
 enum { ROWS = 64 };
 
 typedef struct weight_job {
     fl_flatquant_weight *w;
-    const float *d_in; /* backward */
+    const fl_train_rows *rows;
+    float *d_in; /* backward */
 } weight_job;
-
-static int rows_per_item(const fl_flatquant_weight *w)
-{
-    return w->mix_head ? w->mix_head->n : ROWS;
-}
 
 static int n_items(const fl_flatquant_weight *w)
 {
-    return (w->lin->N + rows_per_item(w) - 1) / rows_per_item(w);
+    return (w->lin->N + ROWS - 1) / ROWS;
 }
 
-static void divide_row(float *row, const float *c, int K)
+/* to = f from / c; c NULL: 1. to may be from. */
+static void scale_row(const weight_job *j, float *to, const float *from, float f)
 {
-    for (int k = 0; c && k < K; k++) row[k] /= c[k];
+    const float *c = j->w->site->c;
+    const int K = j->w->lin->K;
+    if (c)
+        j->rows->divide(to, from, f, c, K);
+    else
+        for (int k = 0; k < K; k++) to[k] = f * from[k];
 }
 
-static void mix_head_rows(fl_flatquant_weight *w, int r0, int n)
-{
-    const size_t K = (size_t)w->lin->K;
-    const float *from = w->lin->w + (size_t)r0 * K, *P = w->mix_head->p;
-    for (int j = 0; j < n; j++) {
-        float *to = w->in + (size_t)(r0 + j) * K;
-        memset(to, 0, K * sizeof *to);
-        for (int i = 0; i < n; i++) {
-            const float f = P[i * n + j];
-            for (size_t k = 0; k < K; k++) to[k] += f * from[(size_t)i * K + k];
-        }
-        divide_row(to, w->site->c, w->lin->K);
-    }
-    for (int j = 0; w->bias && j < n; j++) {
-        w->bias[r0 + j] = 0;
-        for (int i = 0; i < n; i++) w->bias[r0 + j] += P[i * n + j] * w->lin->bias[r0 + i];
-    }
-}
-
+/* in = mix(W) / c; heads are mixed in `in` already. */
 static void forward_item(void *arg, int64_t item, int thread)
 {
     const weight_job *j = arg;
     fl_flatquant_weight *w = j->w;
     const size_t K = (size_t)w->lin->K;
-    const int rows = rows_per_item(w), r0 = (int)item * rows, r1 = FL_MIN(r0 + rows, w->lin->N);
+    const int r0 = (int)item * ROWS, r1 = FL_MIN(r0 + ROWS, w->lin->N);
     (void)thread;
-    if (w->mix_head) {
-        mix_head_rows(w, r0, rows);
-        return;
-    }
     for (int r = r0; r < r1; r++) {
         const float f = w->mix_down ? w->mix_down->c[r] : 1.0f;
         float *to = w->in + (size_t)r * K;
-        for (size_t k = 0; k < K; k++) to[k] = f * w->lin->w[(size_t)r * K + k];
-        divide_row(to, w->site->c, w->lin->K);
-        if (w->bias) w->bias[r] = f * w->lin->bias[r];
+        scale_row(j, to, w->mix_head ? to : w->lin->w + (size_t)r * K, f);
+        if (w->bias && !w->mix_head) w->bias[r] = f * w->lin->bias[r];
     }
+}
+
+/* A head's rows [n, K] are one row of a Kronecker product with P_v on the left. */
+static fl_status mix_heads(fl_flatquant_weight *w, fl_kron *kron, fl_err *err)
+{
+    const int n = w->mix_head->n;
+    const float *P = w->mix_head->p;
+    for (int r = 0; w->bias && r < w->lin->N; r++) {
+        const int r0 = r / n * n, j = r - r0;
+        w->bias[r] = 0;
+        for (int i = 0; i < n; i++) w->bias[r] += P[i * n + j] * w->lin->bias[r0 + i];
+    }
+    return fl__kron_rows(kron, w->in, w->lin->w, w->lin->N / n, n, w->lin->K, P, NULL, err);
 }
 
 static const float *factor_q(const fl_factor *f)
@@ -110,11 +102,12 @@ fl_status fl__flatquant_weight_forward(fl_flatquant_weight *w, const fl_exec *ex
                                        fl_err *err)
 {
     const fl_flatquant_linear *l = w->lin;
-    weight_job j = {w, NULL};
+    weight_job j = {w, fl__train_rows_select(ex->isa), NULL};
+    fl_status st = w->mix_head ? mix_heads(w, kron, err) : FL_OK;
+    if (st) return st;
     fl__parallel_for(ex, n_items(w), forward_item, &j);
-    const fl_status st =
-        fl__kron_rows(kron, w->wt, w->in, l->N, w->site->n_left, w->site->n_right,
-                      factor_q(&w->site->left), factor_q(&w->site->right), err);
+    st = fl__kron_rows(kron, w->wt, w->in, l->N, w->site->n_left, w->site->n_right,
+                       factor_q(&w->site->left), factor_q(&w->site->right), err);
     if (st) return st;
     fl__fake_quant_weight(ex, o->w_bits, w->w_hat, NULL, NULL, w->wt,
                           l->clip.n ? l->clip.value : NULL,
@@ -129,26 +122,13 @@ enum { COLUMNS = 64 };
 static void scale_item(void *arg, int64_t item, int thread)
 {
     const weight_job *j = arg;
-    const size_t K = (size_t)j->w->lin->K;
-    const size_t k0 = (size_t)item * COLUMNS, k1 = FL_MIN(k0 + COLUMNS, K);
+    const size_t K = (size_t)j->w->lin->K, k0 = (size_t)item * COLUMNS;
+    const size_t m = FL_MIN((size_t)COLUMNS, K - k0);
     float sum[COLUMNS] = {0};
     (void)thread;
-    for (size_t n = 0; n < (size_t)j->w->lin->N; n++)
-        for (size_t k = k0; k < k1; k++)
-            sum[k - k0] += j->d_in[n * K + k] * j->w->in[n * K + k];
-    for (size_t k = k0; k < k1; k++)
-        j->w->site->d_c[k] -= sum[k - k0] / j->w->site->c[k];
-}
-
-static float dot(const float *a, const float *b, size_t n)
-{
-    float lane[16] = {0}, sum = 0;
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (size_t k = 0; k < 16; k++) lane[k] += a[i + k] * b[i + k];
-    for (size_t k = 0; i < n; i++, k++) lane[k] += a[i] * b[i];
-    for (size_t k = 0; k < 16; k++) sum += lane[k];
-    return sum;
+    for (size_t at = k0; at < (size_t)j->w->lin->N * K; at += K)
+        j->rows->add_product(sum, j->d_in + at, j->w->in + at, (int)m);
+    for (size_t k = 0; k < m; k++) j->w->site->d_c[k0 + k] -= sum[k] / j->w->site->c[k0 + k];
 }
 
 /* The scale of the next linear's input multiplies this one's outputs. */
@@ -161,61 +141,43 @@ static void mix_down_item(void *arg, int64_t item, int thread)
     (void)thread;
     for (int r = r0; r < r1; r++) {
         w->mix_down->d_c[r] +=
-            dot(j->d_in + (size_t)r * K, w->in + (size_t)r * K, K) / w->mix_down->c[r];
+            j->rows->dot(j->d_in + (size_t)r * K, w->in + (size_t)r * K, (int)K) /
+            w->mix_down->c[r];
         if (w->bias) w->mix_down->d_c[r] += w->d_bias[r] * w->lin->bias[r];
     }
 }
 
-/* dP_v[i, j] += sum over heads of <W_i / c, d_in_j>: rows i of dP in items of their own. */
-static void head_grad_item(void *arg, int64_t item, int thread)
-{
-    const weight_job *j = arg;
-    fl_flatquant_weight *w = j->w;
-    const int n = w->mix_head->n, i = (int)item;
-    const size_t K = (size_t)w->lin->K;
-    const float *c = w->site->c;
-    (void)thread;
-    for (int r0 = 0; r0 < w->lin->N; r0 += n) {
-        const float *from = w->lin->w + (size_t)(r0 + i) * K;
-        for (int k = 0; k < n; k++) {
-            const float *d = j->d_in + (size_t)(r0 + k) * K;
-            float lane[16] = {0}, sum = 0;
-            size_t x = 0;
-            for (; x + 16 <= K; x += 16)
-                for (size_t y = 0; y < 16; y++)
-                    lane[y] += d[x + y] * (c ? from[x + y] / c[x + y] : from[x + y]);
-            for (size_t y = 0; x < K; x++, y++)
-                lane[y] += d[x] * (c ? from[x] / c[x] : from[x]);
-            for (size_t y = 0; y < 16; y++) sum += lane[y];
-            w->mix_head->dp[i * n + k] += sum;
-            if (w->bias) w->mix_head->dp[i * n + k] += w->lin->bias[r0 + i] * w->d_bias[r0 + k];
-        }
-    }
-}
-
-/* dw = mix^T(d_in / c). */
+/* dw = mix^T(d_in / c); of heads the division alone. */
 static void weight_grad_item(void *arg, int64_t item, int thread)
 {
     const weight_job *j = arg;
     fl_flatquant_weight *w = j->w;
     const size_t K = (size_t)w->lin->K;
-    const int rows = rows_per_item(w), r0 = (int)item * rows, r1 = FL_MIN(r0 + rows, w->lin->N);
+    const int r0 = (int)item * ROWS, r1 = FL_MIN(r0 + ROWS, w->lin->N);
     (void)thread;
     for (int r = r0; r < r1; r++) {
-        float *to = w->lin->dw + (size_t)r * K;
-        if (w->mix_head) {
-            memset(to, 0, K * sizeof *to);
-            for (int i = 0; i < rows; i++) {
-                const float f = w->mix_head->p[(r - r0) * rows + i];
-                const float *d = j->d_in + (size_t)(r0 + i) * K;
-                for (size_t k = 0; k < K; k++) to[k] += f * d[k];
-            }
-        } else {
-            const float f = w->mix_down ? w->mix_down->c[r] : 1.0f;
-            for (size_t k = 0; k < K; k++) to[k] = f * j->d_in[(size_t)r * K + k];
-        }
-        divide_row(to, w->site->c, w->lin->K);
+        const float f = w->mix_down ? w->mix_down->c[r] : 1.0f;
+        float *d = j->d_in + (size_t)r * K;
+        scale_row(j, w->mix_head ? d : w->lin->dw + (size_t)r * K, d, f);
     }
+}
+
+/* dP_v[i, j] += sum over heads of <W_i, d_in_j / c>; dw, where wanted, = P_v (d_in / c). */
+static fl_status mix_heads_grad(fl_flatquant_weight *w, const fl_exec *ex, fl_kron *kron,
+                                const float *d_in, float *work, fl_err *err)
+{
+    fl_factor *P = w->mix_head;
+    const int n = P->n;
+    const fl_status st = fl__kron_rows_grad(kron, w->lin->dw, work, NULL, d_in, w->lin->w,
+                                            w->lin->N / n, n, w->lin->K, P->p, NULL, err);
+    if (st) return st;
+    fl__add_forward(ex, P->dp, P->dp, work, (int64_t)n * n);
+    for (int r = 0; w->bias && r < w->lin->N; r++) {
+        const int r0 = r / n * n, i = r - r0;
+        for (int k = 0; k < n; k++)
+            P->dp[i * n + k] += w->lin->bias[r] * w->d_bias[r0 + k];
+    }
+    return FL_OK;
 }
 
 fl_status fl__flatquant_weight_backward(fl_flatquant_weight *w, const fl_exec *ex,
@@ -237,10 +199,9 @@ fl_status fl__flatquant_weight_backward(fl_flatquant_weight *w, const fl_exec *e
     if (st) return st;
     if (dq_left) fl__add_forward(ex, s->left.dq, s->left.dq, dq_left, (int64_t)n_left);
     if (dq_right) fl__add_forward(ex, s->right.dq, s->right.dq, dq_right, (int64_t)n_right);
-    weight_job j = {w, d_hat};
+    weight_job j = {w, fl__train_rows_select(ex->isa), d_hat};
     if (s->c) fl__parallel_for(ex, (l->K + COLUMNS - 1) / COLUMNS, scale_item, &j);
     if (w->mix_down) fl__parallel_for(ex, (l->N + ROWS - 1) / ROWS, mix_down_item, &j);
-    if (w->mix_head) fl__parallel_for(ex, w->mix_head->n, head_grad_item, &j);
-    if (l->dw) fl__parallel_for(ex, n_items(w), weight_grad_item, &j);
-    return FL_OK;
+    if (l->dw || w->mix_head) fl__parallel_for(ex, n_items(w), weight_grad_item, &j);
+    return w->mix_head ? mix_heads_grad(w, ex, kron, d_hat, work, err) : FL_OK;
 }

@@ -31,7 +31,7 @@ fl_status fl__flatquant_weight_forward(fl_flatquant_weight *w, const fl_exec *ex
                                        fl_err *err);
 /* d_hat [N, K]: gradient of w_hat, overwritten. Adds to the gradients of the site's factors
  * (dq) and scale and of what mixes the outputs; d_bias must hold the bias's. Writes lin's clip
- * gradients and dw. work [n_left^2 + n_right^2]. */
+ * gradients and dw. work [n_left^2 + n_right^2] and [P_v's]. */
 fl_status fl__flatquant_weight_backward(fl_flatquant_weight *w, const fl_exec *ex,
                                         fl_kron *kron, const fl_flatquant_options *o,
                                         float *d_hat, float *work, fl_err *err);

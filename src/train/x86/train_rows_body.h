@@ -6,6 +6,7 @@
 #ifndef FL_TRAIN_X86_TRAIN_ROWS_BODY_H
 #define FL_TRAIN_X86_TRAIN_ROWS_BODY_H
 
+#include "kernels/x86/simd.h"
 #include "train/train_rows.h"
 #include "train/x86/train_vec.h"
 
@@ -213,6 +214,23 @@ static void add(float *y, const float *a, const float *b, int n)
         vec_store(y + i, vec_add(vec_load(a + i, n - i), vec_load(b + i, n - i)), n - i);
 }
 
+static void add_product(float *y, const float *a, const float *b, int n)
+{
+    for (int i = 0; i < n; i += VEC_N) {
+        const vec v = vec_load(a + i, n - i), w = vec_load(b + i, n - i);
+        vec_store(y + i, vec_fma(v, w, vec_load(y + i, n - i)), n - i);
+    }
+}
+
+/* Lanes beyond the row divide 0 by 0, unseen. */
+static void divide(float *y, const float *a, float f, const float *b, int n)
+{
+    for (int i = 0; i < n; i += VEC_N) {
+        const vec v = vec_mul(vec_load(a + i, n - i), vec_set(f));
+        vec_store(y + i, vec_div(v, vec_load(b + i, n - i)), n - i);
+    }
+}
+
 static void rope(float *x, const float *cos, const float *sin, float sign, int D)
 {
     const int half = D / 2;
@@ -276,15 +294,26 @@ static void round_bf16(float *y, const float *x, int n)
 enum { STEP_K = 32, STEP_N = 64 };
 
 /* 32 numbers of which n exist. */
-static void bf16_step(uint16_t *to, const float *x, int n)
+FL_INLINE void bf16_step(uint16_t *to, const float *x, int n)
 {
+    if (n >= STEP_K) {
+        for (int i = 0; i < STEP_K; i += VEC_N) vec_store_bf16(to + i, vec_load(x + i, VEC_N));
+        return;
+    }
     for (int i = 0; i < STEP_K; i += VEC_N)
         vec_store_bf16(to + i, n > i ? vec_load(x + i, n - i) : vec_set(0));
 }
 
 /* [16][64] pairs: rows 2i and 2i + 1 of up to 32 rows x[., ld], 64 columns of which n exist. */
-static void bf16_pairs_step(uint32_t *to, const float *x, int64_t ld, int n_rows, int n)
+FL_INLINE void bf16_pairs_step(uint32_t *to, const float *x, int64_t ld, int n_rows, int n)
 {
+    if (n_rows >= STEP_K && n >= STEP_N) {
+        for (int k = 0; k < STEP_K; k += 2, to += STEP_N, x += 2 * ld)
+            for (int i = 0; i < STEP_N; i += VEC_N)
+                vec_store_bf16_pairs(to + i, vec_load(x + i, VEC_N),
+                                     vec_load(x + ld + i, VEC_N));
+        return;
+    }
     for (int k = 0; k < STEP_K; k += 2, to += STEP_N)
         for (int i = 0; i < STEP_N; i += VEC_N) {
             const float *at = x + k * ld + i;
@@ -300,45 +329,54 @@ static void pack_a(uint16_t *to, const float *A, int64_t lda, int n_rows, int K)
         for (int k = 0; k < K; k += STEP_K, to += STEP_K) bf16_step(to, A + m * lda + k, K - k);
 }
 
-static void pack_a_transposed(uint16_t *to, const float *A, int64_t lda, int n_rows, int K)
+/* Numbers of 32 bits: to[i][j] = from[j][i], i < n_rows, j < 16; from [16][STEP_N]. */
+static void turn_pairs(uint32_t *to, int64_t ld_to, const uint32_t *from, int n_rows)
+{
+    enum { BLOCK = VEC_TURN };
+    for (int i = 0; i < n_rows; i += BLOCK)
+        for (int j = 0; j < STEP_K / 2; j += BLOCK) {
+            uint32_t part[BLOCK * BLOCK];
+            const uint32_t *at = from + (int64_t)j * STEP_N + i;
+            if (i + BLOCK <= n_rows) {
+                vec_turn(to + i * ld_to + j, ld_to, at, STEP_N);
+                continue;
+            }
+            vec_turn(part, BLOCK, at, STEP_N);
+            for (int r = i; r < n_rows; r++)
+                memcpy(to + r * ld_to + j, part + (r - i) * BLOCK, BLOCK * sizeof *to);
+        }
+}
+
+static void pack_a_transposed(uint16_t *to, int64_t ld_to, const float *A, int64_t lda,
+                              int n_rows, int K)
 {
     uint32_t pairs[STEP_K / 2][STEP_N];
-    const int64_t K32 = (K + STEP_K - 1) / STEP_K * STEP_K;
     for (int m = 0; m < n_rows; m += STEP_N)
         for (int k = 0; k < K; k += STEP_K) {
             const int here = n_rows - m < STEP_N ? n_rows - m : STEP_N;
             bf16_pairs_step(pairs[0], A + k * lda + m, lda, K - k, n_rows - m);
-            for (int i = 0; i < here; i++) {
-                uint32_t row[STEP_K / 2];
-                for (int p = 0; p < STEP_K / 2; p++) row[p] = pairs[p][i];
-                memcpy(to + (m + i) * K32 + k, row, sizeof row);
-            }
+            turn_pairs((uint32_t *)(void *)(to + m * ld_to + k), ld_to / 2, pairs[0], here);
         }
 }
 
 static void pack_b(uint16_t *to, const float *B, int64_t ldb, int n_columns, int K)
 {
-    uint32_t rows[STEP_N][STEP_K / 2], pairs[STEP_K / 2][STEP_N];
+    uint32_t rows[STEP_N][STEP_K / 2];
     memset(rows, 0, sizeof rows);
     for (int k = 0; k < K; k += STEP_K, to += STEP_K * STEP_N) {
-        for (int j = 0; j < n_columns; j++) {
-            uint16_t row[STEP_K];
-            bf16_step(row, B + j * ldb + k, K - k);
-            memcpy(rows[j], row, sizeof row);
-        }
-        for (int p = 0; p < STEP_K / 2; p++)
-            for (int j = 0; j < STEP_N; j++) pairs[p][j] = rows[j][p];
-        memcpy(to, pairs, sizeof pairs);
+        uint32_t *pairs = (uint32_t *)(void *)to;
+        for (int j = 0; j < n_columns; j++)
+            bf16_step((uint16_t *)(void *)rows[j], B + j * ldb + k, K - k);
+        for (int j = 0; j < STEP_N; j += VEC_TURN)
+            for (int p = 0; p < STEP_K / 2; p += VEC_TURN)
+                vec_turn(pairs + p * STEP_N + j, STEP_N, rows[j] + p, STEP_K / 2);
     }
 }
 
 static void pack_b_transposed(uint16_t *to, const float *B, int64_t ldb, int n_columns, int K)
 {
-    uint32_t pairs[STEP_K / 2][STEP_N];
-    for (int k = 0; k < K; k += STEP_K, to += STEP_K * STEP_N) {
-        bf16_pairs_step(pairs[0], B + k * ldb, ldb, K - k, n_columns);
-        memcpy(to, pairs, sizeof pairs);
-    }
+    for (int k = 0; k < K; k += STEP_K, to += STEP_K * STEP_N)
+        bf16_pairs_step((uint32_t *)(void *)to, B + k * ldb, ldb, K - k, n_columns);
 }
 
 const fl_train_rows TRAIN_ROWS_TABLE = {
@@ -354,6 +392,8 @@ const fl_train_rows TRAIN_ROWS_TABLE = {
     .relu = relu,
     .relu_grad = relu_grad,
     .add = add,
+    .add_product = add_product,
+    .divide = divide,
     .rope = rope,
     .exp_row = exp_row,
     .softmax_grad = softmax_grad,

@@ -10,6 +10,7 @@
 #define FL_TRAIN_X86_TRAIN_VEC_H
 
 #include <stdint.h>
+#include <string.h>
 
 #if defined(__AVX512F__)
 
@@ -377,12 +378,51 @@ static inline void vec_store_bf16(uint16_t *p, vec v)
 
 static inline void vec_store_bf16_pairs(uint32_t *p, vec low, vec high)
 {
-    *p = (uint32_t)fl__f32_to_bf16(high) << 16 | fl__f32_to_bf16(low);
+    const uint32_t pair = (uint32_t)fl__f32_to_bf16(high) << 16 | fl__f32_to_bf16(low);
+    memcpy(p, &pair, sizeof pair);
 }
 
 static inline vec vec_round_bf16(vec v)
 {
     return fl__bf16_to_f32(fl__f32_to_bf16(v));
+}
+
+#endif
+
+#if defined(__AVX2__)
+
+/* 8 x 8 numbers of 32 bits: to[i][j] = from[j][i]. */
+#define VEC_TURN 8
+static inline void vec_turn(uint32_t *to, int64_t ld_to, const uint32_t *from, int64_t ld_from)
+{
+    __m256 a[8], b[8];
+    for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_ps((const float *)(from + i * ld_from));
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps((float *)(to + i * ld_to),
+                         _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+        _mm256_storeu_ps((float *)(to + (i + 4) * ld_to),
+                         _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+    }
+}
+
+#else
+
+#define VEC_TURN 1
+static inline void vec_turn(uint32_t *to, int64_t ld_to, const uint32_t *from, int64_t ld_from)
+{
+    (void)ld_to;
+    (void)ld_from;
+    memcpy(to, from, sizeof *to);
 }
 
 #endif
