@@ -251,8 +251,7 @@ void fl__tune_pass_load(fl_tune_pass *s, const fl_block *block, fl_tune_factors 
 
 static fl_fake_quant quantiser(const fl_site *site, int linear)
 {
-    (void)linear;
-    const float top = site->clip_max, bottom = site->clip_min;
+    const float top = site->clip_max[linear], bottom = site->clip_min[linear];
     return (fl_fake_quant){.bits = site->act == FL_ACT_FLOAT ? 16 : site->a_bits,
                            .asymmetric = site->asymmetric,
                            .clip_max = top > 0 ? top : 1.0f,
@@ -261,8 +260,8 @@ static fl_fake_quant quantiser(const fl_site *site, int linear)
 
 static bool is_new_range(const fl_site *site, int linear)
 {
-    (void)site;
-    return linear == 0;
+    return linear == 0 || site->clip_max[linear] != site->clip_max[linear - 1] ||
+           site->clip_min[linear] != site->clip_min[linear - 1];
 }
 
 /* x_hat = x as a linear of the site meets it. */
