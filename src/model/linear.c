@@ -290,12 +290,15 @@ static void run_own_clips(const fl_exec *ex, const fl_site *site, const float *x
     const size_t input_bytes = align64((size_t)n_rows * (size_t)site->n_in * sizeof *input);
     const fl_site_codes c =
         place_codes(site, n_rows, (unsigned char *)scratch + input_bytes);
+    double start = site->quantize_s ? fl__now_s() : 0;
     fl__site_input(ex, site, input, x, n_rows, c.rest);
     for (int i = 0; i < site->n_linears; i++) {
         fl_quantize_token token = site->token[i];
         token.premul = NULL; /* in input already */
+        if (site->quantize_s && i > 0) start = fl__now_s();
         fl__quantize_token_run(ex, c.codes, c.sums, c.scales, c.zeros, input, site->n_in,
                                n_rows, &token);
+        if (site->quantize_s) *site->quantize_s += fl__now_s() - start;
         multiply(ex, site, site->linears[i], &c, n_rows, y[i]);
     }
 }

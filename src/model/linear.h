@@ -70,7 +70,7 @@ typedef struct fl_site {
     bool explicit_copies;  /* one column per digit even where an int8 column could carry the
                               sum: what a 4-bit multiplier needs; gives the same integers */
     int code_ld;           /* row stride of codes, fl__gemm_ldx of all columns */
-    double *quantize_s;    /* borrowed; seconds of fl__site_quantize in fl__site_run are added
+    double *quantize_s;    /* borrowed; seconds of quantising in fl__site_run are added
                               to it; NULL: not measured */
     fl_quantize_static spec; /* built by fl__site_prepare from the fields above */
     fl_quantize_token token[FL_SITE_MAX_LINEARS]; /* likewise; [0] is all linears' without
