@@ -150,6 +150,14 @@ static const cli_option options[] = {
     {.kind = CLI_TEXT, .name = "--train-dtype", .arg = "T", FIELD(o.train_dtype),
      .choices = "auto|float32|bf16", .help = "matrix products in training"},
 
+    CLI_GROUP_ROW("End-to-end tuning"),
+    {.kind = CLI_INT, .name = "--tune-epochs", .arg = "N", FIELD(o.tune_epochs), .max = 10000,
+     .shown_default = "4, other methods than flatquant 0",
+     .help = "passes of the quantised model, whose norm gains and weight scales learn the "
+             "float model's predictions"},
+    {.kind = CLI_DOUBLE, .name = "--tune-lr", .arg = "X", FIELD(o.tune_lr), .max = 10,
+     .shown_default = "0.005", .help = "learning rate of that"},
+
     CLI_GROUP_ROW("Job"),
     {.kind = CLI_FLAG, .name = "--dry-run", FIELD(o.dry_run),
      .help = "print memory, disk and time needed; write nothing"},
@@ -229,6 +237,7 @@ static void print_estimate(const json_t *estimate)
         {"workspace of a batch, MB", "items.workspace", "%.1f", 1e-6},
         {"statistics, MB", "items.plan_statistics", "%.1f", 1e-6},
         {"training, MB", "items.training", "%.1f", 1e-6},
+        {"tuning, MB", "items.tuning", "%.1f", 1e-6},
         {"peak memory, MB", "peak_bytes", "%.1f", 1e-6},
         {"disk, MB", "disk_bytes", "%.1f", 1e-6},
         {"time, s (rough)", "seconds", "%.0f", 0},

@@ -226,6 +226,11 @@ typedef struct fl_quantize_options {
     double weight_decay, diag_alpha;
     const char *train_dtype;     /* "auto", "float32", "bf16": of the GEMMs in training */
 
+    /* End-to-end tuning of norm gains and weight scales behind the last block. Values below 0:
+     * the method's. */
+    int tune_epochs;       /* passes over the calibration windows; 0: none */
+    double tune_lr;        /* of factors on gains and scales */
+
     bool resume, dry_run;
     int redo_from;              /* < 0 (default): off; else first block to do again */
     double max_ppl_increase;    /* < 0 (default): no gate; over the float model, e.g. 0.05 */

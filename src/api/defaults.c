@@ -107,6 +107,8 @@ void fl_quantize_options_defaults(fl_quantize_options *o)
         .weight_decay = -1,
         .diag_alpha = -1,
         .train_dtype = "auto",
+        .tune_epochs = -1,
+        .tune_lr = -1,
         .redo_from = -1,
         .max_ppl_increase = -1,
         .max_kld = -1,

@@ -190,6 +190,8 @@ fl_status fl__checkpoint_finish(fl_checkpoint *c, int n_blocks, fl_err *err)
     if (!st) st = fl__dir_rename(c->dir, c->out_dir, err);
     if (!st) st = forget_blocks(path, c->out_dir, 0, n_blocks, err);
     if (!st) st = forget(path, c->out_dir, "plan.json", err);
+    if (!st) st = forget(path, c->out_dir, FL_CHECKPOINT_TUNED, err);
+    if (!st) st = forget(path, c->out_dir, "tuning.json", err);
     if (!st) st = forget(path, c->out_dir, "state.json", err);
     fl__free(&path);
     return st;

@@ -40,6 +40,9 @@ fl_status fl__checkpoint_save(const fl_checkpoint *c, const char *name, const js
 /* Forgets the finished blocks from first on. */
 fl_status fl__checkpoint_redo(const fl_checkpoint *c, int first, int n_blocks, fl_err *err);
 
+/* The tuned tensors, once tuning is done. */
+#define FL_CHECKPOINT_TUNED "tuned.safetensors"
+
 /* "block-00007.json" */
 #define FL_BLOCK_NAME_BYTES 32
 void fl__checkpoint_block_name(char name[FL_BLOCK_NAME_BYTES], int block);

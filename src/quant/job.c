@@ -170,8 +170,8 @@ static fl_status quantize_block(fl_quant_job *job, int layer, json_t *shards, fl
 
 /* The shard as a model of its own, sharing everything but the tensors and what the sites
  * are. */
-static fl_status load_finished(fl_block *block, fl_tensors **shard, fl_quant_job *job,
-                               int layer, fl_err *err)
+fl_status fl__quant_load_finished(fl_block *block, fl_tensors **shard, fl_quant_job *job,
+                                  int layer, fl_err *err)
 {
     char name[FL_SHARD_NAME_BYTES];
     fl_model view = *job->model;
@@ -204,7 +204,7 @@ static fl_status replay_block(fl_quant_job *job, int layer, const json_t *report
     if (fl__quant_needs_lanes(&job->c)) {
         st = fl__block_fold(&folded, job->model, layer, &job->plan->sites[layer * FL_N_SITES],
                             err);
-        if (!st) st = load_finished(&quant, &shard, job, layer, err);
+        if (!st) st = fl__quant_load_finished(&quant, &shard, job, layer, err);
         if (!st) st = advance_lanes(job, &folded, &quant, FL_HALF_BOTH, err);
         fl__block_fini(&folded);
         fl__block_fini(&quant);
@@ -323,6 +323,7 @@ fl_status fl__quant_job_run(json_t **report, const fl_quantize_options *o,
     if ((st = load_or_make_plan(&job, err))) goto out;
     if (fl__quant_needs_lanes(&job.c)) fl__stream_embed(job.stream);
     if ((st = run_blocks(&job, shards, err))) goto out;
+    if (job.c.tune.epochs && (st = fl__quant_tune(&job, err))) goto out;
     fl__stream_free(&job.stream);
     *report = json_object();
     st = *report ? fl__quant_finish(&job, shards, *report, err)
@@ -332,6 +333,8 @@ out:
     fl__stream_free(&job.stream);
     fl__plan_free(&job.plan);
     json_decref(job.sites);
+    json_decref(job.tuning);
+    fl__free(&job.final_gain);
     json_decref(shards);
     if (st) {
         json_decref(*report);

@@ -5,6 +5,7 @@
  *   job_plan.c    one pass of the float model: smoothing, thresholds, bits of every site
  *   job.c         one pass of both lanes: every block rounded and written, resumable
  *   job_learn.c   FlatQuant: a block's transforms learned and folded before it is rounded
+ *   job_tune.c    end-to-end tuning of the floats around the codes, behind the last block
  *   job_head.c    the 8-bit head
  *   job_finish.c  the tensors outside the blocks, config.json, side files, report
  *   job_memory.c  what it will take, for the dry run and for the comparison at the end
@@ -20,6 +21,7 @@
 #include "quant/checkpoint.h"
 #include "quant/flatquant/flatquant.h"
 #include "quant/flattenquant/flattenquant.h"
+#include "quant/tune/tune.h"
 
 typedef enum fl_select { FL_SELECT_KL, FL_SELECT_OUTPUT, FL_SELECT_RANDOM } fl_select;
 
@@ -40,6 +42,7 @@ typedef struct fl_quant_config {
     bool asymmetric;     /* per-token activations with a zero point */
     bool transforms;     /* flatquant, quarot: sites get transforms before they are rounded */
     fl_flatquant_options flatquant;
+    fl_tune_options tune;
     uint64_t seed;
     int n_samples, seq_len;
 } fl_quant_config;
@@ -52,6 +55,8 @@ bool fl__quant_per_token_asymmetric(const fl_quantize_options *o);
 /* FlatQuant's part of it. */
 fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_options *o,
                                        const fl_model_config *model, uint32_t isa, fl_err *err);
+/* Matrix products of training, as --train-dtype says. */
+bool fl__quant_trains_in_bf16(const fl_quantize_options *o, uint32_t isa);
 json_t *fl__flatquant_config_json(const fl_flatquant_options *o);
 /* The configuration as JSON, for fingerprint, config.json and report. New reference, NULL:
  * memory. */
@@ -79,6 +84,9 @@ typedef struct fl_quant_job {
     fl_stream *stream;
     double started_s;
     json_t *sites;                /* report entries, owned */
+    float *final_gain;            /* [hidden] tuned gain of the final norm, owned; NULL: as it
+                                     was */
+    json_t *tuning;               /* what tuning did, owned; NULL: not asked for */
 } fl_quant_job;
 
 /* Runs it all; *report is a new reference. calib may be NULL when !needs_plan_pass. */
@@ -98,6 +106,13 @@ fl_status fl__quant_plan_learned(fl_quant_job *job, int layer, const fl_block *f
  * to be rounded, *plain the block as it was. *report: what the training did, new reference. */
 fl_status fl__quant_learn_block(fl_block *folded, fl_block *plain, json_t **report,
                                 fl_quant_job *job, int layer, fl_err *err);
+/* Block `layer` as this run or the one before it wrote it; *shard is what it borrows from. */
+fl_status fl__quant_load_finished(fl_block *block, fl_tensors **shard, fl_quant_job *job,
+                                  int layer, fl_err *err);
+/* Tunes the finished blocks and writes their shards anew; fills job->tuning,
+ * job->final_gain. */
+fl_status fl__quant_tune(fl_quant_job *job, fl_err *err);
+
 /* Writes the rest of the model and finishes the checkpoint. shards: array of {file, names,
  * bytes}. */
 fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *report,

@@ -199,6 +199,13 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
     if (c->act == FL_ACT_STATIC && c->a_bits == 3)
         return usage(err, "--a-bits", "3 bits are per token only", "give 4 or 8");
     c->asymmetric = c->act == FL_ACT_TOKEN && fl__quant_per_token_asymmetric(o);
+    c->tune = (fl_tune_options){
+        .epochs = o->tune_epochs >= 0                          ? o->tune_epochs
+                  : is(o->method, "flatquant") && !is(o->recipe, "official") ? 4
+                                                               : 0,
+        .batch_windows = o->batch_windows < 0 ? 4 : o->batch_windows,
+        .lr = o->tune_lr >= 0 ? o->tune_lr : 5e-3,
+        .bf16 = fl__quant_trains_in_bf16(o, isa)};
     if (c->transforms && (st = fl__flatquant_config_resolve(c, o, model, isa, err))) return st;
     if (c->mixed && c->act != FL_ACT_STATIC && !o->a_granularity)
         return usage(err, "--a-granularity",
@@ -232,6 +239,12 @@ json_t *fl__quant_config_json(const fl_quant_config *c)
         "seed", (json_int_t)c->seed, "samples", c->n_samples, "seq_len", c->seq_len);
     if (o && c->transforms)
         (void)json_object_set_new(o, "flatquant", fl__flatquant_config_json(&c->flatquant));
+    if (o && c->tune.epochs)
+        (void)json_object_set_new(o, "tune",
+                                  json_pack("{s:i,s:i,s:f,s:s}", "epochs", c->tune.epochs,
+                                            "batch_windows", c->tune.batch_windows, "lr",
+                                            c->tune.lr, "gemm",
+                                            c->tune.bf16 ? "bf16" : "float32"));
     return o;
 }
 
@@ -247,5 +260,5 @@ bool fl__quant_needs_statistics(const fl_quant_config *c)
 
 bool fl__quant_needs_lanes(const fl_quant_config *c)
 {
-    return c->block.use_gptq || c->transforms;
+    return c->block.use_gptq || c->transforms || c->tune.epochs > 0;
 }

@@ -56,6 +56,12 @@ static fl_status check(const fl_quantize_options *o, const fl_quant_config *c,
     return FL_OK;
 }
 
+bool fl__quant_trains_in_bf16(const fl_quantize_options *o, uint32_t isa)
+{
+    return is(o->train_dtype, "bf16") ||
+           (is(o->train_dtype, "auto") && (isa & FL_ISA_AMXBF16));
+}
+
 /* Options that hold for both recipes and for both methods. */
 static fl_flatquant_options common(const fl_quantize_options *o, const fl_quant_config *c,
                                    uint32_t isa)
@@ -78,8 +84,7 @@ static fl_flatquant_options common(const fl_quantize_options *o, const fl_quant_
         .weight_decay = choose(o->weight_decay, 0.01),
         .clip_start = 4.0,
         .diag_alpha = choose(o->diag_alpha, 0.3),
-        .bf16 = is(o->train_dtype, "bf16") ||
-                (is(o->train_dtype, "auto") && (isa & FL_ISA_AMXBF16)),
+        .bf16 = fl__quant_trains_in_bf16(o, isa),
         .seed = o->seed,
     };
 }

@@ -34,6 +34,21 @@ static bool is_outside(const fl_quant_config *c, const fl_model *model, const fl
     return copies_head || strcmp(t->name, family->head) != 0;
 }
 
+/* The final norm's gain, where tuning changed it. */
+static bool is_tuned(const fl_quant_job *job, const fl_tensor_view *t)
+{
+    const size_t n = strlen(job->model->prefix);
+    const char *norm = fl__family(&job->model->cfg)->final_norm;
+    return job->final_gain && strncmp(t->name, job->model->prefix, n) == 0 &&
+           strncmp(t->name + n, norm, strlen(norm)) == 0 &&
+           strcmp(t->name + n + strlen(norm), ".weight") == 0;
+}
+
+static size_t outside_bytes(const fl_quant_job *job, const fl_tensor_view *t)
+{
+    return is_tuned(job, t) ? (size_t)t->n_elements * sizeof(float) : t->n_bytes;
+}
+
 /* The shard of what is outside the blocks. */
 typedef struct outside {
     const fl_tensor_view **views; /* [n_views] copied; their decls come first */
@@ -49,7 +64,9 @@ static void declare_outside(outside *o, const fl_quant_job *job)
         const fl_tensor_view *t = fl__tensors_at(set, i);
         if (!is_outside(&job->c, job->model, t)) continue;
         fl_tensor_decl *d = &o->decls[o->n_views];
-        *d = (fl_tensor_decl){.name = t->name, .dtype = t->dtype, .n_dims = t->n_dims};
+        *d = (fl_tensor_decl){.name = t->name,
+                              .dtype = is_tuned(job, t) ? FL_DTYPE_F32 : t->dtype,
+                              .n_dims = t->n_dims};
         memcpy(d->dims, t->dims, sizeof t->dims);
         o->views[o->n_views++] = t;
     }
@@ -67,8 +84,10 @@ static fl_status write_outside_file(const outside *o, const fl_quant_job *job, c
     fl_status st =
         fl__safetensors_writer_open(&w, path, o->decls, o->n_decls, metadata, 1, err);
     for (size_t i = 0; i < o->n_views && !st; i++)
-        st = fl__safetensors_writer_write(w, o->views[i]->name, o->views[i]->data,
-                                          o->views[i]->n_bytes, err);
+        st = fl__safetensors_writer_write(
+            w, o->views[i]->name,
+            is_tuned(job, o->views[i]) ? job->final_gain : o->views[i]->data,
+            outside_bytes(job, o->views[i]), err);
     if (!st && job->c.head_bits == 8) st = fl__quant_head_write(w, job->model, job->ex, err);
     if (!st) st = fl__safetensors_writer_commit(&w, err);
     fl__safetensors_writer_discard(&w);
@@ -82,7 +101,7 @@ static json_t *outside_shard(const outside *o, const fl_quant_job *job, const ch
     json_t *names = json_array();
     for (size_t i = 0; i < o->n_decls; i++)
         (void)json_array_append_new(names, json_string(o->decls[i].name));
-    for (size_t i = 0; i < o->n_views; i++) n_bytes += (int64_t)o->views[i]->n_bytes;
+    for (size_t i = 0; i < o->n_views; i++) n_bytes += (int64_t)outside_bytes(job, o->views[i]);
     return json_pack("{s:s,s:o,s:I}", "file", file, "names", names, "bytes",
                      (json_int_t)n_bytes);
 }
@@ -295,6 +314,7 @@ fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *repo
     (void)json_object_set_new(report, "isa", json_string(fl__isa_name(job->ex->isa)));
     (void)json_object_set_new(report, "summary", int4_shares(job));
     (void)json_object_set_new(report, "sites", json_incref(job->sites));
+    if (job->tuning) (void)json_object_set(report, "tuning", job->tuning);
     /* The report in the model is part of its bytes: what differs from run to run stays out of
      * it. */
     st = write_json(job, "flatiron_report.json", report, err);

@@ -201,6 +201,20 @@ static size_t calibration_bytes(const fl_quant_config *c, const fl_model *model,
     return PER_TEXT_BYTE * (size_t)text_bytes + PER_TOKEN * (size_t)model->cfg.vocab_size;
 }
 
+/* The rounded model, mapped and packed, and what tuning it takes. */
+static size_t tuning_bytes(const fl_quant_config *c, const fl_model *model)
+{
+    double weights = 0;
+    if (!c->tune.epochs) return 0;
+    for (int i = 0; i < FL_N_LINEARS; i++) {
+        int n_out, n_in;
+        fl__linear_shape(&n_out, &n_in, &model->cfg, i);
+        weights += (double)n_out * n_in * weight_bits(c) / 8;
+    }
+    return (size_t)(2 * weights * model->cfg.n_layers) +
+           fl__tune_bytes(model, FL_MIN(c->tune.batch_windows, c->n_samples), c->seq_len);
+}
+
 json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
                            int64_t text_bytes, bool with_time)
 {
@@ -230,16 +244,17 @@ json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, cons
                                       FL_MIN(c->flatquant.batch_windows, c->n_samples),
                                       c->seq_len)
             : 0;
+    const size_t tuning = tuning_bytes(c, model);
     const size_t rounding_all = rounding.most + plan / (c->mixed ? 2 : 1) + plain;
     const size_t working = stream.activations + target + stream.workspace +
-                           FL_MAX(FL_MAX(planning, training), rounding_all);
+                           FL_MAX(FL_MAX(planning, training), FL_MAX(rounding_all, tuning));
     const size_t head = c->head_bits == 8 ? fl__quant_head_bytes(model) : 0;
     const double seconds = with_time ? fl__quant_seconds(c, model, ex, text_bytes) : NAN;
-    return json_pack("{s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},s:I,s:I,s:o}", "items",
+    return json_pack("{s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},s:I,s:I,s:o}", "items",
                      "block_float32", (json_int_t)floats, "block_integer",
                      (json_int_t)rounding.rounded, "hessians", (json_int_t)rounding.hessians,
                      "activations", (json_int_t)(stream.activations + target), "training",
-                     (json_int_t)training, "workspace",
+                     (json_int_t)training, "tuning", (json_int_t)tuning, "workspace",
                      (json_int_t)stream.workspace, "plan", (json_int_t)plan, "plan_statistics",
                      (json_int_t)statistics, "model_tables", (json_int_t)tables, "calibration",
                      (json_int_t)calibration, "peak_bytes",

@@ -135,16 +135,27 @@ static void prepare_spans(fl_stream *s, const batch *b, fl_kv_cache *kv)
     }
 }
 
-void fl__stream_embed(fl_stream *s)
+static float *lane_of(const fl_stream *s, fl_lane lane)
 {
+    return lane == FL_LANE_FLOAT ? s->x_float : s->x_quant;
+}
+
+void fl__stream_embed_lane(fl_stream *s, fl_lane lane)
+{
+    float *x = lane_of(s, lane);
     for (int i = 0; i < n_batches(s); i++) {
         const batch b = batch_of(s, i);
         prepare_spans(s, &b, NULL);
         fl__model_embed(s->model, s->ex, s->ws, s->calib->ids + b.first_row, s->spans,
                         b.n_windows);
-        memcpy(s->x_float + b.at, s->ws->buf[FL_BUF_X], b.n * sizeof(float));
-        if (s->x_quant) memcpy(s->x_quant + b.at, s->ws->buf[FL_BUF_X], b.n * sizeof(float));
+        memcpy(x + b.at, s->ws->buf[FL_BUF_X], b.n * sizeof(float));
     }
+}
+
+void fl__stream_embed(fl_stream *s)
+{
+    fl__stream_embed_lane(s, FL_LANE_FLOAT);
+    if (s->x_quant) fl__stream_embed_lane(s, FL_LANE_QUANT);
 }
 
 static void walk_batch(fl_stream *s, fl_lane lane, const fl_block *block, fl_half half,
@@ -155,11 +166,6 @@ static void walk_batch(fl_stream *s, fl_lane lane, const fl_block *block, fl_hal
     memcpy(s->ws->buf[FL_BUF_X], x, b->n * sizeof(float));
     fl__block_run(s->model, block, 0, half, s->ex, s->ws, kv, s->spans, b->n_windows, hook,
                   user);
-}
-
-static float *lane_of(const fl_stream *s, fl_lane lane)
-{
-    return lane == FL_LANE_FLOAT ? s->x_float : s->x_quant;
 }
 
 static bool must_stop(const fl_stream *s)

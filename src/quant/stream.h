@@ -42,10 +42,13 @@ fl_status fl__stream_new(fl_stream **out, const fl_model *model, const fl_exec *
                          const fl_calib *calib, bool follow_quant, fl_err *err);
 void fl__stream_free(fl_stream **s);
 
+typedef enum fl_lane { FL_LANE_FLOAT, FL_LANE_QUANT } fl_lane;
+
 /* Embeds all windows into x_float (and x_quant). */
 void fl__stream_embed(fl_stream *s);
+/* The same into one of them. */
+void fl__stream_embed_lane(fl_stream *s, fl_lane lane);
 
-typedef enum fl_lane { FL_LANE_FLOAT, FL_LANE_QUANT } fl_lane;
 /* Walks a lane through a block or half of it. hook sees every site's input. store: outputs
  * replace the lane's inputs. false when should_stop said so. */
 bool fl__stream_walk(fl_stream *s, fl_lane lane, const fl_block *block, fl_half half,
