@@ -73,7 +73,7 @@ static void run_entry(void *arg, int call)
 {
     gemm_entry *e = arg;
     e->g.w = &e->weights->copies[call % e->weights->n_copies];
-    fl__gemm_run(&e->ex, &e->g, e->scratch);
+    fl__gemm_run(&e->ex, &e->g, 1, e->scratch);
 }
 
 static void run_opponent(void *arg, int call)

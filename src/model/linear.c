@@ -191,16 +191,18 @@ size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int m
 {
     const size_t codes = align64((size_t)n_rows * (size_t)max_code_ld);
     const size_t sums = align64((size_t)n_rows * sizeof(int32_t));
+    const size_t quantize_bytes =
+        FL_MAX(fl__quantize_scratch_bytes(ex, max_n_in), transform_bytes);
     const size_t as_int =
-        codes + 3 * sums + FL_MAX(fl__gemm_scratch_bytes(ex), transform_bytes);
+        codes + 3 * sums + FL_MAX(fl__gemm_scratch_bytes(ex), quantize_bytes);
     const size_t input = align64((size_t)n_rows * (size_t)max_n_in * sizeof(float));
     const size_t as_float =
         input + FL_MAX(fl__linear_float_scratch_bytes(ex), transform_bytes);
     return FL_MAX(as_int, as_float);
 }
 
-fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, const float *x,
-                                int n_rows, void *scratch)
+static fl_site_codes quantize(const fl_exec *ex, const fl_site *site, fl_rows x, int n_rows,
+                              void *scratch)
 {
     unsigned char *at = scratch;
     const size_t rows = align64((size_t)n_rows * sizeof(int32_t));
@@ -212,32 +214,42 @@ fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, const fl
     const fl_transform *t = &site->transform;
     if (site->act == FL_ACT_STATIC) {
         if (t->n1)
-            fl__transform_quantize_static_run(ex, c.codes, c.sums, x, site->n_in, n_rows, t,
-                                              &site->spec, c.rest);
+            fl__transform_quantize_static_run(ex, c.codes, c.sums, x, n_rows, t, &site->spec,
+                                              c.rest);
         else
-            fl__quantize_static_run(ex, c.codes, c.sums, x, site->n_in, n_rows, &site->spec);
+            fl__quantize_static_run(ex, c.codes, c.sums, x, n_rows, &site->spec, c.rest);
         c.scales[0] = site->scale;
         c.zeros[0] = site->zero;
     } else if (t->n1) {
-        fl__transform_quantize_run(ex, c.codes, c.sums, c.scales, c.zeros, x, site->n_in,
-                                   n_rows, t, &site->token, c.rest);
+        fl__transform_quantize_run(ex, c.codes, c.sums, c.scales, c.zeros, x, n_rows, t,
+                                   &site->token, c.rest);
     } else {
-        fl__quantize_token_run(ex, c.codes, c.sums, c.scales, c.zeros, x, site->n_in, n_rows,
-                               &site->token);
+        fl__quantize_token_run(ex, c.codes, c.sums, c.scales, c.zeros, x, n_rows, &site->token,
+                               c.rest);
     }
     return c;
 }
 
-static void run_int(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
-                    float *const y[FL_SITE_MAX_LINEARS], void *scratch)
+fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, const float *x,
+                                int n_rows, void *scratch)
+{
+    return quantize(ex, site, fl__rows_at(x, site->n_in), n_rows, scratch);
+}
+
+_Static_assert(FL_SITE_MAX_LINEARS <= FL_GEMM_MAX_RUN, "the linears of a site run in one loop");
+
+void fl__site_run_fused(const fl_exec *ex, const fl_site *site, fl_rows x, int n_rows,
+                        float *const y[FL_SITE_MAX_LINEARS], const float *residual,
+                        void *scratch)
 {
     const double start = site->quantize_s ? fl__now_s() : 0;
-    const fl_site_codes c = fl__site_quantize(ex, site, x, n_rows, scratch);
+    const fl_site_codes c = quantize(ex, site, x, n_rows, scratch);
     if (site->quantize_s) *site->quantize_s += fl__now_s() - start;
     const bool has_zeros = site->act == FL_ACT_TOKEN ? site->asymmetric : site->zero != 0;
+    fl_gemm g[FL_SITE_MAX_LINEARS];
     for (int i = 0; i < site->n_linears; i++) {
         const fl_linear *lin = site->linears[i];
-        const fl_gemm g = {
+        g[i] = (fl_gemm){
             .x = c.codes,
             .ldx = site->code_ld,
             .x_sum = c.sums,
@@ -249,12 +261,14 @@ static void run_int(const fl_exec *ex, const fl_site *site, const float *x, int 
             .w_scale = lin->w_scale,
             .w_scale_stride = lin->w_scale_stride,
             .bias = lin->bias,
+            .residual = i == 0 ? residual : NULL,
+            .ldr = lin->n_out,
             .y = y[i],
             .ldy = lin->n_out,
             .M = n_rows,
         };
-        fl__gemm_run(ex, &g, c.rest);
     }
+    fl__gemm_run(ex, g, site->n_linears, c.rest);
 }
 
 void fl__site_input(const fl_exec *ex, const fl_site *site, float *y, const float *x,
@@ -292,5 +306,5 @@ void fl__site_run(const fl_exec *ex, const fl_site *site, const float *x, int n_
     if (site->act == FL_ACT_FLOAT)
         run_float(ex, site, x, n_rows, y, scratch);
     else
-        run_int(ex, site, x, n_rows, y, scratch);
+        fl__site_run_fused(ex, site, fl__rows_at(x, site->n_in), n_rows, y, NULL, scratch);
 }
