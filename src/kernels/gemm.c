@@ -7,7 +7,7 @@
 
 #include <limits.h>
 
-/* Bytes of weights times rows of x that one core is through with before it has called others. */
+/* Bytes of weights times rows of x that one core is through with before others have come. */
 enum { SMALL_WORK = 32 * 1024 };
 
 /* A row needs every set that its file was compiled for. */

@@ -61,8 +61,8 @@ typedef struct fl_quantize_token {
     const float *premul;      /* [n_channels] or NULL */
 } fl_quantize_token;
 
-/* Rows of float activations: in memory, or made one at a time by what comes before the quantiser
- * (a norm, an activation function), so that they never leave the core's cache. */
+/* Rows of float activations: in memory, or made one at a time by what comes before the
+ * quantiser (a norm, an activation function), so that they never leave the core's cache. */
 typedef struct fl_rows {
     const float *x; /* row m is x + m * ldx */
     int64_t ldx;
