@@ -38,6 +38,8 @@ static void run_shares(share *shares, int n_shares, fl__item_fn *fn, void *arg, 
     }
 }
 
+/* All n threads, also for fewer items: OpenMP ends threads that a region has no use for, and
+ * the next one starts them anew, which takes longer and allocates. */
 static void run_threads(int n, int64_t n_items, fl__item_fn *fn, void *arg)
 {
     share shares[MAX_SHARES];
@@ -62,7 +64,7 @@ void fl__parallel_for(const fl_exec *ex, int64_t n_items, fl__item_fn *fn, void 
     if (n_items <= 1 || ex->n_threads <= 1) {
         for (int64_t i = 0; i < n_items; i++) fn(arg, i, 0);
     } else {
-        run_threads(n_items < ex->n_threads ? (int)n_items : ex->n_threads, n_items, fn, arg);
+        run_threads(ex->n_threads, n_items, fn, arg);
     }
     omp_set_num_threads(saved);
 }

@@ -124,7 +124,8 @@ static void complain(ck *t, const gemm_problem *p, const char *what)
                 p->w.N, p->w.K, (int)g->ldx, (int)g->ldy, (int)p->fill,
                 g->x_scale_stride ? " x_scale[M]" : "", g->w_scale_stride ? " w_scale[N]" : "",
                 !g->x_zero ? "" : g->x_zero_stride ? " x_zero[M]" : " x_zero[1]",
-                g->bias ? " bias" : "", g->residual ? " residual" : "", g->y_bf16 ? " bf16" : "", (unsigned long long)t->seed);
+                g->bias ? " bias" : "", g->residual ? " residual" : "",
+                g->y_bf16 ? " bf16" : "", (unsigned long long)t->seed);
 }
 
 void gemm_problem_run(ck *t, gemm_problem *p, const fl_gemm_kernel *k, int m0, int m1, int n0,
