@@ -272,7 +272,7 @@ static int find_group(site_group *g, const fl_block *block, const fl_op *op, int
         g->maker = &op[n++];
     if (n >= n_ops || op[n].kind != FL_OP_SITE) return 0;
     g->site = &op[n++];
-    if (block->site[g->site->which].act == FL_ACT_FLOAT) return 0;
+    if (!fl__site_fuses(&block->site[g->site->which])) return 0;
     if (g->maker && g->maker->dst != g->site->src) return 0;
     if (n < n_ops && op[n].kind == FL_OP_ADD && op[n].src == g->site->dst) g->add = &op[n++];
     return n;
@@ -423,12 +423,21 @@ static size_t transform_bytes(const fl_model *model, const fl_exec *ex)
     return most;
 }
 
+static bool has_own_clips(const fl_model *model)
+{
+    bool any = !model->blocks && model->stream_own_clips;
+    for (int i = 0; model->blocks && i < model->cfg.n_layers; i++)
+        for (int s = 0; s < FL_N_SITES; s++) any |= model->blocks[i].site[s].own_clips;
+    return any;
+}
+
 static size_t scratch_bytes(const fl_model *model, const fl_exec *ex, int max_rows)
 {
     int widest = model->cfg.embed_size;
     for (int b = 0; b < FL_N_BUFS; b++) widest = FL_MAX(widest, model->program.width[b]);
     const size_t site = fl__site_scratch_bytes(ex, max_rows, widest, max_code_ld(model),
-                                               transform_bytes(model, ex));
+                                               transform_bytes(model, ex),
+                                               has_own_clips(model));
     const size_t attn =
         (size_t)ex->n_threads * attention_scratch_floats(&model->cfg) * sizeof(float);
     return FL_MAX(site, attn);

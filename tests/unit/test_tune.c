@@ -194,6 +194,7 @@ static void llama_runs_as_the_model(void **state)
 {
     (void)state;
     runs_as_the_model(llama(), "l8", "rtn", 2e-6);
+    runs_as_the_model(llama(), "lf", "flattenquant", 2e-6);
     runs_as_the_model(llama(), "lt", "flatquant", 0.03);
 }
 
