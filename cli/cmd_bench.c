@@ -143,6 +143,8 @@ static void print_rows(const json_t *report, cli_table form)
         {.title = "rate", .path = "rate", .fmt = "%.2f"},
         {.title = "unit", .path = "unit"},
         {.title = "of floor", .path = "fraction_of_floor", .fmt = "%.3f"},
+        {.title = "floor", .path = "floor"},
+        {.title = "floor ms", .path = "floor_ms", .fmt = "%.4f"},
         {.title = "x oneDNN s8", .path = "ratio_onednn_s8", .fmt = "%.3f"},
         {.title = "x oneDNN bf16", .path = "ratio_onednn_bf16", .fmt = "%.3f"},
     };

@@ -54,7 +54,7 @@ static fl_status weight_init(fl_weight *w, int N, int K, int bits, fl_err *err)
     w->N_pad = (N + 15) / 16 * 16;
     w->K_pad = (K + 63) / 64 * 64;
     w->n_bytes = (size_t)w->N_pad * (size_t)w->K_pad / 8 * (size_t)bits;
-    w->data = fl__alloc(w->n_bytes, 1);
+    w->data = fl__alloc_huge(w->n_bytes, 1);
     w->col_sum = fl__calloc((size_t)w->N_pad, sizeof *w->col_sum);
     if (w->data && w->col_sum) return FL_OK;
     const size_t n_bytes = w->n_bytes;

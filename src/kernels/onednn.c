@@ -49,7 +49,7 @@ void fl__onednn_version(char *text, size_t text_bytes)
     (void)snprintf(text, text_bytes, "%d.%d.%d", v->major, v->minor, v->patch);
 }
 
-#define MAX_COPIES 64
+#define MAX_COPIES 128
 #define IMPL_BYTES 64
 
 struct fl_onednn_matmul {

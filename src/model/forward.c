@@ -79,18 +79,26 @@ static float *buf_row(const walk *w, int buf, int row)
     return w->ws->buf[buf] + (size_t)row * (size_t)w->model->program.width[buf];
 }
 
-static void norm_rows(const walk *w, int r0, int r1)
+/* Row r of what an op that sees one row at a time writes to its dst: a norm or an activation
+ * function. y may be the row of dst. */
+static void make_row(const walk *w, const fl_op *op, float *y, int r)
 {
-    const int n = w->model->cfg.hidden_size;
+    const float *x = buf_row(w, op->src, r);
+    const int n = w->model->program.width[op->dst];
     const double eps = w->model->cfg.norm_eps;
-    for (int r = r0; r < r1; r++) {
-        float *y = buf_row(w, w->op->dst, r);
-        const float *x = buf_row(w, w->op->src, r);
-        if (w->model->cfg.family == FL_FAMILY_OPT)
-            fl__layer_norm(y, x, w->norm->gain, w->norm->bias, n, eps);
-        else
-            fl__rms_norm(y, x, w->norm->gain, n, eps);
-    }
+    if (op->kind == FL_OP_SILU_MUL)
+        fl__silu_mul_select(w->ex->isa)->run(y, x, buf_row(w, op->src2, r), n);
+    else if (op->kind == FL_OP_RELU)
+        for (int i = 0; i < n; i++) y[i] = x[i] < 0 ? 0 : x[i]; /* keeps NaN */
+    else if (w->model->cfg.family == FL_FAMILY_OPT)
+        fl__layer_norm(y, x, w->norm->gain, w->norm->bias, n, eps);
+    else
+        fl__rms_norm(y, x, w->norm->gain, n, eps);
+}
+
+static void make_rows(const walk *w, int r0, int r1)
+{
+    for (int r = r0; r < r1; r++) make_row(w, w->op, buf_row(w, w->op->dst, r), r);
 }
 
 static void rope_rows(const walk *w, int r0, int r1)
@@ -119,22 +127,6 @@ static void run_heads(const walk *w)
         if (!t[i]->n1) continue;
         fl__transform_run(w->ex, x, ld, x, ld, w->n_rows, t[i], NULL, w->ws->scratch);
     }
-}
-
-static void silu_mul_rows(const walk *w, int r0, int r1)
-{
-    const int n = w->model->program.width[w->op->dst];
-    fl_silu_mul_fn *run = fl__silu_mul_select(w->ex->isa)->run;
-    for (int r = r0; r < r1; r++)
-        run(buf_row(w, w->op->dst, r), buf_row(w, w->op->src, r), buf_row(w, w->op->src2, r),
-            n);
-}
-
-static void relu_rows(const walk *w, int r0, int r1)
-{
-    const int n = w->model->program.width[w->op->dst];
-    float *x = buf_row(w, w->op->dst, r0);
-    for (int i = 0; i < (r1 - r0) * n; i++) x[i] = x[i] < 0 ? 0 : x[i]; /* keeps NaN */
 }
 
 static void add_rows(const walk *w, int r0, int r1)
@@ -247,8 +239,10 @@ static void run_op(walk *w)
     switch (op->kind) {
     case FL_OP_NORM:
         w->norm = &w->block->norm[op->which];
-        over_rows(w, norm_rows);
+        over_rows(w, make_rows);
         break;
+    case FL_OP_SILU_MUL:
+    case FL_OP_RELU: over_rows(w, make_rows); break;
     case FL_OP_SITE: {
         float *const y[FL_SITE_MAX_LINEARS] = {buf[op->dst], buf[op->dst2], buf[op->dst3]};
         fl__site_run(w->ex, &w->block->site[op->which], buf[op->src], w->n_rows, y,
@@ -258,10 +252,52 @@ static void run_op(walk *w)
     case FL_OP_ROPE: over_rows(w, rope_rows); break;
     case FL_OP_HEADS: run_heads(w); break;
     case FL_OP_ATTENTION: run_attention(w); break;
-    case FL_OP_SILU_MUL: over_rows(w, silu_mul_rows); break;
-    case FL_OP_RELU: over_rows(w, relu_rows); break;
     case FL_OP_ADD: over_rows(w, add_rows); break;
     }
+}
+
+/* A site on integers, with the op before it whose rows nothing else reads, and the sum behind
+ * it: one pass over the rows, one over the weights. */
+typedef struct site_group {
+    const fl_op *maker, *site, *add; /* maker, add: or NULL */
+} site_group;
+
+/* Of the n_ops ops from op on. Returns how many they are, 0: no such group. */
+static int find_group(site_group *g, const fl_block *block, const fl_op *op, int n_ops)
+{
+    int n = 0;
+    *g = (site_group){0};
+    if (op->dst != FL_BUF_X && (op->kind == FL_OP_NORM || op->kind == FL_OP_SILU_MUL ||
+                                op->kind == FL_OP_RELU))
+        g->maker = &op[n++];
+    if (n >= n_ops || op[n].kind != FL_OP_SITE) return 0;
+    g->site = &op[n++];
+    if (!fl__site_fuses(&block->site[g->site->which])) return 0;
+    if (g->maker && g->maker->dst != g->site->src) return 0;
+    if (n < n_ops && op[n].kind == FL_OP_ADD && op[n].src == g->site->dst) g->add = &op[n++];
+    return n;
+}
+
+static void group_row(void *arg, float *row, int r)
+{
+    const walk *w = arg;
+    make_row(w, w->op, row, r);
+}
+
+static void run_group(walk *w, const site_group *g)
+{
+    float **buf = w->ws->buf;
+    const fl_op *op = g->site;
+    float *const out = g->add ? buf[g->add->dst] : buf[op->dst];
+    float *const y[FL_SITE_MAX_LINEARS] = {out, buf[op->dst2], buf[op->dst3]};
+    const fl_rows x = {.x = buf[op->src],
+                       .ldx = w->model->program.width[op->src],
+                       .make = g->maker ? group_row : NULL,
+                       .arg = w};
+    w->op = g->maker;
+    if (g->maker) w->norm = &w->block->norm[g->maker->which];
+    fl__site_run_fused(w->ex, &w->block->site[op->which], x, w->n_rows, y,
+                       g->add ? out : NULL, w->ws->scratch);
 }
 
 void fl__block_run(const fl_model *model, const fl_block *block, int layer, fl_half half,
@@ -272,14 +308,21 @@ void fl__block_run(const fl_model *model, const fl_block *block, int layer, fl_h
               .spans = spans, .n_spans = n_spans, .n_rows = spans_rows(spans, n_spans)};
     const fl_program *p = &model->program;
     const int end = half == FL_HALF_ATTENTION ? p->n_attention_ops : p->n_ops;
-    for (int i = half == FL_HALF_MLP ? p->n_attention_ops : 0; i < end; i++) {
-        w.op = &model->program.ops[i];
+    for (int i = half == FL_HALF_MLP ? p->n_attention_ops : 0, n; i < end; i += n) {
+        site_group g;
+        /* a hook is shown the rows, so there they have to be in memory */
+        n = hook ? 0 : find_group(&g, block, &p->ops[i], end - i);
+        w.op = &p->ops[i];
         if (hook && w.op->kind == FL_OP_SITE &&
             !hook(user, w.op->which, ws->buf[w.op->src], w.n_rows))
             return;
         const double start = ws->op_s ? fl__now_s() : 0;
-        run_op(&w);
-        if (ws->op_s) ws->op_s[i] += fl__now_s() - start;
+        if (n)
+            run_group(&w, &g);
+        else
+            run_op(&w);
+        if (ws->op_s) ws->op_s[n ? g.site - p->ops : i] += fl__now_s() - start;
+        n = FL_MAX(n, 1);
     }
 }
 
@@ -326,7 +369,7 @@ const float *fl__model_finish(const fl_model *model, const fl_exec *ex, fl_works
     const fl_op op = {FL_OP_NORM, .src = FL_BUF_X, .dst = FL_BUF_X};
     const walk w = {.model = model, .ex = ex, .ws = ws, .n_rows = n_rows, .op = &op,
                     .norm = &model->final_norm};
-    if (model->final_norm.gain) over_rows(&w, norm_rows);
+    if (model->final_norm.gain) over_rows(&w, make_rows);
     if (!model->project_out.n_out) return ws->buf[FL_BUF_X];
     fl__linear_float_run(ex, &model->project_out, ws->buf[FL_BUF_X], cfg->hidden_size, n_rows,
                          ws->embed, cfg->embed_size, ws->scratch);

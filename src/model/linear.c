@@ -192,8 +192,10 @@ size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int m
 {
     const size_t codes = align64((size_t)n_rows * (size_t)max_code_ld);
     const size_t sums = align64((size_t)n_rows * sizeof(int32_t));
+    const size_t quantize_bytes =
+        FL_MAX(fl__quantize_scratch_bytes(ex, max_n_in), transform_bytes);
     const size_t as_int =
-        codes + 3 * sums + FL_MAX(fl__gemm_scratch_bytes(ex), transform_bytes);
+        codes + 3 * sums + FL_MAX(fl__gemm_scratch_bytes(ex), quantize_bytes);
     const size_t input = align64((size_t)n_rows * (size_t)max_n_in * sizeof(float));
     const size_t as_float =
         input + FL_MAX(fl__linear_float_scratch_bytes(ex), transform_bytes);
@@ -212,35 +214,42 @@ static fl_site_codes place_codes(const fl_site *site, int n_rows, void *scratch)
     return c;
 }
 
-fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, int linear,
-                                const float *x, int n_rows, void *scratch)
+static fl_site_codes quantize(const fl_exec *ex, const fl_site *site, int linear, fl_rows x,
+                              int n_rows, void *scratch)
 {
     const fl_site_codes c = place_codes(site, n_rows, scratch);
     const fl_quantize_token *token = &site->token[site->own_clips ? linear : 0];
     const fl_transform *t = &site->transform;
     if (site->act == FL_ACT_STATIC) {
         if (t->n1)
-            fl__transform_quantize_static_run(ex, c.codes, c.sums, x, site->n_in, n_rows, t,
-                                              &site->spec, c.rest);
+            fl__transform_quantize_static_run(ex, c.codes, c.sums, x, n_rows, t, &site->spec,
+                                              c.rest);
         else
-            fl__quantize_static_run(ex, c.codes, c.sums, x, site->n_in, n_rows, &site->spec);
+            fl__quantize_static_run(ex, c.codes, c.sums, x, n_rows, &site->spec, c.rest);
         c.scales[0] = site->scale;
         c.zeros[0] = site->zero;
     } else if (t->n1) {
-        fl__transform_quantize_run(ex, c.codes, c.sums, c.scales, c.zeros, x, site->n_in,
-                                   n_rows, t, token, c.rest);
+        fl__transform_quantize_run(ex, c.codes, c.sums, c.scales, c.zeros, x, n_rows, t, token,
+                                   c.rest);
     } else {
-        fl__quantize_token_run(ex, c.codes, c.sums, c.scales, c.zeros, x, site->n_in, n_rows,
-                               token);
+        fl__quantize_token_run(ex, c.codes, c.sums, c.scales, c.zeros, x, n_rows, token,
+                               c.rest);
     }
     return c;
 }
 
-static void multiply(const fl_exec *ex, const fl_site *site, const fl_linear *lin,
-                     const fl_site_codes *c, int n_rows, float *y)
+fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, int linear,
+                                const float *x, int n_rows, void *scratch)
 {
+    return quantize(ex, site, linear, fl__rows_at(x, site->n_in), n_rows, scratch);
+}
+
+/* Linear i of the site on codes c. */
+static fl_gemm product(const fl_site *site, int i, const fl_site_codes *c, int n_rows, float *y)
+{
+    const fl_linear *lin = site->linears[i];
     const bool has_zeros = site->act == FL_ACT_TOKEN ? site->asymmetric : site->zero != 0;
-    const fl_gemm g = {
+    return (fl_gemm){
         .x = c->codes,
         .ldx = site->code_ld,
         .x_sum = c->sums,
@@ -256,17 +265,22 @@ static void multiply(const fl_exec *ex, const fl_site *site, const fl_linear *li
         .ldy = lin->n_out,
         .M = n_rows,
     };
-    fl__gemm_run(ex, &g, c->rest);
 }
 
-static void run_int(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
-                    float *const y[FL_SITE_MAX_LINEARS], void *scratch)
+_Static_assert(FL_SITE_MAX_LINEARS <= FL_GEMM_MAX_RUN, "the linears of a site run in one loop");
+
+void fl__site_run_fused(const fl_exec *ex, const fl_site *site, fl_rows x, int n_rows,
+                        float *const y[FL_SITE_MAX_LINEARS], const float *residual,
+                        void *scratch)
 {
     const double start = site->quantize_s ? fl__now_s() : 0;
-    const fl_site_codes c = fl__site_quantize(ex, site, 0, x, n_rows, scratch);
+    const fl_site_codes c = quantize(ex, site, 0, x, n_rows, scratch);
     if (site->quantize_s) *site->quantize_s += fl__now_s() - start;
-    for (int i = 0; i < site->n_linears; i++)
-        multiply(ex, site, site->linears[i], &c, n_rows, y[i]);
+    fl_gemm g[FL_SITE_MAX_LINEARS];
+    for (int i = 0; i < site->n_linears; i++) g[i] = product(site, i, &c, n_rows, y[i]);
+    g[0].residual = residual;
+    g[0].ldr = g[0].ldy;
+    fl__gemm_run(ex, g, site->n_linears, c.rest);
 }
 
 void fl__site_input(const fl_exec *ex, const fl_site *site, float *y, const float *x,
@@ -296,10 +310,11 @@ static void run_own_clips(const fl_exec *ex, const fl_site *site, const float *x
         fl_quantize_token token = site->token[i];
         token.premul = NULL; /* in input already */
         if (site->quantize_s && i > 0) start = fl__now_s();
-        fl__quantize_token_run(ex, c.codes, c.sums, c.scales, c.zeros, input, site->n_in,
-                               n_rows, &token);
+        fl__quantize_token_run(ex, c.codes, c.sums, c.scales, c.zeros,
+                               fl__rows_at(input, site->n_in), n_rows, &token, c.rest);
         if (site->quantize_s) *site->quantize_s += fl__now_s() - start;
-        multiply(ex, site, site->linears[i], &c, n_rows, y[i]);
+        const fl_gemm g = product(site, i, &c, n_rows, y[i]);
+        fl__gemm_run(ex, &g, 1, c.rest);
     }
 }
 
@@ -327,5 +342,5 @@ void fl__site_run(const fl_exec *ex, const fl_site *site, const float *x, int n_
     else if (site->own_clips)
         run_own_clips(ex, site, x, n_rows, y, scratch);
     else
-        run_int(ex, site, x, n_rows, y, scratch);
+        fl__site_run_fused(ex, site, fl__rows_at(x, site->n_in), n_rows, y, NULL, scratch);
 }

@@ -126,6 +126,16 @@ void fl__site_input(const fl_exec *ex, const fl_site *site, float *y, const floa
  * dense). */
 void fl__site_run(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
                   float *const y[FL_SITE_MAX_LINEARS], void *scratch);
+/* The same, bit for bit, with what stands before and behind it, for sites whose input goes
+ * straight to one set of codes: x may be made row by row; residual (f32, dense like y[0], may
+ * be y[0]) is added to y[0] where it is not NULL. */
+static inline bool fl__site_fuses(const fl_site *site)
+{
+    return site->act != FL_ACT_FLOAT && !site->own_clips;
+}
+void fl__site_run_fused(const fl_exec *ex, const fl_site *site, fl_rows x, int n_rows,
+                        float *const y[FL_SITE_MAX_LINEARS], const float *residual,
+                        void *scratch);
 
 /* y [n_rows, n_out] (row stride ldy) = x [n_rows, n_in] (row stride ldx) W^T + bias for one
  * float or weight-only linear: the float path's GEMM, also used for head and projections. */
