@@ -72,10 +72,8 @@ static inline void fl__codes_load_grid(float *scale, int32_t *zero, const uint8_
     }
 }
 
-#define FL_CODES_INLINE static inline __attribute__((always_inline))
-
-FL_CODES_INLINE void fl__codes_spread_bits(uint8_t *out, int ld, const uint8_t *block,
-                                           fl_kv_side side, int D, int bits)
+FL_KV_INLINE void fl__codes_spread_bits(uint8_t *out, int ld, const uint8_t *block,
+                                        fl_kv_side side, int D, int bits)
 {
     const int n = fl__kv_terms(side, D);
     for (int i = 0; i < n; i += 4)

@@ -106,9 +106,12 @@ static inline void fl__kv_put(void *block, fl_kv_side side, int t, const fl_kv_c
     fl__kv_zeros(block, side, D, bits)[t] = g->zero;
 }
 
+/* For loops that want `bits` as a constant. */
+#define FL_KV_INLINE static inline __attribute__((always_inline))
+
 /* Four terms of all lanes: four codes per word, to lanes [0, n) of out. */
-static inline __attribute__((always_inline)) void fl__kv_four(uint32_t *restrict out, const uint8_t *restrict block,
-                               fl_kv_side side, int D, int bits, int term)
+FL_KV_INLINE void fl__kv_four(uint32_t *restrict out, const uint8_t *restrict block,
+                              fl_kv_side side, int D, int bits, int term)
 {
     const int n = fl__kv_lanes(side, D), b = bits == 3 ? 2 : bits;
     const int shift = term % (32 / b) / 4 * b, third_shift = term % 32 / 4;

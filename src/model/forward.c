@@ -8,8 +8,8 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "kernels/rowops.h"
-#include "model/attention.h"
 #include "model/family.h"
+#include "model/kv_attention.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,4 +1,5 @@
-/* attention_codes_ref.c - the definition of attention over codes. SPDX-License-Identifier: MIT */
+/* attention_codes_ref.c - the definition of attention over codes.
+ * SPDX-License-Identifier: MIT */
 #include "kernels/attention_codes_rows.h"
 
 /* X of n numbers, and their step. */

@@ -2,7 +2,7 @@
  *
  * The three digits of five query rows are the rows of a tile, 64 terms wide; a tile of codes is
  * 64 terms of 16 lanes, as they were spread. Two tiles of digits (ten query rows) by two of
- * codes make four tiles of sums, which go through memory once: 128 L1 + L0 makes the sum over L.
+ * codes make four tiles of sums, which go through memory once: 128 L1 + L0 is the sum over L.
  * Fewer than six rows (decoding) take one tile of digits by two of codes. Behind the last row
  * tiles read whatever is there, and its sums are left alone.
  * SPDX-License-Identifier: MIT */

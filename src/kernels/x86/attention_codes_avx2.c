@@ -261,7 +261,8 @@ FL_INLINE void add_values(float *o, const int32_t *sums, int ld, const weights *
     const __m256 c = _mm256_set1_ps(w->c), step = _mm256_set1_ps(w->step);
     for (int d = 0; d < ld; d += 8) {
         const __m256 y = total(sums + d, ld, zero_h, zero_l);
-        _mm256_storeu_ps(o + d, _mm256_fmadd_ps(y, step, _mm256_mul_ps(_mm256_loadu_ps(o + d), c)));
+        const __m256 old = _mm256_mul_ps(_mm256_loadu_ps(o + d), c);
+        _mm256_storeu_ps(o + d, _mm256_fmadd_ps(y, step, old));
     }
 }
 

@@ -1,8 +1,8 @@
 /* attention_codes_avx512.h - what the AVX-512 VNNI and the AMX row of attention over codes
  * share: fixed point in three digits, softmax, values.
  *
- * Byte products want signed bytes: X = 16384 H + 128 L1 + L0 with L1 = (L + 64) >> 7, so that L0
- * is -64..63 and L1 -64..64. Prepared numbers are three rows of bytes, H, L1 and L0 of all
+ * Byte products want signed bytes: X = 16384 H + 128 L1 + L0 with L1 = (L + 64) >> 7, so that
+ * L0 is -64..63 and L1 -64..64. Prepared numbers are three rows of bytes, H, L1 and L0 of all
  * terms, 0 from the last term on to the end of a row.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_KERNELS_X86_ATTENTION_CODES_AVX512_H

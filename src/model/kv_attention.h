@@ -1,4 +1,4 @@
-/* attention.h - causal attention of a batch over one layer of the KV cache.
+/* kv_attention.h - causal attention of a batch over one layer of the KV cache.
  *
  * The keys of a sequence are cut into pieces of FL_ATTENTION_PIECE; each piece is a softmax of
  * its own (largest score m, sum l, values o), and pieces are joined in their order:
@@ -10,8 +10,8 @@
  * have an item of work per head and piece, with the joining as a second step; otherwise an item
  * is a head and 64 tokens, piece after piece.
  * SPDX-License-Identifier: MIT */
-#ifndef FL_MODEL_ATTENTION_H
-#define FL_MODEL_ATTENTION_H
+#ifndef FL_MODEL_KV_ATTENTION_H
+#define FL_MODEL_KV_ATTENTION_H
 
 #include "base/exec.h"
 #include "model/kv_cache.h"

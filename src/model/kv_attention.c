@@ -1,8 +1,8 @@
-/* attention.c - pieces of a context, their items of work, their joining.
+/* kv_attention.c - pieces of a context, their items of work, their joining.
  *
  * Two kernels: codes on both sides go through kernels/attention_codes.h as they are, the other
  * formats as float32 through kernels/attention.h, page by page. SPDX-License-Identifier: MIT */
-#include "model/attention.h"
+#include "model/kv_attention.h"
 
 #include "kernels/attention.h"
 #include "kernels/attention_codes.h"
