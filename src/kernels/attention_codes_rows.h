@@ -59,19 +59,6 @@ typedef struct fl_codes_grids {
     int32_t k_zero[FL_KV_PAGE], v_zero[FL_KV_PAGE];
 } fl_codes_grids;
 
-static inline void fl__codes_load_grid(float *scale, int32_t *zero, const uint8_t *block,
-                                       fl_kv_side side, int D, int bits)
-{
-    const uint8_t *scales = block + fl__kv_scale_at(side, D, bits);
-    const uint8_t *zeros = block + fl__kv_zero_at(side, D, bits);
-    for (int t = 0; t < FL_KV_PAGE; t++) {
-        uint16_t h;
-        memcpy(&h, scales + 2 * t, sizeof h);
-        scale[t] = fl__f16_to_f32(h);
-        zero[t] = zeros[t];
-    }
-}
-
 FL_KV_INLINE void fl__codes_spread_bits(uint8_t *out, int ld, const uint8_t *block,
                                         fl_kv_side side, int D, int bits)
 {

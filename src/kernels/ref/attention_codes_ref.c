@@ -2,6 +2,19 @@
  * SPDX-License-Identifier: MIT */
 #include "kernels/attention_codes_rows.h"
 
+static void load_grid(float *scale, int32_t *zero, const uint8_t *block, fl_kv_side side, int D,
+                      int bits)
+{
+    const uint8_t *scales = block + fl__kv_scale_at(side, D, bits);
+    const uint8_t *zeros = block + fl__kv_zero_at(side, D, bits);
+    for (int t = 0; t < FL_KV_PAGE; t++) {
+        uint16_t h;
+        memcpy(&h, scales + 2 * t, sizeof h);
+        scale[t] = fl__f16_to_f32(h);
+        zero[t] = zeros[t];
+    }
+}
+
 /* X of n numbers, and their step. */
 static float to_fixed(int32_t *X, const float *x, int n)
 {
@@ -76,8 +89,8 @@ void fl__attention_codes_ref(const fl_attention_codes *a)
                                                        fl__codes_heads_bytes(a->n_rows));
     fl_codes_grids g;
     for (int p = 0; p < a->n_pages; p++) {
-        fl__codes_load_grid(g.k_scale, g.k_zero, a->k[p], FL_KV_KEYS, D, a->k_bits);
-        fl__codes_load_grid(g.v_scale, g.v_zero, a->v[p], FL_KV_VALUES, D, a->v_bits);
+        load_grid(g.k_scale, g.k_zero, a->k[p], FL_KV_KEYS, D, a->k_bits);
+        load_grid(g.v_scale, g.v_zero, a->v[p], FL_KV_VALUES, D, a->v_bits);
         fl__codes_spread(work.k, FL_KV_PAGE, a->k[p], FL_KV_KEYS, D, a->k_bits);
         fl__codes_spread(work.v, ld, a->v[p], FL_KV_VALUES, D, a->v_bits);
         for (int r = 0; r < a->n_rows; r++) {

@@ -6,9 +6,8 @@
  * takes a pair of terms at once, all sums in registers. Prepared numbers are 16 bytes for four
  * terms: H 0, 2, H 1, 3, L 0, 2, L 1, 3.
  * SPDX-License-Identifier: MIT */
-#include "kernels/attention_codes_rows.h"
+#include "kernels/x86/attention_codes_avx2.h"
 #include "kernels/x86/math_avx2.h"
-#include "kernels/x86/simd.h"
 
 #define T    FL_KV_PAGE
 #define ROWS 4
@@ -301,14 +300,10 @@ static void run_block(const fl_attention_codes *a, const fl_codes_work *work,
 
 void fl__attention_codes_avx2(const fl_attention_codes *a)
 {
-    const int D = a->D, ld = fl__attention_ld(D);
-    const fl_codes_work work = fl__codes_work(a->work, D);
+    const fl_codes_work work = fl__codes_work(a->work, a->D);
     fl_codes_grids g;
     for (int p = 0; p < a->n_pages; p++) {
-        fl__codes_load_grid(g.k_scale, g.k_zero, a->k[p], FL_KV_KEYS, D, a->k_bits);
-        fl__codes_load_grid(g.v_scale, g.v_zero, a->v[p], FL_KV_VALUES, D, a->v_bits);
-        fl__codes_spread(work.k, T, a->k[p], FL_KV_KEYS, D, a->k_bits);
-        fl__codes_spread(work.v, ld, a->v[p], FL_KV_VALUES, D, a->v_bits);
+        spread_page(&work, &g, a, p);
         for (int r0 = 0; r0 < a->n_rows; r0 += ROWS) {
             const int rows = a->n_rows - r0 < ROWS ? a->n_rows - r0 : ROWS;
             if (fl__codes_seen(a, r0 + rows - 1, p) > 0)

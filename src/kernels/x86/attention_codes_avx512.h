@@ -8,9 +8,8 @@
 #ifndef FL_KERNELS_X86_ATTENTION_CODES_AVX512_H
 #define FL_KERNELS_X86_ATTENTION_CODES_AVX512_H
 
-#include "kernels/attention_codes_rows.h"
+#include "kernels/x86/attention_codes_avx2.h"
 #include "kernels/x86/math_avx512.h"
-#include "kernels/x86/simd.h"
 
 #define T      FL_KV_PAGE
 #define DIGITS 3
@@ -193,14 +192,10 @@ FL_INLINE void run_block(const fl_attention_codes *a, const fl_codes_work *work,
 /* All pages, max_rows rows at a time. */
 FL_INLINE void run_pages(const fl_attention_codes *a, int max_rows, sum_codes_fn *sum_codes)
 {
-    const int D = a->D, ld = fl__attention_ld(D);
-    const fl_codes_work work = fl__codes_work(a->work, D);
+    const fl_codes_work work = fl__codes_work(a->work, a->D);
     fl_codes_grids g;
     for (int p = 0; p < a->n_pages; p++) {
-        fl__codes_load_grid(g.k_scale, g.k_zero, a->k[p], FL_KV_KEYS, D, a->k_bits);
-        fl__codes_load_grid(g.v_scale, g.v_zero, a->v[p], FL_KV_VALUES, D, a->v_bits);
-        fl__codes_spread(work.k, T, a->k[p], FL_KV_KEYS, D, a->k_bits);
-        fl__codes_spread(work.v, ld, a->v[p], FL_KV_VALUES, D, a->v_bits);
+        spread_page(&work, &g, a, p);
         for (int r0 = 0; r0 < a->n_rows; r0 += max_rows) {
             const int rows = a->n_rows - r0 < max_rows ? a->n_rows - r0 : max_rows;
             if (fl__codes_seen(a, r0 + rows - 1, p) > 0)
