@@ -114,7 +114,8 @@ static const cli_option options[] = {
     CLI_GROUP_ROW("FlatQuant"),
     {.kind = CLI_TEXT, .name = "--recipe", .arg = "NAME", FIELD(o.recipe),
      .choices = "official",
-     .help = "the published code's choices: svd, symmetric activations, float inputs"},
+     .help = "the published code's choices: svd, symmetric activations, float inputs, clips "
+             "per linear"},
     {.kind = CLI_TEXT, .name = "--transform", .arg = "KIND", FIELD(o.transform),
      .choices = "inverse|svd|random-kron|hadamard|none",
      .shown_default = "inverse, quarot hadamard", .help = "what multiplies activations"},
@@ -122,6 +123,8 @@ static const cli_option options[] = {
      .help = "learn a scale per channel"},
     {.kind = CLI_SWITCH, .name = "--learn-clip", FIELD(o.learn_clip),
      .help = "learn where weights, activations, keys and values are clipped"},
+    {.kind = CLI_SWITCH, .name = "--clip-per-linear", FIELD(o.clip_per_linear),
+     .help = "a clip for each linear layer's input, also where several share one"},
     {.kind = CLI_SWITCH, .name = "--asymmetric", FIELD(o.asymmetric),
      .help = "a zero point per token"},
     {.kind = CLI_SWITCH, .name = "--quantized-inputs", FIELD(o.quantized_inputs),

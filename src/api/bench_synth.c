@@ -157,7 +157,8 @@ static fl_status site_init(fl_site *site, synth *s, int which, fl_err *err)
     site->a_bits = site->act == FL_ACT_FLOAT ? 16 : s->o->a_bits;
     if (is(s, "flatquant")) {
         site->asymmetric = true;
-        site->clip_max = site->clip_min = CLIP;
+        for (int i = 0; i < FL_SITE_MAX_LINEARS; i++)
+            site->clip_max[i] = site->clip_min[i] = CLIP;
         st = site_transform(site, s, which, err);
     }
     if (!st && site->act == FL_ACT_STATIC) st = static_site(site, s, which, err);

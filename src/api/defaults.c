@@ -97,6 +97,7 @@ void fl_quantize_options_defaults(fl_quantize_options *o)
         .learn_clip = FL_AUTO,
         .asymmetric = FL_AUTO,
         .quantized_inputs = FL_AUTO,
+        .clip_per_linear = FL_AUTO,
         .epochs = -1,
         .batch_windows = -1,
         .warmup_steps = -1,

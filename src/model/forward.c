@@ -336,12 +336,21 @@ static size_t transform_bytes(const fl_model *model, const fl_exec *ex)
     return most;
 }
 
+static bool has_own_clips(const fl_model *model)
+{
+    bool any = !model->blocks && model->stream_own_clips;
+    for (int i = 0; model->blocks && i < model->cfg.n_layers; i++)
+        for (int s = 0; s < FL_N_SITES; s++) any |= model->blocks[i].site[s].own_clips;
+    return any;
+}
+
 static size_t scratch_bytes(const fl_model *model, const fl_exec *ex, int max_rows)
 {
     int widest = model->cfg.embed_size;
     for (int b = 0; b < FL_N_BUFS; b++) widest = FL_MAX(widest, model->program.width[b]);
     const size_t site = fl__site_scratch_bytes(ex, max_rows, widest, max_code_ld(model),
-                                               transform_bytes(model, ex));
+                                               transform_bytes(model, ex),
+                                               has_own_clips(model));
     const fl_kv_options kv = fl__model_kv_options(model, 1, model->cfg.n_positions);
     return FL_MAX(site, fl__attention_scratch_bytes(ex, &kv, model->cfg.n_heads));
 }

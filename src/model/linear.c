@@ -88,15 +88,16 @@ fl_status fl__site_prepare(fl_site *site, fl_err *err)
         site->act == FL_ACT_STATIC && site->is_unsigned && site->a_bits == 8 ? -128 : 0;
     const int n_extra = fl__site_n_extra(site);
     site->code_ld = fl__gemm_ldx(site->n_in + n_extra);
-    site->token = (fl_quantize_token){
-        .n_channels = site->n_in,
-        .ld = site->code_ld,
-        .bits = site->a_bits,
-        .asymmetric = site->asymmetric,
-        .clip_max = site->clip_max > 0 ? site->clip_max : 1,
-        .clip_min = site->clip_min > 0 ? site->clip_min : 1,
-        .premul = site->premul,
-    };
+    for (int i = 0; i < FL_SITE_MAX_LINEARS; i++)
+        site->token[i] = (fl_quantize_token){
+            .n_channels = site->n_in,
+            .ld = site->code_ld,
+            .bits = site->a_bits,
+            .asymmetric = site->asymmetric,
+            .clip_max = site->clip_max[i] > 0 ? site->clip_max[i] : 1,
+            .clip_min = site->clip_min[i] > 0 ? site->clip_min[i] : 1,
+            .premul = site->premul,
+        };
     if (site->act != FL_ACT_STATIC) return FL_OK;
 
     const int qmax = site_qmax(site), cap = qmax * site_fold(site);
@@ -187,7 +188,7 @@ static size_t align64(size_t n)
 }
 
 size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int max_code_ld,
-                              size_t transform_bytes)
+                              size_t transform_bytes, bool own_clips)
 {
     const size_t codes = align64((size_t)n_rows * (size_t)max_code_ld);
     const size_t sums = align64((size_t)n_rows * sizeof(int32_t));
@@ -196,11 +197,10 @@ size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int m
     const size_t input = align64((size_t)n_rows * (size_t)max_n_in * sizeof(float));
     const size_t as_float =
         input + FL_MAX(fl__linear_float_scratch_bytes(ex), transform_bytes);
-    return FL_MAX(as_int, as_float);
+    return FL_MAX(as_int + (own_clips ? input : 0), as_float);
 }
 
-fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, const float *x,
-                                int n_rows, void *scratch)
+static fl_site_codes place_codes(const fl_site *site, int n_rows, void *scratch)
 {
     unsigned char *at = scratch;
     const size_t rows = align64((size_t)n_rows * sizeof(int32_t));
@@ -209,6 +209,14 @@ fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, const fl
     c.scales = (float *)(void *)(at += rows);
     c.zeros = (int32_t *)(void *)(at += rows);
     c.rest = at + rows;
+    return c;
+}
+
+fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, int linear,
+                                const float *x, int n_rows, void *scratch)
+{
+    const fl_site_codes c = place_codes(site, n_rows, scratch);
+    const fl_quantize_token *token = &site->token[site->own_clips ? linear : 0];
     const fl_transform *t = &site->transform;
     if (site->act == FL_ACT_STATIC) {
         if (t->n1)
@@ -220,41 +228,45 @@ fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, const fl
         c.zeros[0] = site->zero;
     } else if (t->n1) {
         fl__transform_quantize_run(ex, c.codes, c.sums, c.scales, c.zeros, x, site->n_in,
-                                   n_rows, t, &site->token, c.rest);
+                                   n_rows, t, token, c.rest);
     } else {
         fl__quantize_token_run(ex, c.codes, c.sums, c.scales, c.zeros, x, site->n_in, n_rows,
-                               &site->token);
+                               token);
     }
     return c;
+}
+
+static void multiply(const fl_exec *ex, const fl_site *site, const fl_linear *lin,
+                     const fl_site_codes *c, int n_rows, float *y)
+{
+    const bool has_zeros = site->act == FL_ACT_TOKEN ? site->asymmetric : site->zero != 0;
+    const fl_gemm g = {
+        .x = c->codes,
+        .ldx = site->code_ld,
+        .x_sum = c->sums,
+        .x_scale = c->scales,
+        .x_scale_stride = c->stride,
+        .x_zero = has_zeros ? c->zeros : NULL,
+        .x_zero_stride = c->stride,
+        .w = &lin->packed,
+        .w_scale = lin->w_scale,
+        .w_scale_stride = lin->w_scale_stride,
+        .bias = lin->bias,
+        .y = y,
+        .ldy = lin->n_out,
+        .M = n_rows,
+    };
+    fl__gemm_run(ex, &g, c->rest);
 }
 
 static void run_int(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
                     float *const y[FL_SITE_MAX_LINEARS], void *scratch)
 {
     const double start = site->quantize_s ? fl__now_s() : 0;
-    const fl_site_codes c = fl__site_quantize(ex, site, x, n_rows, scratch);
+    const fl_site_codes c = fl__site_quantize(ex, site, 0, x, n_rows, scratch);
     if (site->quantize_s) *site->quantize_s += fl__now_s() - start;
-    const bool has_zeros = site->act == FL_ACT_TOKEN ? site->asymmetric : site->zero != 0;
-    for (int i = 0; i < site->n_linears; i++) {
-        const fl_linear *lin = site->linears[i];
-        const fl_gemm g = {
-            .x = c.codes,
-            .ldx = site->code_ld,
-            .x_sum = c.sums,
-            .x_scale = c.scales,
-            .x_scale_stride = c.stride,
-            .x_zero = has_zeros ? c.zeros : NULL,
-            .x_zero_stride = c.stride,
-            .w = &lin->packed,
-            .w_scale = lin->w_scale,
-            .w_scale_stride = lin->w_scale_stride,
-            .bias = lin->bias,
-            .y = y[i],
-            .ldy = lin->n_out,
-            .M = n_rows,
-        };
-        fl__gemm_run(ex, &g, c.rest);
-    }
+    for (int i = 0; i < site->n_linears; i++)
+        multiply(ex, site, site->linears[i], &c, n_rows, y[i]);
 }
 
 void fl__site_input(const fl_exec *ex, const fl_site *site, float *y, const float *x,
@@ -268,6 +280,24 @@ void fl__site_input(const fl_exec *ex, const fl_site *site, float *y, const floa
     }
     if (y != x) memcpy(y, x, n * sizeof *y);
     for (size_t i = 0; site->premul && i < n; i++) y[i] *= site->premul[i % K];
+}
+
+/* The input once through premul and transform, then quantised for each linear. */
+static void run_own_clips(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
+                          float *const y[FL_SITE_MAX_LINEARS], void *scratch)
+{
+    float *input = scratch;
+    const size_t input_bytes = align64((size_t)n_rows * (size_t)site->n_in * sizeof *input);
+    const fl_site_codes c =
+        place_codes(site, n_rows, (unsigned char *)scratch + input_bytes);
+    fl__site_input(ex, site, input, x, n_rows, c.rest);
+    for (int i = 0; i < site->n_linears; i++) {
+        fl_quantize_token token = site->token[i];
+        token.premul = NULL; /* in input already */
+        fl__quantize_token_run(ex, c.codes, c.sums, c.scales, c.zeros, input, site->n_in,
+                               n_rows, &token);
+        multiply(ex, site, site->linears[i], &c, n_rows, y[i]);
+    }
 }
 
 static void run_float(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
@@ -291,6 +321,8 @@ void fl__site_run(const fl_exec *ex, const fl_site *site, const float *x, int n_
 {
     if (site->act == FL_ACT_FLOAT)
         run_float(ex, site, x, n_rows, y, scratch);
+    else if (site->own_clips)
+        run_own_clips(ex, site, x, n_rows, y, scratch);
     else
         run_int(ex, site, x, n_rows, y, scratch);
 }

@@ -11,7 +11,8 @@
  *   FL_ACT_TOKEN   one scale per token, and with asymmetric one zero point, from its own
  *                  extremes; int GEMM
  * Before that, the input is multiplied by premul and goes through the site's transform, where
- * it has one.
+ * it has one. Linears that clip for themselves (FL_ACT_TOKEN) share the transform only: each
+ * has codes of its own.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_MODEL_LINEAR_H
 #define FL_MODEL_LINEAR_H
@@ -54,7 +55,10 @@ typedef struct fl_site {
     int a_bits;            /* 16, 8, 4 */
     bool is_unsigned;      /* static: codes 0..2^bits-1 */
     bool asymmetric;       /* token: a zero point per row, codes 0..2^bits-1 */
-    float clip_max, clip_min; /* token: of the row's extremes, above 0 and up to 1; 0: 1 */
+    /* token: of the row's extremes, above 0 and up to 1, 0: 1. One pair for all linears, or
+     * with own_clips one for each, which then quantises the input for itself. */
+    bool own_clips;
+    float clip_max[FL_SITE_MAX_LINEARS], clip_min[FL_SITE_MAX_LINEARS];
     float scale;           /* static: x = scale * (code - zero) */
     int32_t zero;
     int n_in;              /* channels */
@@ -69,7 +73,8 @@ typedef struct fl_site {
     double *quantize_s;    /* borrowed; seconds of fl__site_quantize in fl__site_run are added
                               to it; NULL: not measured */
     fl_quantize_static spec; /* built by fl__site_prepare from the fields above */
-    fl_quantize_token token; /* likewise */
+    fl_quantize_token token[FL_SITE_MAX_LINEARS]; /* likewise; [0] is all linears' without
+                                                     own_clips */
     float *spec_lo, *spec_hi;         /* [n_in] owned */
     int32_t *extra_src, *extra_off;   /* [spec.n_extra] owned */
     int32_t *extra_weight; /* [spec.n_extra] owned: column of the weight's codes that meets it;
@@ -95,9 +100,9 @@ void fl__linear_fini(fl_linear *lin);
 void fl__site_fini(fl_site *site);
 
 /* Scratch of the functions below for up to n_rows rows of sites up to these sizes;
- * transform_bytes: fl__transform_scratch_bytes of the largest transform. */
+ * transform_bytes: fl__transform_scratch_bytes of the largest transform; own_clips: of any. */
 size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int max_code_ld,
-                              size_t transform_bytes);
+                              size_t transform_bytes, bool own_clips);
 
 /* Codes of a site's input, in scratch. */
 typedef struct fl_site_codes {
@@ -109,9 +114,9 @@ typedef struct fl_site_codes {
     void *rest;         /* of scratch */
 } fl_site_codes;
 /* x (f32 [n_rows, n_in], dense) through premul, transform and quantiser of a site that is not
- * FL_ACT_FLOAT. */
-fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, const float *x,
-                                int n_rows, void *scratch);
+ * FL_ACT_FLOAT, for linear number `linear` of it. */
+fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, int linear,
+                                const float *x, int n_rows, void *scratch);
 /* y = x as the site's weights expect it, before quantising: after premul and transform. Both
  * f32 [n_rows, n_in], dense; y may be x. */
 void fl__site_input(const fl_exec *ex, const fl_site *site, float *y, const float *x,

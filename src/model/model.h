@@ -115,6 +115,7 @@ typedef struct fl_model {
                                 channel */
     size_t stream_transform_bytes; /* streaming: fl__transform_scratch_bytes of the largest
                                       transform that a block will get; 0: none */
+    bool stream_own_clips; /* streaming: linears of a site will have clips of their own */
     fl_kv_format stream_k_format, stream_v_format; /* streaming: of the cache that the quantised
                                                       model will run with */
     int64_t n_params;

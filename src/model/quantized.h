@@ -16,7 +16,8 @@
  *                                        be folded
  *   <site>.transform_left   F32 [n1, n1] factors of the input's transform (transform.h), n1 *
  *   <site>.transform_right  F32 [n2, n2] n2 = K; absent: identity
- *   <site>.input_clip       F32 [2]      per token: clips of the largest and the smallest value
+ *   <site>.input_clip       F32 [2]      per token: clips of the largest and the smallest
+ *                                        value; [linears of the site, 2]: of each of them
  * and per block, <attention> being what is before the name of k_proj:
  *   <attention>.kv_clip     F32 [4]      clips of K and V (fl_kv_rows), absent when all are 1
  *   <attention>.key_transform, .query_transform  F32 [head_dim, head_dim], both or none: each

@@ -160,6 +160,19 @@ static fl_tensor_spec clips(int n)
     return clip;
 }
 
+/* A pair for the site, or a row for each of its linears. */
+static fl_tensor_spec input_clips(const walk *w, const char *name, int site)
+{
+    const fl_tensor_view *view = fl__tensors_find(w->model->tensors, name);
+    fl_tensor_spec clip = clips(2);
+    int linears[FL_SITE_MAX_LINEARS];
+    if (!view || view->n_dims != 2) return clip;
+    clip.n_dims = 2;
+    clip.dims[0] = fl__site_linears(linears, &w->model->cfg, site);
+    clip.dims[1] = 2;
+    return clip;
+}
+
 static fl_tensor_spec square(int n)
 {
     fl_tensor_spec factor = float_matrix(n, n);
@@ -195,7 +208,7 @@ static void emit_transform(const walk *w, int layer, int site, int first_linear,
     emit(w, name, right);
     if (info->act != FL_ACT_TOKEN) return;
     fl__linear_tensor_name(name, w->model, layer, first_linear, ".input_clip");
-    emit(w, name, clips(2));
+    emit(w, name, input_clips(w, name, site));
 }
 
 static void emit_block(const walk *w, int layer)

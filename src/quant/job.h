@@ -109,6 +109,8 @@ fl_status fl__quant_learn_block(fl_block *folded, fl_block *plain, json_t **repo
 /* Block `layer` as this run or the one before it wrote it; *shard is what it borrows from. */
 fl_status fl__quant_load_finished(fl_block *block, fl_tensors **shard, fl_quant_job *job,
                                   int layer, fl_err *err);
+/* NULL, or what keeps a model from being tuned. */
+const char *fl__quant_tune_obstacle(const fl_quant_config *c, const fl_model_config *model);
 /* Tunes the finished blocks and writes their shards anew; fills job->tuning,
  * job->final_gain. */
 fl_status fl__quant_tune(fl_quant_job *job, fl_err *err);

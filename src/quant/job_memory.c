@@ -115,12 +115,14 @@ static size_t hessian_bytes(const fl_quant_config *c, const fl_model *model, con
     int linears[FL_SITE_MAX_LINEARS], n_in;
     const int n = site_shape(linears, &n_in, model, site);
     if (!c->block.use_gptq) return 0;
-    size_t most = fl__gram_bytes(n_in, true) + fl__gptq_init_bytes(n_in, o), done = 0;
+    const size_t start = fl__gram_bytes(n_in, true) + fl__gptq_init_bytes(n_in, o);
+    size_t most = start, done = 0;
     for (int i = 0; i < n; i++) {
         int n_out, K;
         fl__linear_shape(&n_out, &K, &model->cfg, linears[i]);
         const size_t copy = /* of w, and codes */
             (size_t)((double)n_out * K * (sizeof(float) + 1 + weight_digits(c)));
+        if (c->transforms && c->flatquant.clip_per_linear) most = FL_MAX(most, start + done);
         most = FL_MAX(most, fl__gptq_held_bytes(n_in, o) + done + copy +
                                 fl__gptq_round_bytes(n_in, n_out, ex->n_threads, o));
         done += rounded_bytes(c, model, linears[i]);
@@ -181,7 +183,8 @@ static double disk_bytes(const fl_quant_config *c, const fl_model *model)
         n_tensors += fixed + copies + split;
     }
     const int vectors = cfg->family == FL_FAMILY_OPT ? 4 : 2; /* of the norms */
-    const int multipliers = c->flatten.smooth && !cfg->pre_norm ? 2 : 0;
+    const bool scaled = c->transforms ? c->flatquant.scale : c->flatten.smooth;
+    const int multipliers = scaled && !cfg->pre_norm ? 2 : 0;
     block += 4.0 * (vectors + multipliers) * cfg->hidden_size;
     n_tensors += vectors + multipliers;
     return (double)fl__quant_outside_bytes(c, model) +
@@ -205,7 +208,7 @@ static size_t calibration_bytes(const fl_quant_config *c, const fl_model *model,
 static size_t tuning_bytes(const fl_quant_config *c, const fl_model *model)
 {
     double weights = 0;
-    if (!c->tune.epochs) return 0;
+    if (!c->tune.epochs || fl__quant_tune_obstacle(c, &model->cfg)) return 0;
     for (int i = 0; i < FL_N_LINEARS; i++) {
         int n_out, n_in;
         fl__linear_shape(&n_out, &n_in, &model->cfg, i);
