@@ -31,37 +31,41 @@ void fl__attention_prepare_avx512vnni(void *x, const float *q, int64_t q_stride,
 /* Sums of lanes [lane, lane + 16 vecs). */
 FL_INLINE void sum_tile(const product *p, int lane, int rows, int vecs)
 {
-    __m512i acc[ROWS][DIGITS][2];
+    __m512i acc[ROWS * DIGITS][2];
     const uint8_t *codes = p->codes + 4 * lane;
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < DIGITS; i++)
-            for (int v = 0; v < vecs; v++) acc[r][i][v] = _mm512_setzero_si512();
+    const size_t row_bytes = (size_t)p->row_bytes;
+    for (int i = 0; i < DIGITS * rows; i++)
+        for (int v = 0; v < vecs; v++) acc[i][v] = _mm512_setzero_si512();
     for (int t = 0; t < p->n_terms; t += 4, codes += 4 * p->n_lanes) {
         __m512i four[2];
         for (int v = 0; v < vecs; v++) four[v] = _mm512_loadu_si512(codes + 64 * v);
-        for (int r = 0; r < rows; r++)
-            for (int i = 0; i < DIGITS; i++) {
-                int32_t x;
-                memcpy(&x, p->x + (DIGITS * r + i) * p->row_bytes + t, sizeof x);
-                for (int v = 0; v < vecs; v++)
-                    acc[r][i][v] =
-                        _mm512_dpbusd_epi32(acc[r][i][v], four[v], _mm512_set1_epi32(x));
+        for (int i = 0; i < DIGITS * rows; i++) {
+            int32_t digits;
+            memcpy(&digits, p->x + (size_t)i * row_bytes + t, sizeof digits);
+            const __m512i x = _mm512_set1_epi32(digits);
+            for (int v = 0; v < vecs; v++) {
+                acc[i][v] = _mm512_dpbusd_epi32(acc[i][v], four[v], x);
+                FL_KEEP(acc[i][v]);
             }
+        }
     }
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vecs; v++) {
             int32_t *to = p->sums + 2 * r * p->n_lanes + lane + 16 * v;
-            const __m512i l1 = _mm512_slli_epi32(acc[r][1][v], 7);
-            _mm512_storeu_si512(to, acc[r][0][v]);
-            _mm512_storeu_si512(to + p->n_lanes, _mm512_add_epi32(l1, acc[r][2][v]));
+            const __m512i l1 = _mm512_slli_epi32(acc[DIGITS * r + 1][v], 7);
+            _mm512_storeu_si512(to, acc[DIGITS * r][v]);
+            _mm512_storeu_si512(to + p->n_lanes,
+                                _mm512_add_epi32(l1, acc[DIGITS * r + 2][v]));
         }
 }
 
+/* Where 16 lanes are left over, the tile before them is summed again with them. */
 FL_INLINE void sum_rows(const product *p, int rows)
 {
     int lane = 0;
     for (; lane + 32 <= p->n_lanes; lane += 32) sum_tile(p, lane, rows, 2);
-    if (lane < p->n_lanes) sum_tile(p, lane, rows, 1);
+    if (p->n_lanes < 32) sum_tile(p, 0, rows, 1);
+    else if (lane < p->n_lanes) sum_tile(p, p->n_lanes - 32, rows, 2);
 }
 
 static void sum_codes(const product *p, int rows)
