@@ -7,15 +7,14 @@
  * SPDX-License-Identifier: MIT */
 #include "base/clock.h"
 #include "base/mem.h"
-#include "kernels/attention.h"
 #include "kernels/rowops.h"
 #include "model/family.h"
+#include "model/kv_attention.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { ROW_CHUNK = 16, QUERY_ROWS = 64 };
-_Static_assert(FL_KV_PAGE == FL_ATTENTION_KEYS, "the attention takes the cache page by page");
+enum { ROW_CHUNK = 16 };
 
 typedef struct walk {
     const fl_model *model;
@@ -137,97 +136,54 @@ static void add_rows(const walk *w, int r0, int r1)
     for (int i = 0; i < (r1 - r0) * n; i++) y[i] += x[i];
 }
 
-static void append_rows(const walk *w, int r0, int r1)
-{
-    const int64_t stride_k = w->model->program.width[w->op->src2];
-    const int64_t stride_v = w->model->program.width[w->op->src3];
-    for (int r = r0; r < r1; r++) {
-        int first;
-        const fl_span *span = &w->spans[span_of_row(w, r, &first)];
-        const fl_kv_rows rows = {.k = buf_row(w, w->op->src2, r),
-                                 .v = buf_row(w, w->op->src3, r),
-                                 .k_stride = stride_k,
-                                 .v_stride = stride_v,
-                                 .n = 1,
-                                 .clip = w->block->kv_clip};
-        fl__kv_append(w->kv, w->ex->isa, w->layer, span->seq, span->pos + r - first, &rows);
-    }
-}
-
 /* ---- attention --------------------------------------------------------------------------- */
 
-/* Floats of one thread: a page of K and V, and o, m, l of the query heads that share a KV
- * head. */
-static size_t attention_scratch_floats(const fl_model_config *cfg)
+static int pages_touched(const fl_span *span)
 {
-    const size_t D = (size_t)cfg->head_dim, group = (size_t)(cfg->n_heads / cfg->n_kv_heads);
-    const size_t n = 2 * FL_KV_PAGE * D + group * QUERY_ROWS * (D + 2);
-    return (n + 15) / 16 * 16;
+    return (span->pos + span->n_rows - 1) / FL_KV_PAGE - span->pos / FL_KV_PAGE + 1;
 }
 
-/* Query rows [r0, r0 + n) of a span (rows of the batch from `row` on), all query heads of one
- * KV head. */
-static void attend(const walk *w, const fl_span *span, int row, int r0, int n, int kv_head,
-                   float *scratch)
-{
-    const fl_model_config *cfg = &w->model->cfg;
-    const int D = cfg->head_dim, group = cfg->n_heads / cfg->n_kv_heads;
-    const float scale = 1.0f / sqrtf((float)D);
-    const int64_t stride = w->model->program.width[w->op->src];
-    const int first_keys = span->pos + r0 + 1; /* keys that row r0 sees */
-    const int n_pages = (first_keys + n - 1 + FL_KV_PAGE - 1) / FL_KV_PAGE;
-    float *page = scratch, *o = page + 2 * FL_KV_PAGE * D;
-    float *m = o + (size_t)group * QUERY_ROWS * (size_t)D, *l = m + group * QUERY_ROWS;
-    fl_attention_page_fn *run = fl__attention_select(w->ex->isa)->run;
-
-    memset(o, 0, (size_t)group * QUERY_ROWS * (size_t)D * sizeof *o);
-    for (int i = 0; i < group * QUERY_ROWS; i++) {
-        m[i] = -INFINITY;
-        l[i] = 0;
-    }
-    for (int p = 0; p < n_pages; p++) {
-        const float *k_t, *v;
-        fl__kv_page(&k_t, &v, w->kv, w->ex->isa, w->layer, span->seq, kv_head, p, page);
-        for (int g = 0; g < group; g++)
-            run(o + (size_t)g * QUERY_ROWS * (size_t)D, m + g * QUERY_ROWS, l + g * QUERY_ROWS,
-                buf_row(w, w->op->src, row + r0) + (size_t)(kv_head * group + g) * (size_t)D,
-                stride, n, first_keys - p * FL_KV_PAGE, k_t, v, D, scale);
-    }
-    for (int g = 0; g < group; g++)
-        for (int r = 0; r < n; r++) {
-            const float *from = o + ((size_t)g * QUERY_ROWS + (size_t)r) * (size_t)D;
-            float *to = buf_row(w, w->op->dst, row + r0 + r) +
-                        (size_t)(kv_head * group + g) * (size_t)D;
-            const float r_l = 1.0f / l[g * QUERY_ROWS + r];
-            for (int d = 0; d < D; d++) to[d] = from[d] * r_l;
-        }
-}
-
-static int query_blocks(int n_rows)
-{
-    return (n_rows + QUERY_ROWS - 1) / QUERY_ROWS;
-}
-
-static void attention_item(void *arg, int64_t item, int thread)
+/* Rows of a span that fall into one page. */
+static void append_item(void *arg, int64_t item, int thread)
 {
     const walk *w = arg;
-    const int heads = w->model->cfg.n_kv_heads, head = (int)(item % heads);
-    int block = (int)(item / heads), row = 0, i = 0;
-    while (block >= query_blocks(w->spans[i].n_rows)) {
-        block -= query_blocks(w->spans[i].n_rows);
-        row += w->spans[i++].n_rows;
+    const fl_span *span = w->spans;
+    int row = 0, page = (int)item;
+    (void)thread;
+    for (; page >= pages_touched(span); span++) {
+        page -= pages_touched(span);
+        row += span->n_rows;
     }
-    const int r0 = block * QUERY_ROWS;
-    attend(w, &w->spans[i], row, r0, FL_MIN(QUERY_ROWS, w->spans[i].n_rows - r0), head,
-           (float *)w->ws->scratch + (size_t)thread * attention_scratch_floats(&w->model->cfg));
+    page += span->pos / FL_KV_PAGE;
+    const int from = FL_MAX(span->pos, page * FL_KV_PAGE);
+    const int to = FL_MIN(span->pos + span->n_rows, (page + 1) * FL_KV_PAGE);
+    row += from - span->pos;
+    const fl_kv_rows rows = {.k = buf_row(w, w->op->src2, row),
+                             .v = buf_row(w, w->op->src3, row),
+                             .k_stride = w->model->program.width[w->op->src2],
+                             .v_stride = w->model->program.width[w->op->src3],
+                             .n = to - from,
+                             .clip = w->block->kv_clip};
+    fl__kv_append(w->kv, w->ex->isa, w->layer, span->seq, from, &rows);
 }
 
 static void run_attention(walk *w)
 {
-    int64_t blocks = 0;
-    for (int i = 0; i < w->n_spans; i++) blocks += query_blocks(w->spans[i].n_rows);
-    over_rows(w, append_rows);
-    fl__parallel_for(w->ex, blocks * w->model->cfg.n_kv_heads, attention_item, w);
+    const fl_attention a = {.kv = w->kv,
+                            .layer = w->layer,
+                            .spans = w->spans,
+                            .n_spans = w->n_spans,
+                            .n_heads = w->model->cfg.n_heads,
+                            .q = w->ws->buf[w->op->src],
+                            .out = w->ws->buf[w->op->dst],
+                            .q_stride = w->model->program.width[w->op->src],
+                            .out_stride = w->model->program.width[w->op->dst],
+                            .scratch = w->ws->scratch,
+                            .scratch_bytes = w->ws->scratch_bytes};
+    int64_t n_pages = 0;
+    for (int i = 0; i < w->n_spans; i++) n_pages += pages_touched(&w->spans[i]);
+    fl__parallel_for(w->ex, n_pages, append_item, w);
+    fl__attention_run(w->ex, &a);
 }
 
 /* ---- the walk ---------------------------------------------------------------------------- */
@@ -438,9 +394,8 @@ static size_t scratch_bytes(const fl_model *model, const fl_exec *ex, int max_ro
     const size_t site = fl__site_scratch_bytes(ex, max_rows, widest, max_code_ld(model),
                                                transform_bytes(model, ex),
                                                has_own_clips(model));
-    const size_t attn =
-        (size_t)ex->n_threads * attention_scratch_floats(&model->cfg) * sizeof(float);
-    return FL_MAX(site, attn);
+    const fl_kv_options kv = fl__model_kv_options(model, 1, model->cfg.n_positions);
+    return FL_MAX(site, fl__attention_scratch_bytes(ex, &kv, model->cfg.n_heads));
 }
 
 static size_t embed_floats(const fl_model *model, int max_rows)

@@ -122,11 +122,6 @@ typedef struct fl_model {
     size_t weight_bytes;     /* read by one forward pass, embedding rows apart */
 } fl_model;
 
-/* Rows of one sequence in a batch: n_rows tokens at positions pos.. of cache sequence seq. */
-typedef struct fl_span {
-    int seq, pos, n_rows;
-} fl_span;
-
 /* Memory for batches of up to max_rows tokens; kv heads etc. from the model. */
 typedef struct fl_workspace {
     int max_rows;
