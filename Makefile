@@ -13,7 +13,7 @@ configure = cmake -S . -B $(1) -G Ninja $(2) $(CMAKE_FLAGS) >/dev/null
 compile = cmake --build $(1) --parallel $(JOBS)
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 deps: ## install the Debian packages that are missing (apt-get, sudo unless root)
 	@tools/deps.sh build
@@ -60,6 +60,8 @@ man: build ## docs/flatiron.1 from the program's --help
 install: build ## program, library, header and pkg-config file under PREFIX=/usr/local
 	@$(call configure,$(BUILD),-DCMAKE_INSTALL_PREFIX=$(PREFIX))
 	@DESTDIR=$(DESTDIR) cmake --install $(BUILD)
+
+include tools/cuda.mk
 
 clean: ## remove all build directories
 	rm -rf build build-*
