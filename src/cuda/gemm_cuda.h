@@ -29,7 +29,7 @@ extern "C" {
 
 #include "base/status.h"
 
-/* Most tiles whose K may be split: the counters at the head of the workspace are two for each. */
+/* Most tiles whose K may be split; the workspace begins with two counters for each. */
 enum { FL_CUDA_MAX_SPLIT_TILES = 256 };
 
 typedef struct fl_cuda_weight {

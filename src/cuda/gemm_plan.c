@@ -1,11 +1,11 @@
 /* gemm_plan.c - how the prefill kernel cuts a problem (gemm_cuda.h), from a model of its time.
  *
- * A CTA's time for one item is proportional to its tokens and stages, plus a fixed part (filling
- * the ring, epilogue, joining the parts of K); items run in waves over the multiprocessors.
+ * A CTA's time for one item is proportional to its tokens and stages, plus a fixed part (to fill
+ * the ring, the epilogue, to join parts of K); items run in waves over the multiprocessors.
  * SPDX-License-Identifier: MIT */
 #include "cuda/gemm_cuda.h"
 
-/* In units of one stage of 64 tokens (about 0.15 us). */
+/* In units of one stage of 64 tokens (0.15 us at full rate). */
 enum { FIXED = 8, FIXED_SPLIT = 8, STAGE_K = 128, CHANNELS = 128 };
 
 static int ceil_div(int n, int d)

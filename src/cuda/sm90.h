@@ -242,7 +242,7 @@ template <int TOK> DEV void wgmma_s8(int32_t *d, const uint32_t *a, uint64_t des
     else asm volatile(WGMMA(64, P32_0, 32, 33, 34, 35, 36, 37) : R32(0) : WGMMA_IN);
 }
 
-/* d[16 x 8] += A[16 x 32] * B[32 x 8] of one warp; b0: k = 4q..4q+3 of column l / 4, b1: + 16. */
+/* d[16 x 8] += A[16 x 32] * B[32 x 8] of one warp; b0: k = 4q.. of column l / 4, b1: + 16. */
 DEV void mma_s8(int32_t *d, const uint32_t *a, uint32_t b0, uint32_t b1)
 {
     asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, "

@@ -1,12 +1,13 @@
-/* check_gemm_cuda.cu - the GPU's integer GEMMs against plain sums, bit for bit; and their bench.
+/* check_gemm_cuda.cu - the GPU's integer GEMMs against plain sums, bit for bit; their bench.
  *
  *   check_gemm            checks, then the whole bench
  *   check_gemm --check    checks only
  *   check_gemm --quick    both, under a minute
+ *   check_gemm --prefill, --decode   checks of these kernels only
  *   check_gemm --bench    bench only     --plans   bench with every plan of the prefill kernel
  *
- * Sums come from a kernel of one dp4a loop per output, itself compared with a scalar loop on the
- * host at random places; scales are applied on the host in the contract's order, so float32 and
+ * Sums come from a kernel of one dp4a loop per output, itself compared with a scalar loop on
+ * the host at random places; scales are applied on the host in the contract's order, so float32 and
  * bf16 outputs must agree in every bit. float32 with scales of 1 shows the sums themselves
  * (below 2^24). Outputs lie in poisoned buffers with spare rows and columns.
  * SPDX-License-Identifier: MIT */
@@ -164,7 +165,7 @@ static uint16_t bf16_of(float f)
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
-/* Which of scales, zero points and bias a run uses: 0 none (sums), 1 all, 2 one for all rows. */
+/* Which scales, zero points and bias a run uses: 0 none (sums), 1 all, 2 one for all rows. */
 static float expected(const problem *p, int m, int n, int mode)
 {
     const int32_t acc = p->acc[(int64_t)m * p->N + n];
@@ -271,7 +272,7 @@ static void check_decode(int N, int K, int n_sm, tally *t)
     fflush(stdout);
 }
 
-static tally check_all(int n_sm, bool quick)
+static tally check_all(int n_sm, bool quick, bool prefill, bool decoding)
 {
     static const int small[][3] = {{1, 16, 64},     {7, 48, 100},     {64, 128, 128},
                                    {63, 208, 1376}, {65, 2048, 4160}, {129, 1040, 1377},
@@ -283,11 +284,11 @@ static tally check_all(int n_sm, bool quick)
     tally t = {0, 0};
     int32_t *workspace = (int32_t *)gpu_alloc(fl__cuda_gemm_workspace_bytes());
     CUDA_OK(cudaMemset(workspace, 0, fl__cuda_gemm_workspace_bytes()));
-    for (size_t i = 0; i < FL_COUNT(small); i++)
+    for (size_t i = 0; prefill && i < FL_COUNT(small); i++)
         check_prefill(small[i][0], small[i][1], small[i][2], true, n_sm, workspace, &t);
-    for (size_t i = 0; i < FL_COUNT(large) - (quick ? 2 : 0); i++)
+    for (size_t i = 0; prefill && i < FL_COUNT(large) - (quick ? 2 : 0); i++)
         check_prefill(large[i][0], large[i][1], large[i][2], false, n_sm, workspace, &t);
-    for (size_t i = 0; i < FL_COUNT(decode) - (quick ? 2 : 0); i++)
+    for (size_t i = 0; decoding && i < FL_COUNT(decode) - (quick ? 2 : 0); i++)
         check_decode(decode[i][0], decode[i][1], n_sm, &t);
     CUDA_OK(cudaFree(workspace));
     return t;
@@ -296,16 +297,19 @@ static tally check_all(int n_sm, bool quick)
 int main(int argc, char **argv)
 {
     bool quick = false, check = true, bench = true, plans = false;
+    bool prefill = true, decoding = true;
     int n_sm = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--quick") == 0) quick = true;
         if (strcmp(argv[i], "--check") == 0) bench = false;
+        if (strcmp(argv[i], "--prefill") == 0) bench = decoding = false;
+        if (strcmp(argv[i], "--decode") == 0) bench = prefill = false;
         if (strcmp(argv[i], "--bench") == 0) check = false;
         if (strcmp(argv[i], "--plans") == 0) check = false, plans = true;
     }
     CUDA_OK(cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, 0));
     tally t = {0, 0};
-    if (check) t = check_all(n_sm, quick);
+    if (check) t = check_all(n_sm, quick, prefill, decoding);
     if (bench) bench_gemm(n_sm, quick, plans);
     if (check) printf("%d passed, %d failed, 0 skipped\n", t.passed, t.failed);
     return t.failed > 0 || (check && t.passed == 0);
