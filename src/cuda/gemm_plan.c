@@ -1,7 +1,7 @@
 /* gemm_plan.c - how the prefill kernel cuts a problem (gemm_cuda.h), from a model of its time.
  *
- * A CTA's time for one item is proportional to its tokens and stages, plus a fixed part (to fill
- * the ring, the epilogue, to join parts of K); items run in waves over the multiprocessors.
+ * A CTA's time for an item is proportional to its tokens and stages, plus a fixed part (ring
+ * filling, epilogue, joining parts of K); items run in waves over the multiprocessors.
  * SPDX-License-Identifier: MIT */
 #include "cuda/gemm_cuda.h"
 

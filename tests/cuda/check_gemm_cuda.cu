@@ -4,7 +4,8 @@
  *   check_gemm --check    checks only
  *   check_gemm --quick    both, under a minute
  *   check_gemm --prefill, --decode   checks of these kernels only
- *   check_gemm --bench    bench only     --plans   bench with every plan of the prefill kernel
+ *   check_gemm --bench    bench only
+ *   check_gemm --plans    bench with every plan of the prefill kernel
  *
  * Sums come from a kernel of one dp4a loop per output, itself compared with a scalar loop on
  * the host at random places; scales are applied on the host in the contract's order, so float32 and
