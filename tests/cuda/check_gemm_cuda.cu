@@ -8,7 +8,7 @@
  *   check_gemm --plans    bench with every plan of the prefill kernel
  *
  * Sums come from a kernel of one dp4a loop per output, itself compared with a scalar loop on
- * the host at random places; scales are applied on the host in the contract's order: float32 and
+ * the host at random places; scales are applied on the host in the contract's order: f32 and
  * bf16 outputs must agree in every bit. float32 with scales of 1 shows the sums themselves
  * (below 2^24). Outputs lie in poisoned buffers with spare rows and columns.
  * SPDX-License-Identifier: MIT */
