@@ -62,10 +62,18 @@ typedef struct fl_cuda_gemm {
 } fl_cuda_gemm;
 
 /* How the prefill kernel cuts the problem: tiles of 128 channels x `tokens` (64, 128 or 256),
- * cluster CTAs (1 or 2) sharing one tile of x, K cut into n_split parts. */
+ * K cut into n_split parts. */
 typedef struct fl_cuda_gemm_plan {
-    int tokens, cluster, n_split;
+    int tokens, n_split;
 } fl_cuda_gemm_plan;
+
+/* How the decode kernel cuts it: CTAs of 8 or 16 warps, `ctas` of them per multiprocessor;
+ * overlap: starts before the kernel ahead in the stream has ended, which must not write the
+ * weights (programmatic dependent launch). */
+typedef struct fl_cuda_decode_plan {
+    int warps, ctas;
+    bool overlap;
+} fl_cuda_decode_plan;
 
 size_t fl__cuda_weight_bytes(int N, int K, int bits);
 /* Host: packs codes [N, K] row-major into dst (fl__cuda_weight_bytes) and col_sum [N_pad]. */
@@ -75,7 +83,7 @@ void fl__cuda_weight_pack(uint8_t *dst, int32_t *col_sum, const int8_t *codes, i
 /* Enough for every plan that fl__cuda_gemm_plan makes. */
 size_t fl__cuda_gemm_workspace_bytes(void);
 
-/* A good plan for M rows: fewest waves over n_sm multiprocessors. */
+/* The fastest plan by a model of the kernel's time on n_sm multiprocessors. */
 fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm);
 
 /* Prefill: any M; best from 17 rows on. stream is a cudaStream_t. */
@@ -86,6 +94,8 @@ fl_status fl__cuda_gemm_w8_sm90(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, i
 
 /* Decode: M <= 16, 4-bit weights. */
 fl_status fl__cuda_gemm_w4_decode(const fl_cuda_gemm *g, int n_sm, void *stream, fl_err *err);
+fl_status fl__cuda_gemm_w4_stream(const fl_cuda_gemm *g, fl_cuda_decode_plan plan, int n_sm,
+                                  void *stream, fl_err *err);
 
 #ifdef __cplusplus
 }

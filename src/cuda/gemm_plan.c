@@ -1,56 +1,53 @@
 /* gemm_plan.c - how the prefill kernel cuts a problem (gemm_cuda.h), from a model of its time.
  *
- * A CTA's time for an item is proportional to its tokens and stages, plus a fixed part (ring
- * filling, epilogue, joining parts of K); items run in waves over the multiprocessors.
+ * Items (a tile, or a part of one's K) run in waves over the multiprocessors; an item takes a
+ * time per stage of K and a time of its own (filling the ring, epilogue), and joining the parts
+ * of a tile takes longer the more there are. The microseconds are those of an H200.
  * SPDX-License-Identifier: MIT */
 #include "cuda/gemm_cuda.h"
 
-/* In units of one stage of 64 tokens (0.15 us at full rate). */
-enum { FIXED = 8, FIXED_SPLIT = 8, STAGE_K = 128, CHANNELS = 128 };
+enum { STAGE_K = 128, CHANNELS = 128, MAX_SPLIT = 8 };
+
+typedef struct tile_cost {
+    int tokens;
+    double stage, item;
+} tile_cost;
+
+/* The tensor cores need 0.14 us for a stage of 64 tokens: small tiles wait for fragments. */
+static const tile_cost COSTS[] = {{256, 0.572, 3.6}, {128, 0.295, 1.9}, {64, 0.22, 1.4}};
 
 static int ceil_div(int n, int d)
 {
     return (n + d - 1) / d;
 }
 
-/* Cost of a stage: small tiles feed more bytes of shared memory and fragments per product. */
-static double stage_cost(int tokens)
+static int count_tiles(const fl_cuda_gemm *g, int tokens)
 {
-    return tokens == 256 ? 4.0 : tokens == 128 ? 2.2 : 1.4;
+    return ceil_div(g->M, tokens) * ceil_div(g->w->N, CHANNELS);
 }
 
-static double plan_cost(const fl_cuda_gemm *g, fl_cuda_gemm_plan p, int n_sm)
+static double plan_time(const fl_cuda_gemm *g, const tile_cost *c, int n_split, int n_sm)
 {
-    const int n_k = ceil_div(g->w->K, STAGE_K);
-    const int tiles =
-        ceil_div(g->M, p.tokens) * ceil_div(g->w->N, CHANNELS * p.cluster) * p.cluster;
-    const int waves = ceil_div(tiles * p.n_split, n_sm / p.cluster * p.cluster);
-    const double fixed = FIXED + (p.n_split > 1 ? FIXED_SPLIT * p.tokens / 64.0 : 0.0);
-    return waves * (ceil_div(n_k, p.n_split) * stage_cost(p.tokens) + fixed);
-}
-
-static bool may_split(const fl_cuda_gemm *g, fl_cuda_gemm_plan p)
-{
-    const int tiles =
-        ceil_div(g->M, p.tokens) * ceil_div(g->w->N, CHANNELS * p.cluster) * p.cluster;
-    return g->workspace && p.n_split <= ceil_div(g->w->K, STAGE_K) / 4 &&
-           tiles <= FL_CUDA_MAX_SPLIT_TILES;
+    const int n_stages = ceil_div(ceil_div(g->w->K, STAGE_K), n_split);
+    const int waves = ceil_div(count_tiles(g, c->tokens) * n_split, n_sm);
+    const double join = n_split > 1 ? (1.0 + 0.75 * n_split) * c->tokens / 64.0 : 0.0;
+    return waves * (n_stages * c->stage + c->item + join);
 }
 
 fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm)
 {
-    fl_cuda_gemm_plan best = {256, 2, 1};
-    double best_cost = plan_cost(g, best, n_sm);
-    for (int tokens = 128; tokens >= 64; tokens /= 2) {
-        const fl_cuda_gemm_plan p = {tokens, 2, 1};
-        const double cost = plan_cost(g, p, n_sm);
-        if (cost < best_cost) best_cost = cost, best = p;
-    }
-    for (int tokens = 256; tokens >= 64; tokens /= 2)
-        for (int n_split = 2; n_split <= 8; n_split++) {
-            const fl_cuda_gemm_plan p = {tokens, 2, n_split};
-            const double cost = plan_cost(g, p, n_sm);
-            if (may_split(g, p) && cost < best_cost) best_cost = cost, best = p;
+    fl_cuda_gemm_plan best = {0, 0};
+    double best_time = 0.0;
+    for (size_t i = 0; i < FL_COUNT(COSTS); i++)
+        for (int n_split = 1; n_split <= MAX_SPLIT; n_split++) {
+            const double t = plan_time(g, &COSTS[i], n_split, n_sm);
+            if (n_split > 1 &&
+                (!g->workspace || n_split > ceil_div(g->w->K, STAGE_K) / 4 ||
+                 count_tiles(g, COSTS[i].tokens) > FL_CUDA_MAX_SPLIT_TILES))
+                break;
+            if (best.tokens != 0 && t >= best_time) continue;
+            best_time = t;
+            best = (fl_cuda_gemm_plan){COSTS[i].tokens, n_split};
         }
     return best;
 }

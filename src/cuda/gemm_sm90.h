@@ -8,8 +8,7 @@
  *
  *   CTA: 128 channels x TOK tokens; warpgroups 0 and 1 multiply 64 channels each, one thread of
  *   warpgroup 2 feeds a ring of STAGES: x [TOK, 128 k] (swizzled) and W [8 panels, 128 k].
- *   full[s] completes with the stage's bytes, empty[s] with an arrival of each consumer warp
- *   (of both CTAs in a cluster of 2, where each CTA loads half of x into both).
+ *   full[s] completes with the stage's bytes, empty[s] with an arrival of each consumer warp.
  *
  * CTAs are persistent and walk the items (tile, part of K) in groups of GROUP token tiles, so
  * that what runs at one time shares x and W in L2. Parts of K add their exact int32 sums into
@@ -58,7 +57,7 @@ typedef struct gemm_args {
     int64_t ldy;
     int x_scale_stride, x_zero_stride, w_scale_stride;
     int M, N, n_k;                 /* n_k stages along K */
-    int tiles_m, tiles_n, n_split; /* tiles_n counts clusters of tiles */
+    int tiles_m, tiles_n, n_split;
 } gemm_args;
 
 typedef struct item {
@@ -67,12 +66,12 @@ typedef struct item {
     int k0, k1; /* stages */
 } item;
 
-template <int TOK, int CLUSTER> DEV item item_at(const gemm_args *g, int at, int rank)
+template <int TOK> DEV item item_at(const gemm_args *g, int at)
 {
     const int part = at % g->n_split, pair = at / g->n_split;
     const int per_group = GROUP * g->tiles_n, first = pair / per_group * GROUP;
     const int rows = min(g->tiles_m - first, (int)GROUP), in = pair % per_group;
-    const int m = first + in % rows, n = in / rows * CLUSTER + rank;
+    const int m = first + in % rows, n = in / rows;
     item it;
     it.m0 = m * TOK;
     it.n0 = n * CHANNELS;
@@ -113,23 +112,20 @@ template <int BITS, int TOK> DEV smem_map smem_parts(const void *raw)
     return s;
 }
 
-template <int BITS, int TOK, int CLUSTER>
+template <int BITS, int TOK>
 DEV void produce(const gemm_args *g, const CUtensorMap *map_x, const CUtensorMap *map_w,
-                 smem_map s, int first, int step, int n_items, int rank)
+                 smem_map s, int first, int step, int n_items)
 {
     typedef ring<BITS, TOK> R;
     cursor c = {0, 0};
     for (int at = first; at < n_items; at += step) {
-        const item it = item_at<TOK, CLUSTER>(g, at, rank);
+        const item it = item_at<TOK>(g, at);
         for (int k = it.k0; k < it.k1; k++) {
             const uint32_t full = s.full + 8 * c.stage;
             const uint32_t x = s.ring + c.stage * R::stage_bytes, w = x + R::x_bytes;
             mbar_wait(s.empty + 8 * c.stage, c.parity ^ 1);
             mbar_expect(full, R::stage_bytes);
-            if (CLUSTER == 1) tma_load(x, map_x, k * STAGE_K, it.m0, full);
-            else
-                tma_load_multicast(x + rank * (R::x_bytes / 2), map_x, k * STAGE_K,
-                                   it.m0 + rank * (TOK / 2), full, 3);
+            tma_load(x, map_x, k * STAGE_K, it.m0, full);
             tma_load(w, map_w, k * 256, it.n0 / 16, full);
             advance<R::stages>(&c);
         }
@@ -152,19 +148,15 @@ template <int BITS> DEV void load_fragments(uint32_t *a, uint32_t addr)
     }
 }
 
-/* This warp is done with a stage, here and (cluster) in the CTA that multicasts into it. */
-template <int CLUSTER> DEV void release(uint32_t empty, int lane)
+/* This warp is done with a stage. */
+DEV void release(uint32_t empty, int lane)
 {
-    if (CLUSTER == 1) {
-        if (lane == 0) mbar_arrive(empty);
-    } else if (lane < CLUSTER) {
-        mbar_arrive_cluster(mapa(empty, lane));
-    }
+    if (lane == 0) mbar_arrive(empty);
 }
 
 /* One stage: fragments into a, four wgmmas behind those of the stage before, which are then
  * awaited and their stage released. */
-template <int BITS, int TOK, int CLUSTER>
+template <int BITS, int TOK>
 DEV void multiply_stage(int32_t *acc, uint32_t *a, smem_map s, cursor *c, uint32_t w_offset,
                         int lane, bool first)
 {
@@ -179,13 +171,13 @@ DEV void multiply_stage(int32_t *acc, uint32_t *a, smem_map s, cursor *c, uint32
     wgmma_commit();
     wgmma_wait<1>();
     if (!first)
-        release<CLUSTER>(s.empty + 8 * (c->stage == 0 ? R::stages - 1 : c->stage - 1), lane);
+        release(s.empty + 8 * (c->stage == 0 ? R::stages - 1 : c->stage - 1), lane);
     advance<R::stages>(c);
 }
 
 /* acc of a tile's part of K; the fragments alternate between two sets of registers, since the
  * wgmmas of the stage before may still read theirs. */
-template <int BITS, int TOK, int CLUSTER>
+template <int BITS, int TOK>
 DEV void multiply(int32_t *acc, smem_map s, cursor *c, int n_k, int warp, int lane)
 {
     typedef ring<BITS, TOK> R;
@@ -193,12 +185,12 @@ DEV void multiply(int32_t *acc, smem_map s, cursor *c, int n_k, int warp, int la
     uint32_t a[16], b[16];
     int k = 0;
     for (; k + 1 < n_k; k += 2) {
-        multiply_stage<BITS, TOK, CLUSTER>(acc, a, s, c, w_offset, lane, k == 0);
-        multiply_stage<BITS, TOK, CLUSTER>(acc, b, s, c, w_offset, lane, false);
+        multiply_stage<BITS, TOK>(acc, a, s, c, w_offset, lane, k == 0);
+        multiply_stage<BITS, TOK>(acc, b, s, c, w_offset, lane, false);
     }
-    if (k < n_k) multiply_stage<BITS, TOK, CLUSTER>(acc, a, s, c, w_offset, lane, k == 0);
+    if (k < n_k) multiply_stage<BITS, TOK>(acc, a, s, c, w_offset, lane, k == 0);
     wgmma_wait<0>();
-    release<CLUSTER>(s.empty + 8 * (c->stage == 0 ? R::stages - 1 : c->stage - 1), lane);
+    release(s.empty + 8 * (c->stage == 0 ? R::stages - 1 : c->stage - 1), lane);
 }
 
 /* Adds the sums to the tile's in the workspace; true for the part that comes last: acc is then
@@ -322,9 +314,9 @@ DEV void store_f32(const int32_t *acc, const gemm_args *g, const channel_scales 
 }
 
 /* One consumer warpgroup's life: for each item multiply, join the parts, scale and store. */
-template <int BITS, int TOK, int CLUSTER>
+template <int BITS, int TOK>
 DEV void consume(const gemm_args *g, const CUtensorMap *map_y, smem_map s, int first, int step,
-                 int n_items, int rank)
+                 int n_items)
 {
     const int tid = threadIdx.x % 128, wg = threadIdx.x / 128, lane = tid % 32;
     const uint32_t scales = s.scales + wg * TOK * 8;
@@ -333,7 +325,7 @@ DEV void consume(const gemm_args *g, const CUtensorMap *map_y, smem_map s, int f
     const int per_thread = (TOK + 127) / 128;
     cursor c = {0, 0};
     for (int at = first; at < n_items; at += step) {
-        const item it = item_at<TOK, CLUSTER>(g, at, rank);
+        const item it = item_at<TOK>(g, at);
         const int n0 = it.n0 + 64 * wg, n = n0 + 16 * (tid / 32) + lane / 4;
         const channel_scales ch = load_channels(g, n);
         float xs[per_thread];
@@ -344,7 +336,7 @@ DEV void consume(const gemm_args *g, const CUtensorMap *map_y, smem_map s, int f
             xs[i] = m < g->M ? g->x_scale[(int64_t)m * g->x_scale_stride] : 0.0f;
             xz[i] = m < g->M && g->x_zero ? g->x_zero[(int64_t)m * g->x_zero_stride] : 0;
         }
-        multiply<BITS, TOK, CLUSTER>(acc, s, &c, it.k1 - it.k0, 4 * wg + tid / 32, lane);
+        multiply<BITS, TOK>(acc, s, &c, it.k1 - it.k0, 4 * wg + tid / 32, lane);
         if (g->n_split > 1 && !join_parts<TOK>(acc, g, 2 * it.tile + wg, wg, tid, flag))
             continue;
         named_barrier(1 + wg, 128); /* the scales of the item before have been read */
@@ -363,7 +355,7 @@ DEV void consume(const gemm_args *g, const CUtensorMap *map_y, smem_map s, int f
     if (tid == 0) tma_store_wait_all();
 }
 
-template <int BITS, int TOK, int CLUSTER>
+template <int BITS, int TOK>
 __global__ __launch_bounds__(N_THREADS,
                              1) void gemm_kernel(const __grid_constant__ CUtensorMap map_x,
                                                  const __grid_constant__ CUtensorMap map_w,
@@ -372,30 +364,26 @@ __global__ __launch_bounds__(N_THREADS,
 {
     extern __shared__ uint8_t raw[];
     const smem_map s = smem_parts<BITS, TOK>(raw);
-    const int rank = CLUSTER == 1 ? 0 : (int)cluster_rank();
-    const int first = blockIdx.x / CLUSTER, step = gridDim.x / CLUSTER;
+    const int first = blockIdx.x, step = gridDim.x;
     const int n_items = g.tiles_m * g.tiles_n * g.n_split;
 
     if (threadIdx.x == 0) {
         for (int i = 0; i < ring<BITS, TOK>::stages; i++) {
             mbar_init(s.full + 8 * i, 1);
-            mbar_init(s.empty + 8 * i, CONSUMER_WARPS * CLUSTER);
+            mbar_init(s.empty + 8 * i, CONSUMER_WARPS);
         }
         mbar_init_fence();
     }
     __syncthreads();
-    if (CLUSTER > 1) cluster_sync();
     if (threadIdx.x >= 256) {
         REGS_DEC(40);
         if (threadIdx.x == 256)
-            produce<BITS, TOK, CLUSTER>(&g, &map_x, &map_w, s, first, step, n_items, rank);
+            produce<BITS, TOK>(&g, &map_x, &map_w, s, first, step, n_items);
         __syncwarp();
     } else {
         REGS_INC(232);
-        consume<BITS, TOK, CLUSTER>(&g, &map_y, s, first, step, n_items, rank);
+        consume<BITS, TOK>(&g, &map_y, s, first, step, n_items);
     }
-    if (CLUSTER > 1)
-        cluster_sync(); /* no CTA may leave while another arrives at its barriers */
 }
 
 /* ---- host -------------------------------------------------------------------------------- */
@@ -410,7 +398,7 @@ static fl_status make_maps(CUtensorMap maps[3], const fl_cuda_gemm *g, fl_cuda_g
                          (uint64_t)g->M,
                          (uint64_t)g->ldx,
                          STAGE_K,
-                         (uint32_t)(plan.tokens / plan.cluster),
+                         (uint32_t)plan.tokens,
                          true};
     /* elements of 4 (8) bytes: a box side is at most 256 of them */
     const tensor_2d weights = {w->data,
@@ -454,37 +442,27 @@ static gemm_args make_args(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan)
     a.N = w->N;
     a.n_k = (w->K + STAGE_K - 1) / STAGE_K;
     a.tiles_m = (g->M + plan.tokens - 1) / plan.tokens;
-    a.tiles_n = (w->N + CHANNELS * plan.cluster - 1) / (CHANNELS * plan.cluster);
+    a.tiles_n = (w->N + CHANNELS - 1) / CHANNELS;
     a.n_split = g->workspace ? FL_MAX(1, FL_MIN(plan.n_split, a.n_k)) : 1;
-    if (a.tiles_m * a.tiles_n * plan.cluster > FL_CUDA_MAX_SPLIT_TILES) a.n_split = 1;
+    if (a.tiles_m * a.tiles_n > FL_CUDA_MAX_SPLIT_TILES) a.n_split = 1;
     a.counters = g->workspace;
     a.sums = g->workspace + FL_CUDA_MAX_SPLIT_TILES * 2;
     return a;
 }
 
-template <int BITS, int TOK, int CLUSTER>
+template <int BITS, int TOK>
 static cudaError_t launch(const CUtensorMap maps[3], const gemm_args *a, int n_sm,
                           cudaStream_t stream)
 {
     typedef ring<BITS, TOK> R;
     const int n_items = a->tiles_m * a->tiles_n * a->n_split;
-    cudaLaunchAttribute attribute[1];
-    cudaLaunchConfig_t config = {};
-    attribute[0].id = cudaLaunchAttributeClusterDimension;
-    attribute[0].val.clusterDim.x = CLUSTER;
-    attribute[0].val.clusterDim.y = attribute[0].val.clusterDim.z = 1;
-    config.gridDim = dim3((unsigned)(FL_MIN(n_items, n_sm / CLUSTER) * CLUSTER));
-    config.blockDim = dim3(N_THREADS);
-    config.dynamicSmemBytes = R::smem_bytes;
-    config.stream = stream;
-    config.attrs = attribute;
-    config.numAttrs = CLUSTER > 1;
     const cudaError_t e =
-        cudaFuncSetAttribute(gemm_kernel<BITS, TOK, CLUSTER>,
+        cudaFuncSetAttribute(gemm_kernel<BITS, TOK>,
                              cudaFuncAttributeMaxDynamicSharedMemorySize, R::smem_bytes);
     if (e != cudaSuccess) return e;
-    return cudaLaunchKernelEx(&config, gemm_kernel<BITS, TOK, CLUSTER>, maps[0], maps[1],
-                              maps[2], *a);
+    gemm_kernel<BITS, TOK><<<FL_MIN(n_items, n_sm), N_THREADS, R::smem_bytes, stream>>>(
+        maps[0], maps[1], maps[2], *a);
+    return cudaGetLastError();
 }
 
 template <int BITS>
@@ -497,15 +475,9 @@ static fl_status gemm_sm90(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, int n_
     const gemm_args a = make_args(g, plan);
     cudaStream_t s = (cudaStream_t)stream;
     cudaError_t e = cudaErrorInvalidValue;
-    if (plan.tokens == 256)
-        e = plan.cluster == 2 ? launch<BITS, 256, 2>(maps, &a, n_sm, s)
-                              : launch<BITS, 256, 1>(maps, &a, n_sm, s);
-    else if (plan.tokens == 128)
-        e = plan.cluster == 2 ? launch<BITS, 128, 2>(maps, &a, n_sm, s)
-                              : launch<BITS, 128, 1>(maps, &a, n_sm, s);
-    else if (plan.tokens == 64)
-        e = plan.cluster == 2 ? launch<BITS, 64, 2>(maps, &a, n_sm, s)
-                              : launch<BITS, 64, 1>(maps, &a, n_sm, s);
+    if (plan.tokens == 256) e = launch<BITS, 256>(maps, &a, n_sm, s);
+    else if (plan.tokens == 128) e = launch<BITS, 128>(maps, &a, n_sm, s);
+    else if (plan.tokens == 64) e = launch<BITS, 64>(maps, &a, n_sm, s);
     if (e != cudaSuccess)
         return fl__fail(err, FL_E_FAIL, "cuda: gemm w%d [%d, %d, %d]: %s; see the GPU's log",
                         BITS, g->M, g->w->N, g->w->K, cudaGetErrorString(e));

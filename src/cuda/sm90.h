@@ -71,13 +71,6 @@ DEV void mbar_arrive(uint32_t bar)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
 
-DEV void mbar_arrive_cluster(uint32_t mapped_bar)
-{
-    asm volatile(
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(mapped_bar)
-        : "memory");
-}
-
 /* One arrival that also announces n_bytes of bulk copies. */
 DEV void mbar_expect(uint32_t bar, uint32_t n_bytes)
 {
@@ -114,16 +107,6 @@ DEV void tma_load(uint32_t dst, const CUtensorMap *map, int c0, int c1, uint32_t
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
                  "[%0], [%1, {%2, %3}], [%4];" ::"r"(dst),
                  "l"(map), "r"(c0), "r"(c1), "r"(bar)
-                 : "memory");
-}
-
-/* The box lands at the same offset in every CTA of mask, as do the bytes on their barrier. */
-DEV void tma_load_multicast(uint32_t dst, const CUtensorMap *map, int c0, int c1, uint32_t bar,
-                            uint16_t mask)
-{
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(dst),
-                 "l"(map), "r"(c0), "r"(c1), "r"(bar), "h"(mask)
                  : "memory");
 }
 

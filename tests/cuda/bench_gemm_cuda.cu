@@ -3,7 +3,8 @@
  * Each contestant is a CUDA graph of launches that rotate through its own weights (more than
  * 240 MB, past L2) and two activations and outputs; graphs take turns, medians of rounds.
  * cuBLASLt: the fastest of its heuristic list of 16, 64 MB workspace; int8 gives int32 without
- * scales, which ours have on top. Random data: bytes for codes (-8..7 for 4-bit activations),
+ * scales, which ours have on top, and once more with a pass that scales them to bf16. "read" only
+ * reads the 4-bit weights: the floor of decoding. Random data: bytes for codes (-8..7 for 4-bit activations),
  * near-normal bf16.
  * SPDX-License-Identifier: MIT */
 #include "cuda_test.h"
@@ -42,14 +43,17 @@ typedef struct bench {
     int32_t *workspace;
 } bench;
 
-typedef enum entry_kind { ENTRY_OURS, ENTRY_BLAS } entry_kind;
+typedef enum entry_kind { ENTRY_OURS, ENTRY_BLAS, ENTRY_READ } entry_kind;
 
 typedef struct entry {
     char name[48];
     entry_kind kind;
     gemm_kind gemm;
     fl_cuda_gemm_plan plan;
+    int variant; /* of decode */
     blas_gemm *blas;
+    bool scale_pass; /* int32 of cuBLASLt to bf16 in scaled */
+    uint16_t *scaled;
     int n_weights;
     size_t weight_bytes; /* of one */
     void *weights[MAX_WEIGHTS];
@@ -103,6 +107,41 @@ static void *filled(size_t n_bytes, fill how, uint32_t seed)
 
 /* ---- contestants ------------------------------------------------------------------------- */
 
+/* Four int32 sums per thread and step to bf16; N % 4 == 0. */
+__global__ void scale_kernel(uint16_t *y, const int32_t *sums, const float *x_scale,
+                             const float *w_scale, int M, int N)
+{
+    const int64_t n_quads = (int64_t)M * N / 4;
+    int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    for (; i < n_quads; i += (int64_t)gridDim.x * blockDim.x) {
+        const int m = (int)(i * 4 / N), n = (int)(i * 4 % N);
+        const int4 v = ((const int4 *)sums)[i];
+        const float4 w = *(const float4 *)(w_scale + n);
+        const float s = x_scale[m];
+        __nv_bfloat162 out[2];
+        out[0] = __floats2bfloat162_rn((float)v.x * (s * w.x), (float)v.y * (s * w.y));
+        out[1] = __floats2bfloat162_rn((float)v.z * (s * w.z), (float)v.w * (s * w.w));
+        ((uint2 *)y)[i] = *(const uint2 *)out;
+    }
+}
+
+/* Reads n 16-byte words; y is never written, but the compiler cannot know. */
+__global__ void read_kernel(uint32_t *y, const uint4 *p, size_t n)
+{
+    const size_t step = (size_t)gridDim.x * blockDim.x;
+    size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x;
+    uint32_t all = 0;
+    for (; i + 7 * step < n; i += 8 * step) {
+        uint4 v[8];
+#pragma unroll
+        for (int j = 0; j < 8; j++) v[j] = __ldcs(p + i + j * step);
+#pragma unroll
+        for (int j = 0; j < 8; j++) all |= v[j].x & v[j].y & v[j].z & v[j].w;
+    }
+    for (; i < n; i += step) all |= __ldcs(&p[i]).x;
+    if (all == 0x12345678u) *y = all;
+}
+
 static void launch_entry(const bench *b, const entry *e, int i)
 {
     void *w = e->weights[i % e->n_weights], *x = e->x[i % N_SETS], *y = e->y[i % N_SETS];
@@ -114,6 +153,14 @@ static void launch_entry(const bench *b, const entry *e, int i)
                                x, g->b, g->int8 ? (const void *)&zero_i : &zero, y, g->c, y,
                                g->c, &g->algos[g->best].algo, b->blas_workspace, BLAS_WORKSPACE,
                                b->stream));
+        if (e->scale_pass)
+            scale_kernel<<<b->n_sm * 8, 256, 0, b->stream>>>(
+                e->scaled, (const int32_t *)y, e->x_scale, e->w_scale, b->M, b->N);
+        return;
+    }
+    if (e->kind == ENTRY_READ) {
+        read_kernel<<<b->n_sm * 2, 512, 0, b->stream>>>((uint32_t *)y, (const uint4 *)w,
+                                                        e->weight_bytes / 16);
         return;
     }
     const fl_cuda_weight weight = {e->gemm == GEMM_W8 ? 8 : 4, b->N,      b->K, b->N, b->K,
@@ -132,7 +179,7 @@ static void launch_entry(const bench *b, const entry *e, int i)
     g.M = b->M;
     g.workspace = b->workspace;
     const fl_cuda_gemm_plan plan = e->plan.tokens ? e->plan : fl__cuda_gemm_plan(&g, b->n_sm);
-    run_gemm(e->gemm, &g, plan, b->n_sm, b->stream);
+    run_gemm(e->gemm, &g, plan, e->variant, b->n_sm, b->stream);
 }
 
 static float time_launches(const bench *b, const entry *e, int n)
@@ -202,7 +249,8 @@ static void entry_buffers(const bench *b, entry *e, size_t weight_bytes, fill w,
         e->x[i] = filled((size_t)b->M * b->K * x_size, x, 100 + i);
         e->y[i] = filled((size_t)b->M * b->N * y_size, FILL_ZERO, 0);
     }
-    if (e->kind == ENTRY_BLAS) return;
+    if (e->kind == ENTRY_BLAS && !e->scale_pass) return;
+    e->scaled = (uint16_t *)gpu_alloc(2 * (size_t)b->M * b->N);
     e->x_scale = (float *)filled(4 * (size_t)b->M, FILL_F32, 7);
     e->w_scale = (float *)filled(4 * (size_t)b->N, FILL_F32, 8);
     e->x_zero = (int32_t *)filled(4 * (size_t)b->M, FILL_ZERO, 0);
@@ -221,12 +269,13 @@ static entry *add_ours(const bench *b, entry *e, const char *name, gemm_kind gem
 }
 
 /* False when cuBLASLt has nothing for the shape. */
-static bool add_blas(const bench *b, entry *e, const char *name, bool int8)
+static bool add_blas(const bench *b, entry *e, const char *name, bool int8, bool scale_pass)
 {
     memset(e, 0, sizeof *e);
     snprintf(e->name, sizeof e->name, "%s", name);
     blas_open(b, e, int8);
     if (e->blas->n_algos == 0) return false;
+    e->scale_pass = scale_pass;
     entry_buffers(b, e, (size_t)b->N * b->K * (int8 ? 1 : 2), int8 ? FILL_BYTES : FILL_BF16,
                   int8 ? FILL_BYTES : FILL_BF16, int8 ? 1 : 2, int8 ? 4 : 2);
     blas_pick(b, e);
@@ -238,6 +287,7 @@ static void entry_free(entry *e)
     for (int i = 0; i < e->n_weights; i++) CUDA_OK(cudaFree(e->weights[i]));
     for (int i = 0; i < N_SETS; i++) CUDA_OK(cudaFree(e->x[i]));
     for (int i = 0; i < N_SETS; i++) CUDA_OK(cudaFree(e->y[i]));
+    CUDA_OK(cudaFree(e->scaled));
     CUDA_OK(cudaFree(e->x_scale));
     CUDA_OK(cudaFree(e->w_scale));
     CUDA_OK(cudaFree(e->x_zero));
@@ -305,27 +355,41 @@ static void print_entry(const bench *b, const entry *e, float bf16_ms, float int
 static int add_plans(const bench *b, entry *entries, int n, gemm_kind kind)
 {
     for (int tokens = 64; tokens <= 256; tokens *= 2)
-        for (int cluster = 1; cluster <= 2; cluster++)
-            for (int n_split = 1; n_split <= 4; n_split *= 2) {
-                char name[48];
-                if (tokens == 64 && b->M > 512) continue;
-                if (n_split > 1 && (b->M > 512 || cluster == 1)) continue;
-                snprintf(name, sizeof name, "w%d %d/%d/%d", kind == GEMM_W4 ? 4 : 8, tokens,
-                         cluster, n_split);
-                entry *e = add_ours(b, &entries[n++], name, kind);
-                e->plan = {tokens, cluster, n_split};
-            }
+        for (int n_split = 1; n_split <= 8; n_split *= 2) {
+            char name[48];
+            if (b->M > 512 && (tokens == 64 || n_split > 1)) continue;
+            snprintf(name, sizeof name, "w%d %d/%d", kind == GEMM_W4 ? 4 : 8, tokens, n_split);
+            entry *e = add_ours(b, &entries[n++], name, kind);
+            e->plan = {tokens, n_split};
+        }
     return n;
 }
 
-static void bench_shape(const bench *b, bool plans)
+static int add_decode(const bench *b, entry *entries, int n, int variant)
+{
+    entry *e = add_ours(b, &entries[n++], "read", GEMM_DECODE);
+    e->kind = ENTRY_READ;
+    for (int v = 0; v < (int)FL_COUNT(DECODE_PLANS); v++) {
+        const fl_cuda_decode_plan p = DECODE_PLANS[v];
+        char name[48];
+        if (variant >= 0 && v != variant) continue;
+        snprintf(name, sizeof name, "w4 decode %d: %dx%d%s", v, p.ctas, p.warps,
+                 p.overlap ? " o" : "");
+        e = add_ours(b, &entries[n++], name, GEMM_DECODE);
+        e->variant = v;
+    }
+    return n;
+}
+
+static void bench_shape(const bench *b, bool plans, int variant)
 {
     entry *entries = (entry *)calloc(MAX_ENTRIES, sizeof *entries);
     float bf16_ms = 0, int8_ms = 0;
     int n = 0, bf16 = -1, int8 = -1;
-    if (add_blas(b, &entries[n], "cublasLt bf16", false)) bf16 = n++;
-    if (add_blas(b, &entries[n], "cublasLt int8->int32", true)) int8 = n++;
-    if (b->M <= 16) add_ours(b, &entries[n++], "w4 decode", GEMM_DECODE);
+    if (add_blas(b, &entries[n], "cublasLt bf16", false, false)) bf16 = n++;
+    if (add_blas(b, &entries[n], "cublasLt int8->int32", true, false)) int8 = n++;
+    if (add_blas(b, &entries[n], "cublasLt int8 + scale", true, true)) n++;
+    if (b->M <= 16) n = add_decode(b, entries, n, variant);
     add_ours(b, &entries[n++], "w4 prefill", GEMM_W4);
     add_ours(b, &entries[n++], "w8 prefill", GEMM_W8);
     if (plans) n = add_plans(b, entries, n, GEMM_W4);
@@ -360,7 +424,7 @@ static void print_copy_rate(const bench *b)
     CUDA_OK(cudaFree(to));
 }
 
-void bench_gemm(int n_sm, bool quick, bool plans)
+void bench_gemm(int n_sm, bool quick, bool plans, int max_rows, int variant)
 {
     static const int shapes[][2] = {{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}};
     static const int rows[] = {1, 4, 16, 64, 256, 2048, 8192};
@@ -377,12 +441,12 @@ void bench_gemm(int n_sm, bool quick, bool plans)
            "TB/s", "/bf16", "/int8");
     for (size_t i = 0; i < FL_COUNT(rows); i++)
         for (size_t j = 0; j < FL_COUNT(shapes); j++) {
-            if (quick && rows[i] == 4) continue;
+            if ((quick && rows[i] == 4) || rows[i] > max_rows) continue;
             b.M = rows[i];
             b.N = shapes[j][0];
             b.K = shapes[j][1];
             CUDA_OK(cudaDeviceSynchronize());
-            bench_shape(&b, plans);
+            bench_shape(&b, plans, variant);
         }
     BLAS_OK(cublasLtDestroy(b.blas));
     CUDA_OK(cudaStreamDestroy(b.stream));

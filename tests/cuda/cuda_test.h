@@ -42,17 +42,24 @@ static inline uint64_t next_random(uint64_t *state)
     return *state * 0x2545f4914f6cdd1dull >> 11;
 }
 
-/* One of the library's GEMMs: 4 or 8 bits by plan, or decode. */
+/* One of the library's GEMMs: 4 or 8 bits by plan, or decode by variant: 0 the ring kernel,
+ * from 1 on the stream kernel's plans. */
 typedef enum gemm_kind { GEMM_W4, GEMM_W8, GEMM_DECODE } gemm_kind;
 
+static const fl_cuda_decode_plan DECODE_PLANS[] = {
+    {0, 0, false}, {16, 1, false}, {16, 2, false}, {8, 2, false}, {8, 3, false},
+    {16, 1, true}, {16, 2, true},  {8, 2, true},   {8, 3, true},
+};
+
 static inline void run_gemm(gemm_kind kind, const fl_cuda_gemm *g, fl_cuda_gemm_plan plan,
-                            int n_sm, cudaStream_t stream)
+                            int variant, int n_sm, cudaStream_t stream)
 {
     fl_err err = {};
     fl_status st;
     if (kind == GEMM_W4) st = fl__cuda_gemm_w4_sm90(g, plan, n_sm, stream, &err);
     else if (kind == GEMM_W8) st = fl__cuda_gemm_w8_sm90(g, plan, n_sm, stream, &err);
-    else st = fl__cuda_gemm_w4_decode(g, n_sm, stream, &err);
+    else if (variant == 0) st = fl__cuda_gemm_w4_decode(g, n_sm, stream, &err);
+    else st = fl__cuda_gemm_w4_stream(g, DECODE_PLANS[variant], n_sm, stream, &err);
     if (st != FL_OK) {
         printf("launch failed: %s\n", err.text);
         exit(1);
@@ -60,7 +67,7 @@ static inline void run_gemm(gemm_kind kind, const fl_cuda_gemm *g, fl_cuda_gemm_
 }
 
 /* bench_gemm_cuda.cu: prints the table; quick: fewer shapes; plans: every plan of the prefill
- * kernel as well. */
-void bench_gemm(int n_sm, bool quick, bool plans);
+ * kernel as well; max_rows: up to so many rows; variant: of decode, -1 for all. */
+void bench_gemm(int n_sm, bool quick, bool plans, int max_rows, int variant);
 
 #endif
