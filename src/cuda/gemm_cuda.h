@@ -69,10 +69,10 @@ typedef struct fl_cuda_gemm_plan {
 
 /* How the decode kernel cuts it: CTAs of 8 or 16 warps, `ctas` of them per multiprocessor;
  * overlap: starts before the kernel ahead in the stream has ended, which must not write the
- * weights (programmatic dependent launch). */
+ * weights (programmatic dependent launch); bulk: weights pass through shared memory. */
 typedef struct fl_cuda_decode_plan {
     int warps, ctas;
-    bool overlap;
+    bool overlap, bulk;
 } fl_cuda_decode_plan;
 
 size_t fl__cuda_weight_bytes(int N, int K, int bits);

@@ -41,9 +41,8 @@ fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm)
     for (size_t i = 0; i < FL_COUNT(COSTS); i++)
         for (int n_split = 1; n_split <= MAX_SPLIT; n_split++) {
             const double t = plan_time(g, &COSTS[i], n_split, n_sm);
-            if (n_split > 1 &&
-                (!g->workspace || n_split > ceil_div(g->w->K, STAGE_K) / 4 ||
-                 count_tiles(g, COSTS[i].tokens) > FL_CUDA_MAX_SPLIT_TILES))
+            if (n_split > 1 && (!g->workspace || n_split > ceil_div(g->w->K, STAGE_K) / 4 ||
+                                count_tiles(g, COSTS[i].tokens) > FL_CUDA_MAX_SPLIT_TILES))
                 break;
             if (best.tokens != 0 && t >= best_time) continue;
             best_time = t;

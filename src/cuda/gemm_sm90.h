@@ -56,7 +56,7 @@ typedef struct gemm_args {
     int32_t *sums, *counters;
     int64_t ldy;
     int x_scale_stride, x_zero_stride, w_scale_stride;
-    int M, N, n_k;                 /* n_k stages along K */
+    int M, N, n_k; /* n_k stages along K */
     int tiles_m, tiles_n, n_split;
 } gemm_args;
 
@@ -170,8 +170,7 @@ DEV void multiply_stage(int32_t *acc, uint32_t *a, smem_map s, cursor *c, uint32
     for (int i = 0; i < 4; i++) wgmma_s8<TOK>(acc, a + 4 * i, desc + 2 * i, i > 0 || !first);
     wgmma_commit();
     wgmma_wait<1>();
-    if (!first)
-        release(s.empty + 8 * (c->stage == 0 ? R::stages - 1 : c->stage - 1), lane);
+    if (!first) release(s.empty + 8 * (c->stage == 0 ? R::stages - 1 : c->stage - 1), lane);
     advance<R::stages>(c);
 }
 
@@ -377,8 +376,7 @@ __global__ __launch_bounds__(N_THREADS,
     __syncthreads();
     if (threadIdx.x >= 256) {
         REGS_DEC(40);
-        if (threadIdx.x == 256)
-            produce<BITS, TOK>(&g, &map_x, &map_w, s, first, step, n_items);
+        if (threadIdx.x == 256) produce<BITS, TOK>(&g, &map_x, &map_w, s, first, step, n_items);
         __syncwarp();
     } else {
         REGS_INC(232);
@@ -456,9 +454,8 @@ static cudaError_t launch(const CUtensorMap maps[3], const gemm_args *a, int n_s
 {
     typedef ring<BITS, TOK> R;
     const int n_items = a->tiles_m * a->tiles_n * a->n_split;
-    const cudaError_t e =
-        cudaFuncSetAttribute(gemm_kernel<BITS, TOK>,
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, R::smem_bytes);
+    const cudaError_t e = cudaFuncSetAttribute(
+        gemm_kernel<BITS, TOK>, cudaFuncAttributeMaxDynamicSharedMemorySize, R::smem_bytes);
     if (e != cudaSuccess) return e;
     gemm_kernel<BITS, TOK><<<FL_MIN(n_items, n_sm), N_THREADS, R::smem_bytes, stream>>>(
         maps[0], maps[1], maps[2], *a);

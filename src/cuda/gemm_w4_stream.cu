@@ -20,7 +20,8 @@
 #include <cuda_runtime.h>
 
 enum {
-    DEPTH = 8,        /* blocks a warp has in flight */
+    DEPTH = 8,        /* blocks a warp has in flight in registers */
+    SLOT_BLOCKS = 4,  /* of a slot of shared memory, bulk */
     SUMS_STRIDE = 20, /* of a token's 16 sums: conflict-free adds */
     MAX_PARTS = 8,
     X_BYTES = 36864, /* aim; more only when MAX_PARTS is not enough */
@@ -60,16 +61,17 @@ DEV void load_next(uint32_t *q, reader *r, int n_part, int skip)
     }
 }
 
-DEV void fill_x(uint32_t *x_smem, const stream_args *g, int b0, int n_blocks)
+DEV void fill_x(uint32_t x_smem, const stream_args *g, int b0, int n_blocks)
 {
     for (int i = threadIdx.x; i < n_blocks * g->M * 4; i += blockDim.x) {
-        const int j = i % 4, block = i / 4 % n_blocks, m = i / 4 / n_blocks;
-        const uint4 v = *(const uint4 *)(g->x + m * g->ldx + (b0 + block) * 64 + 16 * j);
-        uint32_t *to = x_smem + (block * g->M + m) * 16 + j;
-        to[0] = v.x;
-        to[4] = v.y;
-        to[8] = v.z;
-        to[12] = v.w;
+        const int q = i % 4, m = i / 4 % g->M, block = i / 4 / g->M;
+        const int8_t *from = g->x + m * g->ldx + (b0 + block) * 64 + 4 * q;
+        uint32_t v[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) v[j] = *(const uint32_t *)(from + 16 * j);
+        asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(x_smem + 16 * i),
+                     "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3])
+                     : "memory");
     }
 }
 
@@ -124,11 +126,16 @@ DEV void finish(const stream_args *g, const int32_t *sums, int panel0, int n_pan
         const int32_t sum = (acc >> 4) - x_zero * g->col_sum[n];
         const float scale = __fmul_rn(g->x_scale[m * g->x_scale_stride],
                                       g->w_scale[(int64_t)n * g->w_scale_stride]);
-        const float y =
-            __fadd_rn(__fmul_rn((float)sum, scale), g->bias ? g->bias[n] : -0.0f);
+        const float y = __fadd_rn(__fmul_rn((float)sum, scale), g->bias ? g->bias[n] : -0.0f);
         if (g->y_bf16) ((uint16_t *)g->y)[m * g->ldy + n] = (uint16_t)bf16x2(y, 0.0f);
         else ((float *)g->y)[m * g->ldy + n] = y;
     }
+}
+
+/* Blocks of the largest part: every part's sums lie at the same place. */
+static __host__ __device__ int max_part(const stream_args *g)
+{
+    return (g->n_blocks + g->n_parts - 1) / g->n_parts;
 }
 
 DEV void sync_parts(int n_parts)
@@ -137,14 +144,37 @@ DEV void sync_parts(int n_parts)
     else cluster_sync();
 }
 
+/* Bulk: fills a slot with the next blocks of the stretch. One lane. */
+DEV void load_slot(uint32_t slot, uint32_t bar, reader *r, int n_part, int skip)
+{
+    int n = min(r->n_left, (int)SLOT_BLOCKS);
+    if (n <= 0) return;
+    mbar_expect(bar, n * 512);
+    r->n_left -= n;
+    while (n > 0) {
+        const int piece = min(n, n_part - r->k);
+        bulk_load(slot, r->at, piece * 512, bar);
+        slot += piece * 512;
+        r->at += piece * 512;
+        n -= piece;
+        r->k += piece;
+        if (r->k == n_part) {
+            r->k = 0;
+            r->at += skip;
+        }
+    }
+}
+
 /* Registers for two CTAs of 16 warps, or three of 8 with more of them where NT needs them. */
-template <int NT, int WARPS>
-__global__ __launch_bounds__(WARPS * 32, NT == 1 ? 32 / WARPS
+template <int NT, int WARPS, int SLOTS>
+__global__ __launch_bounds__(WARPS * 32,
+                             NT == 1 ? 32 / WARPS
                              : WARPS == 16
                                  ? 1
                                  : 3) void stream_kernel(const __grid_constant__ stream_args g)
 {
     extern __shared__ __align__(128) uint32_t raw[];
+    __shared__ uint64_t all_bars[WARPS * (SLOTS > 0 ? SLOTS : 1)];
     const int rank = g.n_parts == 1 ? 0 : (int)cluster_rank();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int b0 = rank * g.n_blocks / g.n_parts;
@@ -153,32 +183,68 @@ __global__ __launch_bounds__(WARPS * 32, NT == 1 ? 32 / WARPS
     const int n_panels = min(g.per_run, g.n_panels - panel0), total = n_panels * n_part;
     const int first = warp * total / WARPS, end = (warp + 1) * total / WARPS;
     const int skip = (g.n_blocks - n_part) * 512, x_block = g.M * 64;
-    int32_t *sums = (int32_t *)(raw + n_part * g.M * 16);
-    const uint32_t x = smem_addr(raw) + lane * 16, sums_at = smem_addr(sums);
+    uint32_t *x_smem = raw + WARPS * SLOTS * (SLOT_BLOCKS * 128);
+    int32_t *sums = (int32_t *)(x_smem + max_part(&g) * g.M * 16);
+    const uint32_t x = smem_addr(x_smem) + lane * 16, sums_at = smem_addr(sums);
+    const uint32_t bars = smem_addr(all_bars + warp * SLOTS);
+    const uint32_t ring = smem_addr(raw) + warp * SLOTS * (SLOT_BLOCKS * 512);
     int panel = first / n_part, k = first % n_part;
-    reader r = {g.w + ((int64_t)(panel0 + panel) * g.n_blocks + b0 + k) * 512 + lane * 16, k,
-                end - first};
+    reader r = {g.w + ((int64_t)(panel0 + panel) * g.n_blocks + b0 + k) * 512, k, end - first};
     uint32_t q[DEPTH][4];
     int32_t acc[4 * NT] = {};
 
+    if (SLOTS == 0) {
+        r.at += lane * 16;
 #pragma unroll
-    for (int i = 0; i < DEPTH; i++) load_next(q[i], &r, n_part, skip);
+        for (int i = 0; i < DEPTH; i++) load_next(q[i], &r, n_part, skip);
+    } else if (lane == 0) {
+        for (int i = 0; i < SLOTS; i++) mbar_init(bars + 8 * i, 1);
+        mbar_init_fence();
+        for (int i = 0; i < SLOTS; i++)
+            load_slot(ring + i * (SLOT_BLOCKS * 512), bars + 8 * i, &r, n_part, skip);
+    }
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     for (int i = threadIdx.x; i < n_panels * g.M * SUMS_STRIDE; i += WARPS * 32) sums[i] = 0;
     asm volatile("griddepcontrol.wait;" ::: "memory");
-    fill_x(raw, &g, b0, n_part);
+    fill_x(smem_addr(x_smem), &g, b0, n_part);
     sync_parts(g.n_parts);
-    for (int at = first; at < end; at += DEPTH)
+    if (SLOTS == 0) {
+        for (int at = first; at < end; at += DEPTH)
 #pragma unroll
-        for (int i = 0; i < DEPTH; i++) {
-            if (at + i >= end) break;
-            multiply_block<NT>(acc, q[i], x + k * x_block, lane, g.M);
-            load_next(q[i], &r, n_part, skip);
-            if (++k == n_part) {
-                flush<NT>(acc, sums_at, &g, panel++, lane);
-                k = 0;
+            for (int i = 0; i < DEPTH; i++) {
+                if (at + i >= end) break;
+                multiply_block<NT>(acc, q[i], x + k * x_block, lane, g.M);
+                load_next(q[i], &r, n_part, skip);
+                if (++k == n_part) {
+                    flush<NT>(acc, sums_at, &g, panel++, lane);
+                    k = 0;
+                }
+            }
+    } else {
+        int slot = 0;
+        uint32_t parity = 0;
+        for (int at = first; at < end; at += SLOT_BLOCKS) {
+            const uint32_t from = ring + slot * (SLOT_BLOCKS * 512);
+            mbar_wait(bars + 8 * slot, parity);
+#pragma unroll
+            for (int i = 0; i < SLOT_BLOCKS; i++) lds128(q[i], from + i * 512 + lane * 16);
+            __syncwarp();
+            if (lane == 0) load_slot(from, bars + 8 * slot, &r, n_part, skip);
+#pragma unroll
+            for (int i = 0; i < SLOT_BLOCKS; i++) {
+                if (at + i >= end) break;
+                multiply_block<NT>(acc, q[i], x + k * x_block, lane, g.M);
+                if (++k == n_part) {
+                    flush<NT>(acc, sums_at, &g, panel++, lane);
+                    k = 0;
+                }
+            }
+            if (++slot == SLOTS) {
+                slot = 0;
+                parity ^= 1;
             }
         }
+    }
     if (k > 0 && first < end) flush<NT>(acc, sums_at, &g, panel, lane);
     sync_parts(g.n_parts);
     finish(&g, sums, panel0, n_panels, rank);
@@ -188,7 +254,7 @@ __global__ __launch_bounds__(WARPS * 32, NT == 1 ? 32 / WARPS
 
 static int x_bytes(const stream_args *a)
 {
-    return (a->n_blocks + a->n_parts - 1) / a->n_parts * a->M * 64;
+    return max_part(a) * a->M * 64;
 }
 
 static stream_args make_args(const fl_cuda_gemm *g, int n_ctas)
@@ -221,7 +287,7 @@ static stream_args make_args(const fl_cuda_gemm *g, int n_ctas)
     return a;
 }
 
-template <int NT, int WARPS>
+template <int NT, int WARPS, int SLOTS>
 static cudaError_t launch(const stream_args *a, bool overlap, cudaStream_t stream)
 {
     cudaLaunchAttribute attributes[2];
@@ -234,15 +300,27 @@ static cudaError_t launch(const stream_args *a, bool overlap, cudaStream_t strea
     attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
     config.gridDim = dim3((unsigned)(n_runs * a->n_parts));
     config.blockDim = dim3(WARPS * 32);
-    config.dynamicSmemBytes = (size_t)(x_bytes(a) + a->per_run * a->M * SUMS_STRIDE * 4);
+    config.dynamicSmemBytes = (size_t)(WARPS * SLOTS * SLOT_BLOCKS * 512 + x_bytes(a) +
+                                       a->per_run * a->M * SUMS_STRIDE * 4);
     config.stream = stream;
     config.attrs = attributes;
     config.numAttrs = a->n_parts > 1 ? 2 : 1;
-    const cudaError_t e = cudaFuncSetAttribute(stream_kernel<NT, WARPS>,
+    const cudaError_t e = cudaFuncSetAttribute(stream_kernel<NT, WARPS, SLOTS>,
                                                cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                (int)config.dynamicSmemBytes);
     if (e != cudaSuccess) return e;
-    return cudaLaunchKernelEx(&config, stream_kernel<NT, WARPS>, *a);
+    return cudaLaunchKernelEx(&config, stream_kernel<NT, WARPS, SLOTS>, *a);
+}
+
+template <int NT>
+static cudaError_t launch_plan(const stream_args *a, fl_cuda_decode_plan plan,
+                               cudaStream_t stream)
+{
+    if (plan.bulk)
+        return plan.warps == 16 ? launch<NT, 16, 3>(a, plan.overlap, stream)
+                                : launch<NT, 8, 4>(a, plan.overlap, stream);
+    return plan.warps == 16 ? launch<NT, 16, 0>(a, plan.overlap, stream)
+                            : launch<NT, 8, 0>(a, plan.overlap, stream);
 }
 
 extern "C" fl_status fl__cuda_gemm_w4_stream(const fl_cuda_gemm *g, fl_cuda_decode_plan plan,
@@ -251,12 +329,8 @@ extern "C" fl_status fl__cuda_gemm_w4_stream(const fl_cuda_gemm *g, fl_cuda_deco
     const stream_args a = make_args(g, n_sm * plan.ctas);
     cudaStream_t s = (cudaStream_t)stream;
     cudaError_t e = cudaErrorInvalidValue;
-    if (g->M <= 8)
-        e = plan.warps == 16 ? launch<1, 16>(&a, plan.overlap, s)
-                             : launch<1, 8>(&a, plan.overlap, s);
-    else if (g->M <= 16)
-        e = plan.warps == 16 ? launch<2, 16>(&a, plan.overlap, s)
-                             : launch<2, 8>(&a, plan.overlap, s);
+    if (g->M <= 8) e = launch_plan<1>(&a, plan, s);
+    else if (g->M <= 16) e = launch_plan<2>(&a, plan, s);
     if (e != cudaSuccess)
         return fl__fail(err, FL_E_FAIL, "cuda: decode gemm [%d, %d, %d]: %s; see the GPU's log",
                         g->M, g->w->N, g->w->K, cudaGetErrorString(e));

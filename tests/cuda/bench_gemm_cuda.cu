@@ -3,9 +3,9 @@
  * Each contestant is a CUDA graph of launches that rotate through its own weights (more than
  * 240 MB, past L2) and two activations and outputs; graphs take turns, medians of rounds.
  * cuBLASLt: the fastest of its heuristic list of 16, 64 MB workspace; int8 gives int32 without
- * scales, which ours have on top, and once more with a pass that scales them to bf16. "read" only
- * reads the 4-bit weights: the floor of decoding. Random data: bytes for codes (-8..7 for 4-bit activations),
- * near-normal bf16.
+ * scales, which ours have on top, and once more with a pass that scales them to bf16. "read"
+ * only reads the 4-bit weights: the floor of decoding. Random data: bytes for codes (-8..7 for
+ * 4-bit activations), near-normal bf16.
  * SPDX-License-Identifier: MIT */
 #include "cuda_test.h"
 
@@ -373,8 +373,8 @@ static int add_decode(const bench *b, entry *entries, int n, int variant)
         const fl_cuda_decode_plan p = DECODE_PLANS[v];
         char name[48];
         if (variant >= 0 && v != variant) continue;
-        snprintf(name, sizeof name, "w4 decode %d: %dx%d%s", v, p.ctas, p.warps,
-                 p.overlap ? " o" : "");
+        snprintf(name, sizeof name, "w4 decode %d: %dx%d%s%s", v, p.ctas, p.warps,
+                 p.bulk ? " bulk" : "", p.overlap ? " o" : "");
         e = add_ours(b, &entries[n++], name, GEMM_DECODE);
         e->variant = v;
     }

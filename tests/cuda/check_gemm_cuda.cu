@@ -311,7 +311,8 @@ int main(int argc, char **argv)
         if (strcmp(argv[i], "--bench") == 0) check = false;
         if (strcmp(argv[i], "--plans") == 0) check = false, plans = true;
         if (strcmp(argv[i], "--bench-decode") == 0) check = false, max_rows = 16;
-        if (strcmp(argv[i], "--decode-variant") == 0 && i + 1 < argc) variant = atoi(argv[++i]);
+        if (strcmp(argv[i], "--decode-variant") == 0 && i + 1 < argc)
+            variant = (int)strtol(argv[++i], NULL, 10);
     }
     if (variant >= (int)FL_COUNT(DECODE_PLANS)) return 2;
     CUDA_OK(cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, 0));

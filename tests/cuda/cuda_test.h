@@ -47,8 +47,10 @@ static inline uint64_t next_random(uint64_t *state)
 typedef enum gemm_kind { GEMM_W4, GEMM_W8, GEMM_DECODE } gemm_kind;
 
 static const fl_cuda_decode_plan DECODE_PLANS[] = {
-    {0, 0, false}, {16, 1, false}, {16, 2, false}, {8, 2, false}, {8, 3, false},
-    {16, 1, true}, {16, 2, true},  {8, 2, true},   {8, 3, true},
+    {0, 0, false, false}, {16, 1, false, false}, {16, 2, false, false}, {8, 2, false, false},
+    {8, 3, false, false}, {16, 1, true, false},  {16, 2, true, false},  {8, 2, true, false},
+    {8, 3, true, false},  {16, 1, false, true},  {8, 2, false, true},   {16, 1, true, true},
+    {8, 2, true, true},
 };
 
 static inline void run_gemm(gemm_kind kind, const fl_cuda_gemm *g, fl_cuda_gemm_plan plan,
