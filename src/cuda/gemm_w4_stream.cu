@@ -26,6 +26,7 @@ enum {
     MAX_PARTS = 8,
     X_BYTES = 36864, /* aim; more only when MAX_PARTS is not enough */
     SUMS_BYTES = 49152,
+    SMEM_MAX = 231424,
 };
 
 typedef struct stream_args {
@@ -305,9 +306,13 @@ static cudaError_t launch(const stream_args *a, bool overlap, cudaStream_t strea
     config.stream = stream;
     config.attrs = attributes;
     config.numAttrs = a->n_parts > 1 ? 2 : 1;
-    const cudaError_t e = cudaFuncSetAttribute(stream_kernel<NT, WARPS, SLOTS>,
-                                               cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                               (int)config.dynamicSmemBytes);
+    /* all of the multiprocessor's memory as shared, or the next launch may not fit beside this
+     * one; the limit is the same for every problem, since graphs keep the kernel */
+    const void *kernel = (const void *)stream_kernel<NT, WARPS, SLOTS>;
+    cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                         cudaSharedmemCarveoutMaxShared);
+    if (e == cudaSuccess)
+        e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM_MAX);
     if (e != cudaSuccess) return e;
     return cudaLaunchKernelEx(&config, stream_kernel<NT, WARPS, SLOTS>, *a);
 }
