@@ -250,7 +250,7 @@ static void entry_buffers(const bench *b, entry *e, size_t weight_bytes, fill w,
         e->y[i] = filled((size_t)b->M * b->N * y_size, FILL_ZERO, 0);
     }
     if (e->kind == ENTRY_BLAS && !e->scale_pass) return;
-    e->scaled = (uint16_t *)gpu_alloc(2 * (size_t)b->M * b->N);
+    if (e->scale_pass) e->scaled = (uint16_t *)gpu_alloc(2 * (size_t)b->M * b->N);
     e->x_scale = (float *)filled(4 * (size_t)b->M, FILL_F32, 7);
     e->w_scale = (float *)filled(4 * (size_t)b->N, FILL_F32, 8);
     e->x_zero = (int32_t *)filled(4 * (size_t)b->M, FILL_ZERO, 0);
@@ -345,7 +345,7 @@ static void measure(const bench *b, entry *entries, int n)
 static void print_entry(const bench *b, const entry *e, float bf16_ms, float int8_ms)
 {
     const double ms = e->ms[ROUNDS / 2], ops = 2.0 * b->M * b->N * b->K;
-    printf("%5d %6d %6d  %-22s %9.4f %8.1f %7.3f", b->M, b->N, b->K, e->name, ms,
+    printf("%5d %6d %6d  %-26s %9.4f %8.1f %7.3f", b->M, b->N, b->K, e->name, ms,
            ops / ms * 1e-9, e->weight_bytes / ms * 1e-9);
     if (bf16_ms > 0) printf(" %7.2f", bf16_ms / ms);
     if (int8_ms > 0) printf(" %7.2f", int8_ms / ms);
@@ -437,7 +437,7 @@ void bench_gemm(int n_sm, bool quick, bool plans, int max_rows, int variant)
     CUDA_OK(cudaDeviceSynchronize());
     print_copy_rate(&b);
     printf("ratios: speed over cuBLASLt bf16, over its int8; TB/s counts weights\n");
-    printf("%5s %6s %6s  %-22s %9s %8s %7s %7s %7s\n", "M", "N", "K", "kernel", "ms", "TOPS",
+    printf("%5s %6s %6s  %-26s %9s %8s %7s %7s %7s\n", "M", "N", "K", "kernel", "ms", "TOPS",
            "TB/s", "/bf16", "/int8");
     for (size_t i = 0; i < FL_COUNT(rows); i++)
         for (size_t j = 0; j < FL_COUNT(shapes); j++) {
