@@ -1,5 +1,7 @@
-/* cmd_bench.c - flatiron bench kernels: rates of the integer kernels on this machine.
+/* cmd_bench.c - flatiron bench: rates of the integer kernels, and of whole models, on this
+ * machine.
  * SPDX-License-Identifier: MIT */
+#include "bench_tables.h"
 #include "print.h"
 #include "progress.h"
 #include "verbs.h"
@@ -11,7 +13,9 @@ enum { MAX_SHAPES = 256, MAX_DIM = 1 << 20 };
 
 typedef struct bench_args {
     fl_bench_options o;
-    const char *what, *shape, *form;
+    fl_bench_model_options model;
+    const char *what, *shape, *form, *isa, *device, *opponent;
+    int n_repeats, n_threads;
     bool json;
 } bench_args;
 
@@ -20,17 +24,44 @@ typedef struct bench_args {
 /* clang-format off */
 static const cli_option options[] = {
     {.kind = CLI_TEXT, .name = "--shape", .arg = "SHAPE", FIELD(shape),
-     .shown_default = "a built-in list",
-     .help = "MxNxK, llama3-8b, or a file with lines of M N K"},
-    {.kind = CLI_TEXT, .name = "--filter", .arg = "TEXT", FIELD(o.filter),
-     .help = "only kernels whose name contains TEXT"},
-    {.kind = CLI_INT, .name = "--repeats", .aliases = "-r", .arg = "N", FIELD(o.n_repeats),
-     .min = 1, .max = 1000, .help = "runs, of which the median counts"},
+     .shown_default = "kernels: a built-in list, model: llama3-8b",
+     .help = "kernels: MxNxK, llama3-8b, or a file with lines of M N K; model: llama3-8b, "
+             "llama2-7b, opt-6.7b, or a file with the sizes of a config.json"},
+    {.kind = CLI_INT, .name = "--repeats", .aliases = "-r", .arg = "N", FIELD(n_repeats),
+     .min = 1, .max = 1000, .help = "interleaved runs, of which the median counts"},
     {.kind = CLI_TEXT, .name = "--output", .aliases = "-o", .arg = "FORM", FIELD(form),
      .choices = "md|csv|json", .help = "how to print"},
-    CLI_OPT_ISA(bench_args, o.isa),
-    CLI_OPT_THREADS(bench_args, o.n_threads),
+    CLI_OPT_ISA(bench_args, isa),
+    CLI_OPT_THREADS(bench_args, n_threads),
+    CLI_OPT_DEVICE(bench_args, device),
     CLI_OPT_JSON(bench_args, json),
+
+    CLI_GROUP_ROW("Only bench kernels"),
+    {.kind = CLI_TEXT, .name = "--filter", .arg = "TEXT", FIELD(o.filter),
+     .help = "only kernels whose name contains TEXT"},
+
+    CLI_GROUP_ROW("Only bench model"),
+    {.kind = CLI_INT, .name = "--layers", .arg = "N", FIELD(model.n_layers), .min = 1,
+     .max = 1 << 12, .shown_default = "the shape's", .help = "layers that run"},
+    {.kind = CLI_INT, .name = "--prompt", .aliases = "-p", .arg = "N", FIELD(model.n_prompt),
+     .min = 1, .max = 1 << 20, .help = "tokens of the prefill"},
+    {.kind = CLI_INT, .name = "--predict", .aliases = "-n", .arg = "N", FIELD(model.n_predict),
+     .min = 1, .max = 1 << 20, .help = "tokens decoded behind it"},
+    {.kind = CLI_INT, .name = "--batch", .aliases = "-b", .arg = "N", FIELD(model.n_sequences),
+     .min = 1, .max = 256, .help = "sequences at once"},
+    {.kind = CLI_TEXT, .name = "--method", .arg = "METHOD", FIELD(model.method),
+     .choices = "flatquant|flattenquant|rtn",
+     .help = "what is done to activations: transforms, static scales and copies, or neither"},
+    {.kind = CLI_INT, .name = "--w-bits", .arg = "N", FIELD(model.w_bits), .max = 16,
+     .choices = "16|8|4", .help = "bits of weights; 16: a model that is not quantised"},
+    {.kind = CLI_INT, .name = "--a-bits", .arg = "N", FIELD(model.a_bits), .max = 16,
+     .choices = "8|4", .help = "bits of activations"},
+    {.kind = CLI_INT, .name = "--kv-bits", .arg = "N", FIELD(model.kv_bits), .max = 16,
+     .choices = "16|8|4", .help = "bits of keys and values"},
+    {.kind = CLI_INT, .name = "--head-bits", .arg = "N", FIELD(model.head_bits), .max = 16,
+     .choices = "16|8", .help = "bits of the head"},
+    {.kind = CLI_TEXT, .name = "--opponent", .arg = "WHAT", FIELD(opponent),
+     .choices = "bf16|none", .help = "16-bit model of the same shape, run in turn"},
 };
 /* clang-format on */
 
@@ -112,6 +143,8 @@ static void print_rows(const json_t *report, cli_table form)
         {.title = "rate", .path = "rate", .fmt = "%.2f"},
         {.title = "unit", .path = "unit"},
         {.title = "of floor", .path = "fraction_of_floor", .fmt = "%.3f"},
+        {.title = "floor", .path = "floor"},
+        {.title = "floor ms", .path = "floor_ms", .fmt = "%.4f"},
         {.title = "x oneDNN s8", .path = "ratio_onednn_s8", .fmt = "%.3f"},
         {.title = "x oneDNN bf16", .path = "ratio_onednn_bf16", .fmt = "%.3f"},
     };
@@ -119,20 +152,24 @@ static void print_rows(const json_t *report, cli_table form)
                     sizeof columns / sizeof *columns);
 }
 
-/* The scalars of "machine", one per line, as comments of the table. */
-static void print_machine(const json_t *report, cli_table form)
+/* The scalars of "machine" and the like, one per line, as comments of the table. */
+static void print_scalars(const json_t *report, const char *name, cli_table form)
 {
     char text[256];
     const char *key;
-    json_t *value, *machine = json_object_get(report, "machine");
-    json_object_foreach(machine, key, value)
+    json_t *value, *scalars = json_object_get(report, name);
+    json_object_foreach(scalars, key, value)
     {
         const cli_column column = {.path = key, .fmt = "%.6g"};
         if (json_is_object(value) || json_is_array(value)) continue;
         (void)printf("%s%s: %s\n", form == CLI_CSV ? "# " : "", key,
-                     cli_json_text(text, sizeof text, machine, &column));
+                     cli_json_text(text, sizeof text, scalars, &column));
     }
-    (void)printf("%s", form == CLI_CSV ? "" : "\n");
+}
+
+static bool is_model(const bench_args *a)
+{
+    return strcmp(a->what, "model") == 0;
 }
 
 static fl_status print_result(const bench_args *a, const char *text, fl_err *err)
@@ -145,39 +182,51 @@ static fl_status print_result(const bench_args *a, const char *text, fl_err *err
     const fl_status st = cli_parse_report(&report, text, err);
     if (st != FL_OK) return st;
     const cli_table form = strcmp(a->form, "csv") == 0 ? CLI_CSV : CLI_MARKDOWN;
-    print_machine(report, form);
-    print_rows(report, form);
+    print_scalars(report, "machine", form);
+    print_scalars(report, "shape", form);
+    (void)printf("%s", form == CLI_CSV ? "" : "\n");
+    if (is_model(a)) bench_tables_print(report, form);
+    else print_rows(report, form);
     json_decref(report);
     return FL_OK;
 }
 
-static fl_status check_what(const char *what, fl_err *err)
+static fl_status run_kernels(char **report, bench_args *a, fl_err *err)
 {
-    if (strcmp(what, "kernels") == 0) return FL_OK;
-    if (strcmp(what, "model") == 0)
-        return cli_fail(
-            err, FL_E_UNSUPPORTED,
-            "not in this version: bench model: it will come with a later version; use "
-            "flatiron bench kernels, or the timing that flatiron generate prints");
-    return cli_fail(err, FL_E_USAGE, "bad argument: WHAT: '%s' cannot be measured; use kernels",
-                    what);
+    int shapes[MAX_SHAPES][3];
+    const fl_status st = choose_shapes(&a->o, shapes, a->shape, err);
+    return st ? st : fl_bench_kernels_run(report, &a->o, err);
+}
+
+static fl_status run_model(char **report, bench_args *a, fl_err *err)
+{
+    a->model.alone = strcmp(a->opponent, "none") == 0;
+    if (a->shape) a->model.shape = a->shape;
+    return fl_bench_model_run(report, &a->model, err);
 }
 
 static fl_status run(const cli_verb *verb, int argc, char **argv, fl_err *err)
 {
-    bench_args a = {.form = "md"};
-    int shapes[MAX_SHAPES][3];
+    bench_args a = {.form = "md", .opponent = "bf16"};
     cli_progress progress;
     char *report = NULL;
     bool done;
     fl_bench_options_defaults(&a.o);
+    fl_bench_model_options_defaults(&a.model);
+    a.isa = a.o.isa;
+    a.n_repeats = a.o.n_repeats;
     fl_status st = cli_parse(&done, verb, &a, argc, argv, err);
     if (st != FL_OK || done) return st;
-    if ((st = check_what(a.what, err)) != FL_OK) return st;
-    if ((st = choose_shapes(&a.o, shapes, a.shape, err)) != FL_OK) return st;
+    if (!is_model(&a) && strcmp(a.what, "kernels") != 0)
+        return cli_fail(err, FL_E_USAGE,
+                        "bad argument: WHAT: '%s' cannot be measured; use kernels or model",
+                        a.what);
     cli_progress_init(&progress, 0);
-    a.o.log = cli_progress_log(&progress);
-    st = fl_bench_kernels_run(&report, &a.o, err);
+    a.o.log = a.model.log = cli_progress_log(&progress);
+    a.o.isa = a.model.isa = a.isa;
+    a.o.n_repeats = a.model.n_repeats = a.n_repeats;
+    a.o.n_threads = a.model.n_threads = a.n_threads;
+    st = is_model(&a) ? run_model(&report, &a, err) : run_kernels(&report, &a, err);
     if (st == FL_OK) st = print_result(&a, report, err);
     fl_string_free(&report);
     return st;
@@ -185,12 +234,18 @@ static fl_status run(const cli_verb *verb, int argc, char **argv, fl_err *err)
 
 const cli_verb cli_verb_bench = {
     .name = "bench",
-    .summary = "rates of the integer kernels on this machine",
-    .usage = "kernels",
+    .summary = "rates of the kernels and of whole models on this machine",
+    .usage = "kernels|model",
     .arguments = {{"WHAT", offsetof(bench_args, what)}},
     .options = options,
     .n_options = sizeof options / sizeof *options,
+    .details =
+        "bench model makes a model of random weights in memory and runs it as generate does, "
+        "in turn\nwith a 16-bit model of the same shape: prefill and decode, time per part, "
+        "memory, and the\nfloors that the machine sets, measured in the same run.",
     .examples = "  flatiron bench kernels --shape 512x4096x4096 --threads 2\n"
-                "  flatiron bench kernels --shape llama3-8b --json\n",
+                "  flatiron bench kernels --shape llama3-8b --json\n"
+                "  flatiron bench model --shape llama3-8b --layers 16 --threads 2\n"
+                "  flatiron bench model --shape model/config.json --kv-bits 4 --head-bits 8\n",
     .run = run,
 };

@@ -72,6 +72,10 @@ static void print_report(const json_t *report)
     (void)printf("vocabulary  %lld\ncontext     %lld\n", number_at(report, "vocab_size"),
                  number_at(report, "n_positions"));
     print_tensors(report);
+    (void)printf("head        %lld bits%s\n", number_at(report, "head_bits"),
+                 json_is_true(cli_json_at(report, "tied_head")) &&
+                         number_at(report, "head_bits") == 16
+                     ? ", the embedding's" : "");
     (void)printf("KV cache    %s, %lld bytes per token\n",
                  json_string_value(cli_json_at(report, "kv_format")),
                  number_at(report, "kv_bytes_per_token"));

@@ -182,7 +182,8 @@ typedef struct fl_quantize_options {
     int w_bits, a_bits; /* 4, 8; 16 = float; 0: method's (flattenquant: 4/8 mix; others 4) */
     int kv_bits;        /* of the KV cache: 16 (default, bfloat16), 8, 4, 3, 2 */
     int k_bits, v_bits; /* keys and values apart; 0 (default): kv_bits */
-    int head_bits;      /* 16 (default), the only value of this version */
+    int head_bits;      /* of lm_head: 16 (default), as it is; 8: int8 per output channel, its
+                           input int8 per token */
     const char *w_granularity; /* "channel" (default) or "tensor" */
     const char *a_granularity; /* "tensor", "token"; NULL: flattenquant tensor, others token */
     const char *weights;       /* "gptq" or "rtn"; NULL: flattenquant gptq, others rtn */
@@ -217,6 +218,7 @@ typedef struct fl_quantize_options {
     const char *transform; /* "inverse", "svd", "random-kron", "hadamard", "none" */
     fl_switch learn_scale, learn_clip; /* per-channel scales; clips */
     fl_switch asymmetric;        /* per-token activations with a zero point */
+    fl_switch clip_per_linear;   /* linears that share an input clip it each for itself */
     fl_switch quantized_inputs;  /* train on what the quantised blocks before put out */
     int epochs, batch_windows, warmup_steps;
     double lr, min_lr;           /* AdamW, cosine from lr to min_lr */
@@ -324,6 +326,31 @@ FL_API void fl_bench_options_defaults(fl_bench_options *o);
 /* *report_json: {"machine":{...},"rows":[...]}. */
 FL_API fl_status fl_bench_kernels_run(char **report_json, const fl_bench_options *options,
                                       fl_err *err);
+
+typedef struct fl_bench_model_options {
+    const char *shape;  /* "llama3-8b" (default), "llama2-7b", "opt-6.7b", or a file: the sizes
+                           of a config.json (docs/formats.md) */
+    int n_layers;       /* 0 (default): the shape's */
+    int n_prompt;       /* tokens of a prefill, default 512 */
+    int n_predict;      /* tokens of a decode behind it, default 128 */
+    int n_sequences;    /* at once, default 1 */
+    int n_repeats;      /* default 5: medians of interleaved rounds */
+    const char *method; /* "flatquant" (default), "flattenquant", "rtn" */
+    int w_bits, a_bits; /* 4 (default), 8; w_bits 16: a 16-bit model */
+    int kv_bits;        /* 16 (default), 8, 4 */
+    int head_bits;      /* 16 (default), 8 */
+    bool alone;         /* default false: a 16-bit model of the same shape runs in turn */
+    const char *isa;
+    int n_threads;
+    fl_log log;
+} fl_bench_model_options;
+FL_API void fl_bench_model_options_defaults(fl_bench_model_options *o);
+/* Prefill and decode of a model with random weights made in memory, through the forward pass of
+ * generation, in turn with a 16-bit model of the same shape. *report_json: {"machine":{...},
+ * "shape":{...},"rows":[...]}, a row per model and phase with tokens/s, time per part, memory
+ * and floors measured in the same run. FL_E_USAGE, FL_E_INPUT (shape), FL_E_NOMEM. */
+FL_API fl_status fl_bench_model_run(char **report_json, const fl_bench_model_options *options,
+                                    fl_err *err);
 
 /* What there is to compute on: {"devices":[{"device":"cpu","name":..,"isa":["avx2",..],
  * "highest_isa":..,"cores":N,"threads":N,"memory_bytes":N,"memory_available_bytes":N}]}. */

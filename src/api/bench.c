@@ -8,10 +8,14 @@
 #include "base/mem.h"
 #include "kernels/onednn.h"
 
+#include <string.h>
+#include <unistd.h>
+
 #define MAX_DIM          (1 << 20)
 #define MAX_K            65536
-#define BANDWIDTH_BYTES  ((size_t)64 << 20)
-#define BANDWIDTH_BLOCKS 4
+#define BANDWIDTH_BYTES ((size_t)64 << 20)
+
+enum { MIN_BLOCKS = 4, MAX_BLOCKS = 16 }; /* of BANDWIDTH_BYTES */
 
 /* Decode, a small batch and prefill of a square layer; prefill at the layers of Llama 3 8B. */
 static const int built_in[][3] = {
@@ -19,16 +23,26 @@ static const int built_in[][3] = {
     {512, 1024, 4096}, {512, 14336, 4096}, {512, 4096, 14336},
 };
 
-/* Register peak in TOPS and streaming read in GB/s. */
-static fl_status yardsticks(double *peak, double *bandwidth, const fl_bench_context *bench,
-                            fl_err *err)
+/* So many that the last level of cache would hold half of them. */
+static int bandwidth_blocks(void)
 {
-    const void *blocks[BANDWIDTH_BLOCKS];
-    uint8_t *all = fl__calloc(BANDWIDTH_BLOCKS, BANDWIDTH_BYTES);
-    if (!all) return fl__fail_nomem(err, "bench", BANDWIDTH_BLOCKS * BANDWIDTH_BYTES);
-    for (int i = 0; i < BANDWIDTH_BLOCKS; i++) blocks[i] = all + (size_t)i * BANDWIDTH_BYTES;
+    const long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    const size_t n = l3 > 0 ? 2 * (size_t)l3 / BANDWIDTH_BYTES + 1 : MAX_BLOCKS;
+    return (int)FL_MIN(FL_MAX(n, (size_t)MIN_BLOCKS), (size_t)MAX_BLOCKS);
+}
+
+/* Register peak in TOPS and streaming read in GB/s of n_blocks in turn. */
+static fl_status yardsticks(double *peak, double *bandwidth, const fl_bench_context *bench,
+                            int n_blocks, fl_err *err)
+{
+    const void *blocks[MAX_BLOCKS];
+    const size_t n_bytes = (size_t)n_blocks * BANDWIDTH_BYTES;
+    uint8_t *all = fl__alloc_huge(n_bytes, 1);
+    if (!all) return fl__fail_nomem(err, "bench", n_bytes);
+    memset(all, 1, n_bytes); /* pages that were never written are all the same one */
+    for (int i = 0; i < n_blocks; i++) blocks[i] = all + (size_t)i * BANDWIDTH_BYTES;
     fl_bench_peak p = {&bench->ex};
-    fl_bench_read r = {&bench->ex, blocks, BANDWIDTH_BLOCKS, BANDWIDTH_BYTES, 0};
+    fl_bench_read r = {&bench->ex, blocks, n_blocks, BANDWIDTH_BYTES, 0};
     fl_bench_contender c[] = {{.run = fl__bench_peak_run, .arg = &p},
                               {.run = fl__bench_read_run, .arg = &r}};
     const fl_status st = fl__bench_race(c, FL_COUNT(c), bench->n_repeats, err);
@@ -42,16 +56,18 @@ static fl_status machine(json_t **out, const fl_bench_context *bench, fl_err *er
 {
     char cpu[128], onednn[32];
     double peak = 0, bandwidth = 0;
-    const fl_status st = yardsticks(&peak, &bandwidth, bench, err);
+    const int n_blocks = bandwidth_blocks();
+    const fl_status st = yardsticks(&peak, &bandwidth, bench, n_blocks, err);
     if (st) return st;
     fl__cpu_name(cpu, sizeof cpu);
     fl__onednn_version(onednn, sizeof onednn);
-    *out = json_pack("{s:s, s:s, s:i, s:f, s:s, s:f, s:I, s:s, s:s, s:i}", "cpu", cpu, "isa",
-                     fl__isa_name(bench->ex.isa), "threads", bench->ex.n_threads, "peak_tops",
-                     peak, "peak_of", fl__bench_peak_name(&bench->ex), "bandwidth_gb_s",
-                     bandwidth, "bandwidth_bytes",
-                     (json_int_t)(BANDWIDTH_BLOCKS * BANDWIDTH_BYTES), "onednn", onednn,
-                     "compiler", __VERSION__, "repeats", bench->n_repeats);
+    *out = json_pack("{s:s, s:s, s:i, s:f, s:s, s:f, s:I, s:s, s:s, s:s, s:i}", "cpu", cpu,
+                     "isa", fl__isa_name(bench->ex.isa), "threads", bench->ex.n_threads,
+                     "peak_tops", peak, "peak_of", fl__bench_peak_name(&bench->ex),
+                     "bandwidth_gb_s", bandwidth, "bandwidth_bytes",
+                     (json_int_t)n_blocks * (json_int_t)BANDWIDTH_BYTES, "onednn", onednn,
+                     "compiler", __VERSION__, "commit", fl__bench_commit(), "repeats",
+                     bench->n_repeats);
     return *out ? FL_OK : fl__fail_nomem(err, "bench report", 0);
 }
 
@@ -121,6 +137,8 @@ fl_status fl_bench_kernels_run(char **report_json, const fl_bench_options *optio
     rows = json_array();
     if (!rows) return fl__fail_nomem(err, "bench report", 0);
     if ((st = machine(&about, &bench, err)) != FL_OK) goto out;
+    if (!own) st = fl__bench_attention(rows, &bench, err);
+    if (st) goto out;
     st = bench_rows(rows, &bench, own ? options->shapes : built_in,
                     own ? options->n_shapes : (int)FL_COUNT(built_in), err);
     if (st) goto out;

@@ -1,7 +1,7 @@
 /* bench_gemm.c - integer GEMM kernels against oneDNN and against the machine.
  *
  * Few rows of x (M < 16) are a matter of reading the weights: several copies of them are used
- * in turn, together beyond the last level of cache, the rate is GB/s of packed weights, and the
+ * in turn, together a gigabyte where there is room, the rate is GB/s of packed weights, and the
  * floor is the longer of a plain read of the same copies and the products at register peak.
  * From M = 16 on weights stay where they fall, the rate is TOPS (2 operations per product) and
  * the floor is the register peak.
@@ -11,24 +11,25 @@
 #include "api/bench_race.h"
 #include "base/isa.h"
 #include "base/log.h"
+#include "base/machine.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "kernels/gemm.h"
 #include "kernels/onednn.h"
 
 #include <string.h>
-#include <unistd.h>
 
 #define FEW_ROWS         16
-#define MAX_COPIES       16
-#define MAX_COPIES_BYTES ((size_t)256 << 20)
+#define MAX_COPIES       128
+#define MAX_COPIES_BYTES ((size_t)1 << 30) /* no last level of cache holds them */
+#define MAX_USERS        5 /* of a set of weights: the plain read, kernels of one width */
 #define MAX_CONTENDERS   32
 
 /* Weights of one width, n_copies times in memory. */
 typedef struct {
     fl_weight copies[MAX_COPIES]; /* the first owns col_sum, all own data */
     const void *blocks[MAX_COPIES];
-    int n_copies;
+    int n_copies, n_users;
     fl_bench_read read;
     int read_at; /* its contender, or -1 */
 } weight_set;
@@ -36,7 +37,8 @@ typedef struct {
 typedef struct {
     fl_exec ex; /* isa masked so that this row is chosen */
     const fl_gemm_kernel *kernel;
-    const weight_set *weights;
+    weight_set *weights;
+    int first_copy;
     fl_gemm g;
     void *scratch;
 } gemm_entry;
@@ -72,8 +74,8 @@ static int add_contender(gemm_bench *b, void (*run)(void *, int), void *arg)
 static void run_entry(void *arg, int call)
 {
     gemm_entry *e = arg;
-    e->g.w = &e->weights->copies[call % e->weights->n_copies];
-    fl__gemm_run(&e->ex, &e->g, e->scratch);
+    e->g.w = &e->weights->copies[(e->first_copy + call) % e->weights->n_copies];
+    fl__gemm_run(&e->ex, &e->g, 1, e->scratch);
 }
 
 static void run_opponent(void *arg, int call)
@@ -82,13 +84,15 @@ static void run_opponent(void *arg, int call)
     (void)fl__onednn_matmul_run(arg, call, NULL);
 }
 
-/* So many that all together exceed the last cache twice, for few rows; else one. */
+/* For few rows as many as all together take a gigabyte, or an eighth of what memory is free:
+ * there are up to four such sets. Else one. */
 static int copies_for(const gemm_bench *b, size_t n_bytes)
 {
-    const long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    const size_t want = FL_MIN(l3 > 0 ? 2 * (size_t)l3 : MAX_COPIES_BYTES, MAX_COPIES_BYTES);
+    const int64_t there = fl__memory_available_bytes();
+    const size_t want =
+        there > 0 ? FL_MIN((size_t)there / 8, MAX_COPIES_BYTES) : MAX_COPIES_BYTES;
     if (b->M >= FEW_ROWS) return 1;
-    return (int)FL_MAX(1, FL_MIN(want / n_bytes + 1, (size_t)MAX_COPIES));
+    return (int)FL_MAX(1, FL_MIN((want + n_bytes - 1) / n_bytes, (size_t)MAX_COPIES));
 }
 
 static fl_status weights_new(gemm_bench *b, weight_set *s, int bits, fl_err *err)
@@ -110,7 +114,7 @@ static fl_status weights_new(gemm_bench *b, weight_set *s, int bits, fl_err *err
     for (s->n_copies = 1; s->n_copies < n_copies; s->n_copies++) {
         fl_weight *w = &s->copies[s->n_copies];
         *w = s->copies[0];
-        w->data = fl__alloc(n_bytes, 1);
+        w->data = fl__alloc_huge(n_bytes, 1);
         if (!w->data) return fl__fail_nomem(err, "bench weights", n_bytes);
         memcpy(w->data, s->copies[0].data, n_bytes);
     }
@@ -156,16 +160,24 @@ static bool wanted(const gemm_bench *b, const fl_gemm_kernel *k)
     return !bench->filter || strstr(k->name, bench->filter);
 }
 
+/* Contenders take the copies of a set in the same order, but far from one another: none finds
+ * in the cache what the one before has just read. The plain read begins with copy 0. */
+static int first_copy(weight_set *s)
+{
+    return ++s->n_users * s->n_copies / MAX_USERS;
+}
+
 static void entries_new(gemm_bench *b)
 {
     for (int i = 0; i < fl__n_gemm_kernels; i++) {
         const fl_gemm_kernel *k = &fl__gemm_kernels[i];
         if (!wanted(b, k)) continue;
-        const weight_set *weights = &b->weights[k->bits == 8];
+        weight_set *weights = &b->weights[k->bits == 8];
         gemm_entry *e = &b->entries[b->n_entries];
         *e = (gemm_entry){.ex = {k->isa, b->bench->ex.n_threads},
                           .kernel = k,
                           .weights = weights,
+                          .first_copy = first_copy(weights),
                           .scratch = b->scratch};
         e->g = (fl_gemm){.x = b->x,
                          .ldx = fl__gemm_ldx(b->K),
@@ -230,10 +242,13 @@ static json_t *row(const gemm_bench *b, const gemm_entry *e, double ms, int peak
     const double read_ms = few ? b->contenders[e->weights->read_at].ms : 0;
     const double n_bytes = (double)e->weights->copies[0].n_bytes;
     return json_pack(
-        "{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:s, s:f, s:o, s:o, s:i, s:o, s:o}", "kernel",
+        "{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:s, s:f, s:s, s:f, s:o, s:o, s:i, s:o, s:o}",
+        "kernel",
         e->kernel->name, "op", "gemm", "M", b->M, "N", b->N, "K", b->K, "threads",
         b->bench->ex.n_threads, "ms", ms, "rate", few ? n_bytes / ms * 1e-6 : ops / ms * 1e-9,
         "unit", few ? "GB/s" : "TOPS", "fraction_of_floor", FL_MAX(peak_ms, read_ms) / ms,
+        "floor", read_ms > peak_ms ? "bytes" : "operations", "floor_ms",
+        FL_MAX(peak_ms, read_ms),
         "ratio_onednn_s8", ratio(b, &b->s8, ms), "ratio_onednn_bf16", ratio(b, &b->bf16, ms),
         "weight_copies", e->weights->n_copies, "onednn_s8", impl(&b->s8), "onednn_bf16",
         impl(&b->bf16));

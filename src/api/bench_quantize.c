@@ -37,7 +37,8 @@ static void run_static(void *arg, int call)
     const quantize_entry *e = arg;
     quantize_bench *b = e->b;
     (void)call;
-    fl__quantize_static_run(&e->ex, b->codes, b->x_sum, b->x, b->K, b->M, &b->plain);
+    fl__quantize_static_run(&e->ex, b->codes, b->x_sum, fl__rows_at(b->x, b->K), b->M,
+                            &b->plain, NULL);
 }
 
 static void run_flattened(void *arg, int call)
@@ -45,7 +46,8 @@ static void run_flattened(void *arg, int call)
     const quantize_entry *e = arg;
     quantize_bench *b = e->b;
     (void)call;
-    fl__quantize_static_run(&e->ex, b->codes, b->x_sum, b->x, b->K, b->M, &b->flattened);
+    fl__quantize_static_run(&e->ex, b->codes, b->x_sum, fl__rows_at(b->x, b->K), b->M,
+                            &b->flattened, NULL);
 }
 
 static void run_token(void *arg, int call)
@@ -55,8 +57,8 @@ static void run_token(void *arg, int call)
     (void)call;
     const fl_quantize_token spec = {.n_channels = b->K, .ld = b->plain.ld, .bits = 8,
                                     .clip_max = 1, .clip_min = 1};
-    fl__quantize_token_run(&e->ex, b->codes, b->x_sum, b->scale, b->zero, b->x, b->K, b->M,
-                           &spec);
+    fl__quantize_token_run(&e->ex, b->codes, b->x_sum, b->scale, b->zero,
+                           fl__rows_at(b->x, b->K), b->M, &spec, NULL);
 }
 
 static fl_status bench_init(quantize_bench *b, fl_err *err)

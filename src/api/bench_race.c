@@ -20,7 +20,7 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median(double *values, int n)
+double fl__bench_median(double *values, int n)
 {
     qsort(values, (size_t)n, sizeof *values, compare);
     return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
@@ -49,7 +49,8 @@ fl_status fl__bench_race(fl_bench_contender *contenders, int n, int n_repeats, f
         for (int i = 0; i < n; i++)
             times[i * n_repeats + r] = time_calls(&contenders[i], 2 + r * contenders[i].n_calls,
                                                   contenders[i].n_calls);
-    for (int i = 0; i < n; i++) contenders[i].ms = median(times + i * n_repeats, n_repeats);
+    for (int i = 0; i < n; i++)
+        contenders[i].ms = fl__bench_median(times + i * n_repeats, n_repeats);
     fl__free(&times);
     return FL_OK;
 }

@@ -24,6 +24,11 @@ void fl__bench_peak_run(void *peak, int call);
 double fl__bench_peak_ops(const fl_exec *ex); /* operations of one call */
 const char *fl__bench_peak_name(const fl_exec *ex);
 
+/* Of n values, which are sorted. */
+double fl__bench_median(double *values, int n);
+/* Commit that the program was built from, "-dirty" behind it when the tree had changes. */
+const char *fl__bench_commit(void);
+
 /* Contender: one of n blocks of n_bytes is read by all threads, the next one with each call. */
 typedef struct fl_bench_read {
     const fl_exec *ex;

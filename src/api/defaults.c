@@ -97,6 +97,7 @@ void fl_quantize_options_defaults(fl_quantize_options *o)
         .learn_clip = FL_AUTO,
         .asymmetric = FL_AUTO,
         .quantized_inputs = FL_AUTO,
+        .clip_per_linear = FL_AUTO,
         .epochs = -1,
         .batch_windows = -1,
         .warmup_steps = -1,
@@ -124,4 +125,19 @@ void fl_eval_options_defaults(fl_eval_options *o)
 void fl_bench_options_defaults(fl_bench_options *o)
 {
     *o = (fl_bench_options){.isa = "native", .n_repeats = 5};
+}
+
+void fl_bench_model_options_defaults(fl_bench_model_options *o)
+{
+    *o = (fl_bench_model_options){.shape = "llama3-8b",
+                                  .n_prompt = 512,
+                                  .n_predict = 128,
+                                  .n_sequences = 1,
+                                  .n_repeats = 5,
+                                  .method = "flatquant",
+                                  .w_bits = 4,
+                                  .a_bits = 4,
+                                  .kv_bits = 16,
+                                  .head_bits = 16,
+                                  .isa = "native"};
 }

@@ -5,6 +5,8 @@
 #include "model/model.h"
 #include "text/tokenizer.h"
 
+enum { FL_PROMPT_CHUNK_ROWS = 512 }; /* rows of a prompt that go through the model at a time */
+
 struct fl_engine {
     fl_exec exec;
     fl_model *model;

@@ -60,13 +60,14 @@ static json_t *build_report(const fl_model *m)
     const fl_model_config *c = &m->cfg;
     const fl_kv_options kv = fl__model_kv_options(m, 1, 1);
     json_t *report = json_pack(
-        "{s:s, s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:I}", "family",
+        "{s:s, s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:i, s:I}", "family",
         c->family == FL_FAMILY_OPT ? "opt" : "llama", "quant_method", m->quant_method,
         "kv_format", fl__kv_format_name(m), "kv_bytes_per_token",
         (json_int_t)fl__kv_token_bytes(&kv), "n_layers", c->n_layers, "hidden_size",
         c->hidden_size, "n_heads", c->n_heads, "n_kv_heads", c->n_kv_heads, "head_dim",
         c->head_dim, "ffn_size", c->ffn_size, "vocab_size", c->vocab_size, "n_positions",
-        c->n_positions, "tied_head", c->tied_head ? 1 : 0, "n_params", (json_int_t)m->n_params);
+        c->n_positions, "tied_head", c->tied_head ? 1 : 0, "head_bits",
+        m->head_bits, "n_params", (json_int_t)m->n_params);
     int failed = add_tensors(report, m->tensors);
     failed |= add_transforms(report, m);
     failed |= json_object_set_new(report, "quantization",

@@ -279,6 +279,7 @@ static fl_status run(char **report_json, const fl_quantize_options *o, fl_err *e
     if ((st = fl__quant_config_resolve(&c, o, &model->cfg, ex.isa, err))) goto out;
     model->stream_max_extra =
         c.flatten.max_ratio + (c.block.flatten_weights ? c.block.weight_max_ratio : 0);
+    model->stream_own_clips = c.transforms && c.flatquant.clip_per_linear;
     model->stream_transform_bytes = fl__quant_transform_bytes(&c, &model->cfg, &ex);
     (void)fl__kv_format_of_bits(&model->stream_k_format, c.k_bits); /* checked by resolve */
     (void)fl__kv_format_of_bits(&model->stream_v_format, c.v_bits);

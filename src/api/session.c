@@ -1,15 +1,14 @@
 /* session.c - one sequence: cache, activations, logits; feeding it in chunks.
  *
  * All memory is taken by fl_session_new, so that a decode step allocates nothing. A prompt goes
- * through in chunks of CHUNK_ROWS tokens, which bounds the activations whatever its length.
+ * through in chunks of FL_PROMPT_CHUNK_ROWS tokens, which bounds the activations whatever its
+ * length.
  * SPDX-License-Identifier: MIT */
 #include "api/engine.h"
 
 #include "base/mem.h"
 
 #include <string.h>
-
-enum { CHUNK_ROWS = 512 };
 
 static fl_status session_init(fl_session *s, int n_positions, fl_err *err)
 {
@@ -19,8 +18,8 @@ static fl_status session_init(fl_session *s, int n_positions, fl_err *err)
     s->n_positions = n_positions;
     fl_status st = fl__kv_new(&s->kv, &kv, err);
     if (st == FL_OK)
-        st = fl__workspace_new(&s->ws, model, &s->engine->exec, FL_MIN(CHUNK_ROWS, n_positions),
-                               err);
+        st = fl__workspace_new(&s->ws, model, &s->engine->exec,
+                               FL_MIN(FL_PROMPT_CHUNK_ROWS, n_positions), err);
     if (st != FL_OK) return st;
     s->ids = fl__alloc((size_t)n_positions, sizeof *s->ids);
     if (!s->ids) return fl__fail_nomem(err, "token ids", (size_t)n_positions * sizeof *s->ids);

@@ -5,13 +5,52 @@
  * sums) with each thread count. OpenBLAS as Debian builds it has a thread pool of its own that
  * knows nothing of OpenMP, with the same effect on SGEMM and Cholesky, so it is told apart; its
  * setting is one per process, and restoring it would race with another session's loop.
+ *
+ * A thread takes its own share of the items from front to back, so that it streams through
+ * memory (weights of a decode step) and meets the same items in every loop of one shape, whose
+ * data then lie in its caches. OpenMP has no such schedule that also helps out a thread that
+ * lost its core: static does not, dynamic deals neighbours to different threads.
  * SPDX-License-Identifier: MIT */
 #include "base/exec.h"
 
 #include <cblas.h>
 #include <omp.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
+
+enum { CACHE_LINE = 64, MAX_SHARES = 64 };
+
+/* Items [next, end) that are still to be taken. */
+typedef struct share {
+    _Alignas(CACHE_LINE) atomic_llong next;
+    int64_t end;
+} share;
+
+/* Own share first, then what is left of the others'. */
+static void run_shares(share *shares, int n_shares, fl__item_fn *fn, void *arg, int thread)
+{
+    for (int k = 0; k < n_shares; k++) {
+        share *s = &shares[(thread + k) % n_shares];
+        int64_t i;
+        while ((i = atomic_fetch_add_explicit(&s->next, 1, memory_order_relaxed)) < s->end)
+            fn(arg, i, thread);
+    }
+}
+
+/* All n threads, also for fewer items: OpenMP ends threads that a region has no use for, and
+ * the next one starts them anew, which takes longer and allocates. */
+static void run_threads(int n, int64_t n_items, fl__item_fn *fn, void *arg)
+{
+    share shares[MAX_SHARES];
+    const int n_shares = n < MAX_SHARES ? n : MAX_SHARES;
+    for (int k = 0; k < n_shares; k++) {
+        atomic_init(&shares[k].next, n_items * k / n_shares);
+        shares[k].end = n_items * (k + 1) / n_shares;
+    }
+#pragma omp parallel num_threads(n)
+    run_shares(shares, n_shares, fn, arg, omp_get_thread_num());
+}
 
 void fl__parallel_for(const fl_exec *ex, int64_t n_items, fl__item_fn *fn, void *arg)
 {
@@ -25,9 +64,7 @@ void fl__parallel_for(const fl_exec *ex, int64_t n_items, fl__item_fn *fn, void 
     if (n_items <= 1 || ex->n_threads <= 1) {
         for (int64_t i = 0; i < n_items; i++) fn(arg, i, 0);
     } else {
-        const int n = n_items < ex->n_threads ? (int)n_items : ex->n_threads;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(n)
-        for (int64_t i = 0; i < n_items; i++) fn(arg, i, omp_get_thread_num());
+        run_threads(ex->n_threads, n_items, fn, arg);
     }
     omp_set_num_threads(saved);
 }

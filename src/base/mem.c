@@ -11,8 +11,9 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, HUGE_PAGE = 2 << 20 };
 
 static atomic_size_t live, peak;
 static atomic_uint_fast64_t n_allocs, fail_at;
@@ -27,20 +28,35 @@ static bool injected_fault(void)
     return left == 1;
 }
 
-void *fl__alloc(size_t n, size_t elem_bytes)
+static void *alloc_aligned(size_t n, size_t elem_bytes, size_t align)
 {
     size_t bytes;
     if (__builtin_mul_overflow(n, elem_bytes, &bytes)) return NULL;
-    if (bytes > SIZE_MAX - 2 * ALIGN || injected_fault()) return NULL;
-    const size_t total = (bytes + 2 * ALIGN - 1) / ALIGN * ALIGN;
-    unsigned char *block = aligned_alloc(ALIGN, total);
+    if (bytes > SIZE_MAX - 2 * HUGE_PAGE || injected_fault()) return NULL;
+    if (bytes < HUGE_PAGE) align = ALIGN;
+    const size_t total = (bytes + ALIGN + align - 1) / align * align;
+    unsigned char *block = aligned_alloc(align, total);
     if (!block) return NULL;
+    /* Where it is refused, small pages will do. The last page is left out: a huge one would be
+     * more than was asked for. */
+    if (align == HUGE_PAGE)
+        (void)madvise(block, (bytes + ALIGN) / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     memcpy(block, &bytes, sizeof bytes);
     const size_t now = atomic_fetch_add(&live, bytes) + bytes;
     size_t seen = atomic_load(&peak);
     while (now > seen && !atomic_compare_exchange_weak(&peak, &seen, now)) {}
     atomic_fetch_add(&n_allocs, 1);
     return block + ALIGN;
+}
+
+void *fl__alloc(size_t n, size_t elem_bytes)
+{
+    return alloc_aligned(n, elem_bytes, ALIGN);
+}
+
+void *fl__alloc_huge(size_t n, size_t elem_bytes)
+{
+    return alloc_aligned(n, elem_bytes, HUGE_PAGE);
 }
 
 void *fl__calloc(size_t n, size_t elem_bytes)

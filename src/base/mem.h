@@ -17,6 +17,9 @@
 void *fl__alloc(size_t n, size_t elem_bytes);
 /* The same, zeroed. */
 void *fl__calloc(size_t n, size_t elem_bytes);
+/* As fl__alloc, on huge pages where the system gives them and the block fills one: for weights,
+ * which are read from end to end again and again. */
+void *fl__alloc_huge(size_t n, size_t elem_bytes);
 /* pp: address of a pointer from here or of NULL. Makes its block n x elem_bytes long, keeping
  * the contents up to there. 0, or -1 with the old block kept. */
 int fl__grow(void *pp, size_t n, size_t elem_bytes);

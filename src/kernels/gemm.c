@@ -7,6 +7,9 @@
 
 #include <limits.h>
 
+/* Bytes of weights times rows of x that one core is through with before others have come. */
+enum { SMALL_WORK = 32 * 1024 };
+
 /* A row needs every set that its file was compiled for. */
 #define AVX2       FL_ISA_AVX2
 #define AVXVNNI    (AVX2 | FL_ISA_AVXVNNI)
@@ -72,8 +75,14 @@ size_t fl__gemm_scratch_bytes(const fl_exec *ex)
 typedef struct {
     const fl_gemm *g;
     const fl_gemm_kernel *kernel;
-    uint8_t *scratch;
     int tile_N, n_tiles_N;
+    int64_t first, end; /* items of the loop */
+} product;
+
+typedef struct {
+    product products[FL_GEMM_MAX_RUN];
+    uint8_t *scratch;
+    size_t scratch_bytes; /* of a thread */
 } gemm_job;
 
 static int64_t ceil_div(int64_t a, int64_t b)
@@ -84,24 +93,43 @@ static int64_t ceil_div(int64_t a, int64_t b)
 static void run_tile(void *arg, int64_t item, int thread)
 {
     const gemm_job *job = arg;
-    const fl_gemm_kernel *k = job->kernel;
-    const int m0 = (int)(item / job->n_tiles_N) * k->tile_M;
-    const int n0 = (int)(item % job->n_tiles_N) * job->tile_N;
-    k->run(job->g, m0, FL_MIN(m0 + k->tile_M, job->g->M), n0,
-           FL_MIN(n0 + job->tile_N, job->g->w->N),
-           job->scratch + (size_t)thread * round_64(k->scratch_bytes));
+    const product *p = job->products;
+    while (item >= p->end) p++;
+    const fl_gemm_kernel *k = p->kernel;
+    const int64_t tile = item - p->first;
+    const int m0 = (int)(tile / p->n_tiles_N) * k->tile_M;
+    const int n0 = (int)(tile % p->n_tiles_N) * p->tile_N;
+    k->run(p->g, m0, FL_MIN(m0 + k->tile_M, p->g->M), n0,
+           FL_MIN(n0 + p->tile_N, p->g->w->N),
+           job->scratch + (size_t)thread * job->scratch_bytes);
 }
 
-void fl__gemm_run(const fl_exec *ex, const fl_gemm *g, void *scratch)
+static product cut(const fl_exec *ex, const fl_gemm *g, int64_t first)
 {
     const fl_gemm_kernel *k = fl__gemm_select(ex->isa, g->w->bits, g->M);
     const int64_t n_tiles_M = ceil_div(g->M, k->tile_M);
-    gemm_job job = {.g = g, .kernel = k, .scratch = scratch, .tile_N = k->tile_N};
+    product p = {.g = g, .kernel = k, .tile_N = k->tile_N, .first = first};
 
     /* Narrower tiles where there would be too few for the threads. Integer sums are exact, so
      * the cut never shows in the result. */
-    while (job.tile_N > 64 && n_tiles_M * ceil_div(g->w->N, job.tile_N) < 4 * ex->n_threads)
-        job.tile_N /= 2;
-    job.n_tiles_N = (int)ceil_div(g->w->N, job.tile_N);
-    fl__parallel_for(ex, n_tiles_M * job.n_tiles_N, run_tile, &job);
+    while (p.tile_N > 64 && n_tiles_M * ceil_div(g->w->N, p.tile_N) < 4 * ex->n_threads)
+        p.tile_N /= 2;
+    p.n_tiles_N = (int)ceil_div(g->w->N, p.tile_N);
+    p.end = first + n_tiles_M * p.n_tiles_N;
+    return p;
+}
+
+void fl__gemm_run(const fl_exec *ex, const fl_gemm *g, int n, void *scratch)
+{
+    gemm_job job = {.scratch = scratch};
+    int64_t n_items = 0, work = 0;
+    for (int i = 0; i < n; i++) {
+        product *p = &job.products[i];
+        *p = cut(ex, &g[i], n_items);
+        n_items = p->end;
+        work += (int64_t)g[i].w->n_bytes * g[i].M;
+        job.scratch_bytes = FL_MAX(job.scratch_bytes, round_64(p->kernel->scratch_bytes));
+    }
+    const fl_exec alone = {ex->isa, 1};
+    fl__parallel_for(work < SMALL_WORK ? &alone : ex, n_items, run_tile, &job);
 }

@@ -2,7 +2,7 @@
  *
  *   acc[m,n] = sum_k x[m,k] * w[n,k]                                           (int32, exact)
  *   sum[m,n] = acc[m,n] - x_zero[m] * w.col_sum[n]                             (int32, exact)
- *   y[m,n]   = (float)sum[m,n] * (x_scale[m] * w_scale[n]) + bias[n]
+ *   y[m,n]   = ((float)sum[m,n] * (x_scale[m] * w_scale[n]) + bias[n]) + residual[m,n]
  *
  * with each float operation rounded separately (no fused multiply-add), so that every row of
  * the table equals `_ref` bit for bit in the float32 output too; bf16 output rounds that
@@ -16,6 +16,8 @@
  *                 The real activation is x_scale * (x - x_zero).
  *   w       packed, layout.h; w_scale f32 [N] (stride 1) or [1] (stride 0)
  *   bias    f32 [N] or NULL (NULL adds nothing)
+ *   residual f32 [M, ldr] or NULL (the same). May be y itself where y is f32 and ldr = ldy: an
+ *                 element is read before it is written, by whoever writes it
  *   y       f32 or bf16 [M, ldy], columns 0..N-1 written, nothing else touched
  *
  * Unsigned activation codes (after ReLU) are this contract too: code u in 0..255 is stored as
@@ -39,6 +41,8 @@ typedef struct fl_gemm {
     const float *w_scale;
     int w_scale_stride;
     const float *bias;
+    const float *residual;
+    int64_t ldr;
     void *y;
     int64_t ldy;
     bool y_bf16;
@@ -72,8 +76,10 @@ int fl__gemm_ldx(int K);
 /* Scratch that fl__gemm_run may need for any weight and any M under ex. */
 size_t fl__gemm_scratch_bytes(const fl_exec *ex);
 
-/* Selects a row by M, cuts y into fixed tiles and runs them on ex's threads. scratch: at least
+/* n products, n <= FL_GEMM_MAX_RUN, none of which reads another's y: selects rows by M, cuts
+ * all y into fixed tiles and runs them in one loop on ex's threads. scratch: at least
  * fl__gemm_scratch_bytes(ex), 64-byte aligned. Allocates nothing, cannot fail. */
-void fl__gemm_run(const fl_exec *ex, const fl_gemm *g, void *scratch);
+enum { FL_GEMM_MAX_RUN = 4 };
+void fl__gemm_run(const fl_exec *ex, const fl_gemm *g, int n, void *scratch);
 
 #endif

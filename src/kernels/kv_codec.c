@@ -7,10 +7,9 @@
 
 const fl_kv_codec_kernel fl__kv_codec_kernels[] = {
     {"kv_codec_avx512", FL_ISA_AVX2 | FL_ISA_AVX512, fl__kv_quantize_avx512,
-     fl__kv_expand_k_avx512, fl__kv_expand_v_avx512},
-    {"kv_codec_avx2", FL_ISA_AVX2, fl__kv_quantize_avx2, fl__kv_expand_k_avx2,
-     fl__kv_expand_v_avx2},
-    {"kv_codec_ref", 0, fl__kv_quantize_ref, fl__kv_expand_k_ref, fl__kv_expand_v_ref},
+     fl__kv_expand_avx512},
+    {"kv_codec_avx2", FL_ISA_AVX2, fl__kv_quantize_avx2, fl__kv_expand_avx2},
+    {"kv_codec_ref", 0, fl__kv_quantize_ref, fl__kv_expand_ref},
 };
 const int fl__n_kv_codec_kernels = (int)FL_COUNT(fl__kv_codec_kernels);
 

@@ -16,6 +16,7 @@
 #ifndef FL_KERNELS_LAYOUT_H
 #define FL_KERNELS_LAYOUT_H
 
+#include "base/exec.h"
 #include "base/status.h"
 
 typedef struct fl_weight {
@@ -36,6 +37,10 @@ static inline int fl__stored_bits(int bits)
 /* Packs codes [N, K] row-major. FL_E_NOMEM; FL_E_INPUT when a code is out of range for bits. */
 fl_status fl__weight_pack(fl_weight *w, const int8_t *codes, int N, int K, int bits,
                           fl_err *err);
+/* Random codes straight in the layout, for benches: col_sum is theirs, padding is code 0. The
+ * same for any number of threads. FL_E_NOMEM, FL_E_UNSUPPORTED like _pack. */
+fl_status fl__weight_random(fl_weight *w, const fl_exec *ex, int N, int K, int bits,
+                            uint64_t seed, fl_err *err);
 /* Inverse: codes [N, K] row-major. */
 void fl__weight_unpack(int8_t *codes, const fl_weight *w);
 void fl__weight_fini(fl_weight *w);

@@ -1,13 +1,17 @@
 /* onednn.h - the one door to oneDNN (2.6 of Debian 12, and 3.x).
  *
- * Three uses: the float GEMM of training (the forward pass has kernels/gemm_f32.h, whose sums
- * do not depend on the shape of the batch), bfloat16 products of training, and matrix products
- * as opponents of our kernels in the bench.
+ * Four uses: the float GEMM of training (the forward pass has kernels/gemm_f32.h, whose sums
+ * do not depend on the shape of the batch), bfloat16 products of training, matrix products as
+ * opponents of our kernels in the bench, and the linears of a 16-bit model as the opponent of a
+ * quantised one.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_KERNELS_ONEDNN_H
 #define FL_KERNELS_ONEDNN_H
 
 #include "base/status.h"
+
+#include <stddef.h>
+#include <stdint.h>
 
 /* C[M, ldc] = alpha * A[M, lda] * op(B) + beta * C, float32, row-major; op(B) is B[K, ldb], or
  * with transpose_b the transpose of B[N, ldb] (a weight as models store it). Runs on the
@@ -40,5 +44,20 @@ void fl__onednn_matmul_free(fl_onednn_matmul **matmul);
 const char *fl__onednn_matmul_impl(const fl_onednn_matmul *matmul);
 /* Once, with weights `copy`, on n_threads threads. */
 fl_status fl__onednn_matmul_run(fl_onednn_matmul *matmul, int copy, fl_err *err);
+
+/* y f32 [M, N] = x bf16 [M, K] * W bf16 [N, K]^T for a few numbers of rows M, all dense. W is
+ * brought into the layout that oneDNN picks for the first of them and not kept. */
+typedef struct fl_onednn_linear fl_onednn_linear;
+enum { FL_ONEDNN_MAX_COUNTS = 4 };
+
+/* FL_E_UNSUPPORTED when this oneDNN on this machine has plain loops only. */
+fl_status fl__onednn_linear_new(fl_onednn_linear **out, const uint16_t *w, int N, int K,
+                                const int *counts, int n_counts, int n_threads, fl_err *err);
+void fl__onednn_linear_free(fl_onednn_linear **linear);
+const char *fl__onednn_linear_impl(const fl_onednn_linear *linear);
+/* Bytes of the packed W. */
+size_t fl__onednn_linear_bytes(const fl_onednn_linear *linear);
+/* false: M is none of the counts, or oneDNN failed. */
+bool fl__onednn_linear_run(fl_onednn_linear *linear, const uint16_t *x, int M, float *y);
 
 #endif

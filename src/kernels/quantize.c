@@ -5,7 +5,7 @@
 #include "base/isa.h"
 #include "kernels/quantize_rows.h"
 
-#define ROWS_PER_ITEM 16
+#define ROWS_PER_ITEM 4
 
 const fl_quantize_kernel fl__quantize_kernels[] = {
     {"quantize_avx512", FL_ISA_AVX2 | FL_ISA_AVX512, fl__quantize_static_avx512,
@@ -28,31 +28,42 @@ typedef struct {
     int32_t *x_sum;
     float *scale;  /* per token only */
     int32_t *zero; /* per token only */
-    const float *x;
-    int64_t ldx;
+    fl_rows x;
     int M;
-    const fl_quantize_static *spec;
+    const fl_quantize_static *spec; /* or */
     const fl_quantize_token *token;
+    uint8_t *scratch;
 } quantize_job;
+
+static size_t row_bytes(int n_channels)
+{
+    return ((size_t)n_channels * sizeof(float) + 63) / 64 * 64;
+}
+
+static float *thread_row(const quantize_job *j, int n_channels, int thread)
+{
+    if (!j->x.make) return NULL;
+    return (float *)(void *)(j->scratch + (size_t)thread * row_bytes(n_channels));
+}
 
 static void static_item(void *arg, int64_t item, int thread)
 {
     const quantize_job *j = arg;
-    (void)thread;
+    float *row = thread_row(j, j->spec->n_channels, thread);
     const int first = (int)item * ROWS_PER_ITEM, end = FL_MIN(first + ROWS_PER_ITEM, j->M);
     for (int m = first; m < end; m++)
         j->kernel->run_static(j->codes + (int64_t)m * j->spec->ld, j->x_sum + m,
-                              j->x + m * j->ldx, j->spec);
+                              fl__rows_get(&j->x, m, row), j->spec);
 }
 
 static void token_item(void *arg, int64_t item, int thread)
 {
     const quantize_job *j = arg;
-    (void)thread;
+    float *row = thread_row(j, j->token->n_channels, thread);
     const int first = (int)item * ROWS_PER_ITEM, end = FL_MIN(first + ROWS_PER_ITEM, j->M);
     for (int m = first; m < end; m++)
         j->kernel->run_token(j->codes + (int64_t)m * j->token->ld, j->x_sum + m, j->scale + m,
-                             j->zero + m, j->x + m * j->ldx, j->token);
+                             j->zero + m, fl__rows_get(&j->x, m, row), j->token);
 }
 
 static int64_t n_items(int M)
@@ -60,22 +71,27 @@ static int64_t n_items(int M)
     return ((int64_t)M + ROWS_PER_ITEM - 1) / ROWS_PER_ITEM;
 }
 
-void fl__quantize_static_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, const float *x,
-                             int64_t ldx, int M, const fl_quantize_static *spec)
+size_t fl__quantize_scratch_bytes(const fl_exec *ex, int n_channels)
+{
+    return (size_t)ex->n_threads * row_bytes(n_channels);
+}
+
+void fl__quantize_static_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, fl_rows x, int M,
+                             const fl_quantize_static *spec, void *scratch)
 {
     quantize_job job = {.kernel = fl__quantize_select(ex->isa),
                         .codes = codes,
                         .x_sum = x_sum,
                         .x = x,
-                        .ldx = ldx,
                         .M = M,
-                        .spec = spec};
+                        .spec = spec,
+                        .scratch = scratch};
     fl__parallel_for(ex, n_items(M), static_item, &job);
 }
 
 void fl__quantize_token_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, float *scale,
-                            int32_t *zero, const float *x, int64_t ldx, int M,
-                            const fl_quantize_token *spec)
+                            int32_t *zero, fl_rows x, int M, const fl_quantize_token *spec,
+                            void *scratch)
 {
     quantize_job job = {.kernel = fl__quantize_select(ex->isa),
                         .codes = codes,
@@ -83,8 +99,8 @@ void fl__quantize_token_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, fl
                         .scale = scale,
                         .zero = zero,
                         .x = x,
-                        .ldx = ldx,
                         .M = M,
-                        .token = spec};
+                        .token = spec,
+                        .scratch = scratch};
     fl__parallel_for(ex, n_items(M), token_item, &job);
 }

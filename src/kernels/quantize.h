@@ -36,6 +36,8 @@
 #include "base/exec.h"
 #include "base/status.h"
 
+#include <stddef.h>
+
 typedef struct fl_quantize_static {
     int n_channels;
     int n_extra;
@@ -59,6 +61,29 @@ typedef struct fl_quantize_token {
     const float *premul;      /* [n_channels] or NULL */
 } fl_quantize_token;
 
+/* Rows of float activations: in memory, or made one at a time by what comes before the
+ * quantiser (a norm, an activation function), so that they never leave the core's cache. */
+typedef struct fl_rows {
+    const float *x; /* row m is x + m * ldx */
+    int64_t ldx;
+    void (*make)(void *arg, float *row, int m); /* not NULL: writes row m, x is not read; any
+                                                   thread */
+    void *arg;
+} fl_rows;
+
+static inline fl_rows fl__rows_at(const float *x, int64_t ldx)
+{
+    return (fl_rows){.x = x, .ldx = ldx};
+}
+
+/* Row m, in memory or in scratch. */
+static inline const float *fl__rows_get(const fl_rows *rows, int m, float *scratch)
+{
+    if (!rows->make) return rows->x + m * rows->ldx;
+    rows->make(rows->arg, scratch, m);
+    return scratch;
+}
+
 /* One row: x f32 [n_channels] -> codes int8 [ld] (64-byte aligned), *x_sum. */
 typedef void fl_quantize_static_fn(int8_t *codes, int32_t *x_sum, const float *x,
                                    const fl_quantize_static *spec);
@@ -77,11 +102,13 @@ extern const fl_quantize_kernel fl__quantize_kernels[]; /* best first, reference
 extern const int fl__n_quantize_kernels;
 const fl_quantize_kernel *fl__quantize_select(uint32_t isa);
 
-/* M rows of x (row stride ldx floats) on ex's threads. */
-void fl__quantize_static_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, const float *x,
-                             int64_t ldx, int M, const fl_quantize_static *spec);
+/* M rows of x on ex's threads. scratch: fl__quantize_scratch_bytes, 64-byte aligned; not used
+ * for rows in memory. */
+size_t fl__quantize_scratch_bytes(const fl_exec *ex, int n_channels);
+void fl__quantize_static_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, fl_rows x, int M,
+                             const fl_quantize_static *spec, void *scratch);
 void fl__quantize_token_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, float *scale,
-                            int32_t *zero, const float *x, int64_t ldx, int M,
-                            const fl_quantize_token *spec);
+                            int32_t *zero, fl_rows x, int M, const fl_quantize_token *spec,
+                            void *scratch);
 
 #endif

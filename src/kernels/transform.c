@@ -157,8 +157,9 @@ typedef struct transform_job {
     /* both NULL: to float rows; without premul, which the transform has applied */
     const fl_quantize_token *token;
     const fl_quantize_static *fixed;
-    const float *x, *premul;
-    int64_t ldx, ldy, ld;
+    fl_rows x;
+    const float *premul;
+    int64_t ldy, ld;
     float *y, *scale;
     int8_t *codes; /* NULL: float rows */
     int32_t *x_sum, *zero;
@@ -177,7 +178,7 @@ static void transform_item(void *arg, int64_t item, int thread)
     const int first = (int)item * j->rows_per_item;
     for (int m = first; m < FL_MIN(first + j->rows_per_item, j->M); m++) {
         float *y = j->codes ? row : j->y + m * j->ldy;
-        j->kernel->run(y, j->x + m * j->ldx, t, j->premul, scratch);
+        j->kernel->run(y, fl__rows_get(&j->x, m, y), t, j->premul, scratch);
         if (!j->codes) continue;
         int8_t *codes = j->codes + m * j->ld;
         if (j->token)
@@ -199,32 +200,30 @@ static void run_rows(const fl_exec *ex, transform_job *j)
 void fl__transform_run(const fl_exec *ex, float *y, int64_t ldy, const float *x, int64_t ldx,
                        int M, const fl_transform *t, const float *premul, void *scratch)
 {
-    transform_job job = {.t = t, .x = x, .premul = premul, .ldx = ldx, .ldy = ldy, .y = y,
-                         .scratch = scratch, .M = M};
+    transform_job job = {.t = t, .x = fl__rows_at(x, ldx), .premul = premul, .ldy = ldy,
+                         .y = y, .scratch = scratch, .M = M};
     run_rows(ex, &job);
 }
 
 void fl__transform_quantize_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, float *scale,
-                                int32_t *zero, const float *x, int64_t ldx, int M,
-                                const fl_transform *t, const fl_quantize_token *spec,
-                                void *scratch)
+                                int32_t *zero, fl_rows x, int M, const fl_transform *t,
+                                const fl_quantize_token *spec, void *scratch)
 {
     fl_quantize_token plain = *spec;
     plain.premul = NULL;
-    transform_job job = {.t = t, .token = &plain, .x = x, .premul = spec->premul, .ldx = ldx,
+    transform_job job = {.t = t, .token = &plain, .x = x, .premul = spec->premul,
                          .ld = spec->ld, .scale = scale, .codes = codes, .x_sum = x_sum,
                          .zero = zero, .scratch = scratch, .M = M};
     run_rows(ex, &job);
 }
 
 void fl__transform_quantize_static_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum,
-                                       const float *x, int64_t ldx, int M,
-                                       const fl_transform *t, const fl_quantize_static *spec,
-                                       void *scratch)
+                                       fl_rows x, int M, const fl_transform *t,
+                                       const fl_quantize_static *spec, void *scratch)
 {
     fl_quantize_static plain = *spec;
     plain.premul = NULL;
-    transform_job job = {.t = t, .fixed = &plain, .x = x, .premul = spec->premul, .ldx = ldx,
+    transform_job job = {.t = t, .fixed = &plain, .x = x, .premul = spec->premul,
                          .ld = spec->ld, .codes = codes, .x_sum = x_sum, .scratch = scratch,
                          .M = M};
     run_rows(ex, &job);

@@ -74,14 +74,12 @@ void fl__transform_run(const fl_exec *ex, float *y, int64_t ldy, const float *x,
 /* M rows of x to codes, sums, scales and zero points as fl__quantize_token_run makes them of
  * X'. spec->premul is the transform's; spec->n_channels = n1 * n2. */
 void fl__transform_quantize_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum, float *scale,
-                                int32_t *zero, const float *x, int64_t ldx, int M,
-                                const fl_transform *t, const fl_quantize_token *spec,
-                                void *scratch);
+                                int32_t *zero, fl_rows x, int M, const fl_transform *t,
+                                const fl_quantize_token *spec, void *scratch);
 
 /* The same with one fixed scale: codes and sums as fl__quantize_static_run makes them of X'. */
 void fl__transform_quantize_static_run(const fl_exec *ex, int8_t *codes, int32_t *x_sum,
-                                       const float *x, int64_t ldx, int M,
-                                       const fl_transform *t, const fl_quantize_static *spec,
-                                       void *scratch);
+                                       fl_rows x, int M, const fl_transform *t,
+                                       const fl_quantize_static *spec, void *scratch);
 
 #endif

@@ -17,7 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_LAYERS = 1 << 12, MAX_HEADS = 1 << 14, MAX_HEAD_DIM = 1 << 13 };
+enum { MAX_LAYERS = 1 << 12, MAX_HEADS = 1 << 14, MAX_HEAD_DIM = 1 << 9 };
 #define MAX_CONFIG_BYTES     ((size_t)64 << 20) /* quantization_config lists every layer */
 #define MAX_GENERATION_BYTES ((size_t)1 << 20)
 
@@ -263,6 +263,8 @@ static fl_status derive_head_dim(fl_model_config *cfg, const source *src)
     if (cfg->hidden_size % cfg->n_heads != 0)
         return fail_input(src, "hidden_size", "is no multiple of num_attention_heads");
     cfg->head_dim = cfg->hidden_size / cfg->n_heads;
+    if (cfg->head_dim > MAX_HEAD_DIM)
+        return fail_input(src, "hidden_size", "makes heads of more than 512 channels");
     return FL_OK;
 }
 

@@ -5,16 +5,16 @@
  * on its position only. So a token gets the same bits whether it comes alone or in a window,
  * but for float GEMMs (linear_float.c says why).
  * SPDX-License-Identifier: MIT */
+#include "base/clock.h"
 #include "base/mem.h"
-#include "kernels/attention.h"
 #include "kernels/rowops.h"
 #include "model/family.h"
+#include "model/kv_attention.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { ROW_CHUNK = 16, QUERY_ROWS = 64 };
-_Static_assert(FL_KV_PAGE == FL_ATTENTION_KEYS, "the attention takes the cache page by page");
+enum { ROW_CHUNK = 16 };
 
 typedef struct walk {
     const fl_model *model;
@@ -78,18 +78,26 @@ static float *buf_row(const walk *w, int buf, int row)
     return w->ws->buf[buf] + (size_t)row * (size_t)w->model->program.width[buf];
 }
 
-static void norm_rows(const walk *w, int r0, int r1)
+/* Row r of what an op that sees one row at a time writes to its dst: a norm or an activation
+ * function. y may be the row of dst. */
+static void make_row(const walk *w, const fl_op *op, float *y, int r)
 {
-    const int n = w->model->cfg.hidden_size;
+    const float *x = buf_row(w, op->src, r);
+    const int n = w->model->program.width[op->dst];
     const double eps = w->model->cfg.norm_eps;
-    for (int r = r0; r < r1; r++) {
-        float *y = buf_row(w, w->op->dst, r);
-        const float *x = buf_row(w, w->op->src, r);
-        if (w->model->cfg.family == FL_FAMILY_OPT)
-            fl__layer_norm(y, x, w->norm->gain, w->norm->bias, n, eps);
-        else
-            fl__rms_norm(y, x, w->norm->gain, n, eps);
-    }
+    if (op->kind == FL_OP_SILU_MUL)
+        fl__silu_mul_select(w->ex->isa)->run(y, x, buf_row(w, op->src2, r), n);
+    else if (op->kind == FL_OP_RELU)
+        for (int i = 0; i < n; i++) y[i] = x[i] < 0 ? 0 : x[i]; /* keeps NaN */
+    else if (w->model->cfg.family == FL_FAMILY_OPT)
+        fl__layer_norm(y, x, w->norm->gain, w->norm->bias, n, eps);
+    else
+        fl__rms_norm(y, x, w->norm->gain, n, eps);
+}
+
+static void make_rows(const walk *w, int r0, int r1)
+{
+    for (int r = r0; r < r1; r++) make_row(w, w->op, buf_row(w, w->op->dst, r), r);
 }
 
 static void rope_rows(const walk *w, int r0, int r1)
@@ -120,22 +128,6 @@ static void run_heads(const walk *w)
     }
 }
 
-static void silu_mul_rows(const walk *w, int r0, int r1)
-{
-    const int n = w->model->program.width[w->op->dst];
-    fl_silu_mul_fn *run = fl__silu_mul_select(w->ex->isa)->run;
-    for (int r = r0; r < r1; r++)
-        run(buf_row(w, w->op->dst, r), buf_row(w, w->op->src, r), buf_row(w, w->op->src2, r),
-            n);
-}
-
-static void relu_rows(const walk *w, int r0, int r1)
-{
-    const int n = w->model->program.width[w->op->dst];
-    float *x = buf_row(w, w->op->dst, r0);
-    for (int i = 0; i < (r1 - r0) * n; i++) x[i] = x[i] < 0 ? 0 : x[i]; /* keeps NaN */
-}
-
 static void add_rows(const walk *w, int r0, int r1)
 {
     const int n = w->model->program.width[w->op->dst];
@@ -144,97 +136,54 @@ static void add_rows(const walk *w, int r0, int r1)
     for (int i = 0; i < (r1 - r0) * n; i++) y[i] += x[i];
 }
 
-static void append_rows(const walk *w, int r0, int r1)
-{
-    const int64_t stride_k = w->model->program.width[w->op->src2];
-    const int64_t stride_v = w->model->program.width[w->op->src3];
-    for (int r = r0; r < r1; r++) {
-        int first;
-        const fl_span *span = &w->spans[span_of_row(w, r, &first)];
-        const fl_kv_rows rows = {.k = buf_row(w, w->op->src2, r),
-                                 .v = buf_row(w, w->op->src3, r),
-                                 .k_stride = stride_k,
-                                 .v_stride = stride_v,
-                                 .n = 1,
-                                 .clip = w->block->kv_clip};
-        fl__kv_append(w->kv, w->ex->isa, w->layer, span->seq, span->pos + r - first, &rows);
-    }
-}
-
 /* ---- attention --------------------------------------------------------------------------- */
 
-/* Floats of one thread: a page of K and V, and o, m, l of the query heads that share a KV
- * head. */
-static size_t attention_scratch_floats(const fl_model_config *cfg)
+static int pages_touched(const fl_span *span)
 {
-    const size_t D = (size_t)cfg->head_dim, group = (size_t)(cfg->n_heads / cfg->n_kv_heads);
-    const size_t n = 2 * FL_KV_PAGE * D + group * QUERY_ROWS * (D + 2);
-    return (n + 15) / 16 * 16;
+    return (span->pos + span->n_rows - 1) / FL_KV_PAGE - span->pos / FL_KV_PAGE + 1;
 }
 
-/* Query rows [r0, r0 + n) of a span (rows of the batch from `row` on), all query heads of one
- * KV head. */
-static void attend(const walk *w, const fl_span *span, int row, int r0, int n, int kv_head,
-                   float *scratch)
-{
-    const fl_model_config *cfg = &w->model->cfg;
-    const int D = cfg->head_dim, group = cfg->n_heads / cfg->n_kv_heads;
-    const float scale = 1.0f / sqrtf((float)D);
-    const int64_t stride = w->model->program.width[w->op->src];
-    const int first_keys = span->pos + r0 + 1; /* keys that row r0 sees */
-    const int n_pages = (first_keys + n - 1 + FL_KV_PAGE - 1) / FL_KV_PAGE;
-    float *page = scratch, *o = page + 2 * FL_KV_PAGE * D;
-    float *m = o + (size_t)group * QUERY_ROWS * (size_t)D, *l = m + group * QUERY_ROWS;
-    fl_attention_page_fn *run = fl__attention_select(w->ex->isa)->run;
-
-    memset(o, 0, (size_t)group * QUERY_ROWS * (size_t)D * sizeof *o);
-    for (int i = 0; i < group * QUERY_ROWS; i++) {
-        m[i] = -INFINITY;
-        l[i] = 0;
-    }
-    for (int p = 0; p < n_pages; p++) {
-        const float *k_t, *v;
-        fl__kv_page(&k_t, &v, w->kv, w->ex->isa, w->layer, span->seq, kv_head, p, page);
-        for (int g = 0; g < group; g++)
-            run(o + (size_t)g * QUERY_ROWS * (size_t)D, m + g * QUERY_ROWS, l + g * QUERY_ROWS,
-                buf_row(w, w->op->src, row + r0) + (size_t)(kv_head * group + g) * (size_t)D,
-                stride, n, first_keys - p * FL_KV_PAGE, k_t, v, D, scale);
-    }
-    for (int g = 0; g < group; g++)
-        for (int r = 0; r < n; r++) {
-            const float *from = o + ((size_t)g * QUERY_ROWS + (size_t)r) * (size_t)D;
-            float *to = buf_row(w, w->op->dst, row + r0 + r) +
-                        (size_t)(kv_head * group + g) * (size_t)D;
-            const float r_l = 1.0f / l[g * QUERY_ROWS + r];
-            for (int d = 0; d < D; d++) to[d] = from[d] * r_l;
-        }
-}
-
-static int query_blocks(int n_rows)
-{
-    return (n_rows + QUERY_ROWS - 1) / QUERY_ROWS;
-}
-
-static void attention_item(void *arg, int64_t item, int thread)
+/* Rows of a span that fall into one page. */
+static void append_item(void *arg, int64_t item, int thread)
 {
     const walk *w = arg;
-    const int heads = w->model->cfg.n_kv_heads, head = (int)(item % heads);
-    int block = (int)(item / heads), row = 0, i = 0;
-    while (block >= query_blocks(w->spans[i].n_rows)) {
-        block -= query_blocks(w->spans[i].n_rows);
-        row += w->spans[i++].n_rows;
+    const fl_span *span = w->spans;
+    int row = 0, page = (int)item;
+    (void)thread;
+    for (; page >= pages_touched(span); span++) {
+        page -= pages_touched(span);
+        row += span->n_rows;
     }
-    const int r0 = block * QUERY_ROWS;
-    attend(w, &w->spans[i], row, r0, FL_MIN(QUERY_ROWS, w->spans[i].n_rows - r0), head,
-           (float *)w->ws->scratch + (size_t)thread * attention_scratch_floats(&w->model->cfg));
+    page += span->pos / FL_KV_PAGE;
+    const int from = FL_MAX(span->pos, page * FL_KV_PAGE);
+    const int to = FL_MIN(span->pos + span->n_rows, (page + 1) * FL_KV_PAGE);
+    row += from - span->pos;
+    const fl_kv_rows rows = {.k = buf_row(w, w->op->src2, row),
+                             .v = buf_row(w, w->op->src3, row),
+                             .k_stride = w->model->program.width[w->op->src2],
+                             .v_stride = w->model->program.width[w->op->src3],
+                             .n = to - from,
+                             .clip = w->block->kv_clip};
+    fl__kv_append(w->kv, w->ex->isa, w->layer, span->seq, from, &rows);
 }
 
 static void run_attention(walk *w)
 {
-    int64_t blocks = 0;
-    for (int i = 0; i < w->n_spans; i++) blocks += query_blocks(w->spans[i].n_rows);
-    over_rows(w, append_rows);
-    fl__parallel_for(w->ex, blocks * w->model->cfg.n_kv_heads, attention_item, w);
+    const fl_attention a = {.kv = w->kv,
+                            .layer = w->layer,
+                            .spans = w->spans,
+                            .n_spans = w->n_spans,
+                            .n_heads = w->model->cfg.n_heads,
+                            .q = w->ws->buf[w->op->src],
+                            .out = w->ws->buf[w->op->dst],
+                            .q_stride = w->model->program.width[w->op->src],
+                            .out_stride = w->model->program.width[w->op->dst],
+                            .scratch = w->ws->scratch,
+                            .scratch_bytes = w->ws->scratch_bytes};
+    int64_t n_pages = 0;
+    for (int i = 0; i < w->n_spans; i++) n_pages += pages_touched(&w->spans[i]);
+    fl__parallel_for(w->ex, n_pages, append_item, w);
+    fl__attention_run(w->ex, &a);
 }
 
 /* ---- the walk ---------------------------------------------------------------------------- */
@@ -246,8 +195,10 @@ static void run_op(walk *w)
     switch (op->kind) {
     case FL_OP_NORM:
         w->norm = &w->block->norm[op->which];
-        over_rows(w, norm_rows);
+        over_rows(w, make_rows);
         break;
+    case FL_OP_SILU_MUL:
+    case FL_OP_RELU: over_rows(w, make_rows); break;
     case FL_OP_SITE: {
         float *const y[FL_SITE_MAX_LINEARS] = {buf[op->dst], buf[op->dst2], buf[op->dst3]};
         fl__site_run(w->ex, &w->block->site[op->which], buf[op->src], w->n_rows, y,
@@ -257,10 +208,52 @@ static void run_op(walk *w)
     case FL_OP_ROPE: over_rows(w, rope_rows); break;
     case FL_OP_HEADS: run_heads(w); break;
     case FL_OP_ATTENTION: run_attention(w); break;
-    case FL_OP_SILU_MUL: over_rows(w, silu_mul_rows); break;
-    case FL_OP_RELU: over_rows(w, relu_rows); break;
     case FL_OP_ADD: over_rows(w, add_rows); break;
     }
+}
+
+/* A site on integers, with the op before it whose rows nothing else reads, and the sum behind
+ * it: one pass over the rows, one over the weights. */
+typedef struct site_group {
+    const fl_op *maker, *site, *add; /* maker, add: or NULL */
+} site_group;
+
+/* Of the n_ops ops from op on. Returns how many they are, 0: no such group. */
+static int find_group(site_group *g, const fl_block *block, const fl_op *op, int n_ops)
+{
+    int n = 0;
+    *g = (site_group){0};
+    if (op->dst != FL_BUF_X && (op->kind == FL_OP_NORM || op->kind == FL_OP_SILU_MUL ||
+                                op->kind == FL_OP_RELU))
+        g->maker = &op[n++];
+    if (n >= n_ops || op[n].kind != FL_OP_SITE) return 0;
+    g->site = &op[n++];
+    if (!fl__site_fuses(&block->site[g->site->which])) return 0;
+    if (g->maker && g->maker->dst != g->site->src) return 0;
+    if (n < n_ops && op[n].kind == FL_OP_ADD && op[n].src == g->site->dst) g->add = &op[n++];
+    return n;
+}
+
+static void group_row(void *arg, float *row, int r)
+{
+    const walk *w = arg;
+    make_row(w, w->op, row, r);
+}
+
+static void run_group(walk *w, const site_group *g)
+{
+    float **buf = w->ws->buf;
+    const fl_op *op = g->site;
+    float *const out = g->add ? buf[g->add->dst] : buf[op->dst];
+    float *const y[FL_SITE_MAX_LINEARS] = {out, buf[op->dst2], buf[op->dst3]};
+    const fl_rows x = {.x = buf[op->src],
+                       .ldx = w->model->program.width[op->src],
+                       .make = g->maker ? group_row : NULL,
+                       .arg = w};
+    w->op = g->maker;
+    if (g->maker) w->norm = &w->block->norm[g->maker->which];
+    fl__site_run_fused(w->ex, &w->block->site[op->which], x, w->n_rows, y,
+                       g->add ? out : NULL, w->ws->scratch);
 }
 
 void fl__block_run(const fl_model *model, const fl_block *block, int layer, fl_half half,
@@ -271,12 +264,21 @@ void fl__block_run(const fl_model *model, const fl_block *block, int layer, fl_h
               .spans = spans, .n_spans = n_spans, .n_rows = spans_rows(spans, n_spans)};
     const fl_program *p = &model->program;
     const int end = half == FL_HALF_ATTENTION ? p->n_attention_ops : p->n_ops;
-    for (int i = half == FL_HALF_MLP ? p->n_attention_ops : 0; i < end; i++) {
-        w.op = &model->program.ops[i];
+    for (int i = half == FL_HALF_MLP ? p->n_attention_ops : 0, n; i < end; i += n) {
+        site_group g;
+        /* a hook is shown the rows, so there they have to be in memory */
+        n = hook ? 0 : find_group(&g, block, &p->ops[i], end - i);
+        w.op = &p->ops[i];
         if (hook && w.op->kind == FL_OP_SITE &&
             !hook(user, w.op->which, ws->buf[w.op->src], w.n_rows))
             return;
-        run_op(&w);
+        const double start = ws->op_s ? fl__now_s() : 0;
+        if (n)
+            run_group(&w, &g);
+        else
+            run_op(&w);
+        if (ws->op_s) ws->op_s[n ? g.site - p->ops : i] += fl__now_s() - start;
+        n = FL_MAX(n, 1);
     }
 }
 
@@ -323,7 +325,7 @@ const float *fl__model_finish(const fl_model *model, const fl_exec *ex, fl_works
     const fl_op op = {FL_OP_NORM, .src = FL_BUF_X, .dst = FL_BUF_X};
     const walk w = {.model = model, .ex = ex, .ws = ws, .n_rows = n_rows, .op = &op,
                     .norm = &model->final_norm};
-    if (model->final_norm.gain) over_rows(&w, norm_rows);
+    if (model->final_norm.gain) over_rows(&w, make_rows);
     if (!model->project_out.n_out) return ws->buf[FL_BUF_X];
     fl__linear_float_run(ex, &model->project_out, ws->buf[FL_BUF_X], cfg->hidden_size, n_rows,
                          ws->embed, cfg->embed_size, ws->scratch);
@@ -346,8 +348,8 @@ const float *fl__model_forward(const fl_model *model, const fl_exec *ex, fl_work
 void fl__model_logits(const fl_model *model, const fl_exec *ex, fl_workspace *ws,
                       const float *hidden, int n, float *logits)
 {
-    fl__linear_float_run(ex, &model->head, hidden, model->cfg.embed_size, n, logits,
-                         model->cfg.vocab_size, ws->scratch);
+    float *const y[FL_SITE_MAX_LINEARS] = {logits};
+    fl__site_run(ex, &model->head_site, hidden, n, y, ws->scratch);
 }
 
 /* ---- workspace --------------------------------------------------------------------------- */
@@ -357,7 +359,7 @@ static int max_code_ld(const fl_model *model)
 {
     int widest = 0;
     for (int b = 0; b < FL_N_BUFS; b++) widest = FL_MAX(widest, model->program.width[b]);
-    int ld = fl__gemm_ldx(widest);
+    int ld = FL_MAX(fl__gemm_ldx(widest), model->head_site.code_ld);
     for (int i = 0; model->blocks && i < model->cfg.n_layers; i++)
         for (int s = 0; s < FL_N_SITES; s++) ld = FL_MAX(ld, model->blocks[i].site[s].code_ld);
     if (model->blocks) return ld;
@@ -377,15 +379,23 @@ static size_t transform_bytes(const fl_model *model, const fl_exec *ex)
     return most;
 }
 
+static bool has_own_clips(const fl_model *model)
+{
+    bool any = !model->blocks && model->stream_own_clips;
+    for (int i = 0; model->blocks && i < model->cfg.n_layers; i++)
+        for (int s = 0; s < FL_N_SITES; s++) any |= model->blocks[i].site[s].own_clips;
+    return any;
+}
+
 static size_t scratch_bytes(const fl_model *model, const fl_exec *ex, int max_rows)
 {
     int widest = model->cfg.embed_size;
     for (int b = 0; b < FL_N_BUFS; b++) widest = FL_MAX(widest, model->program.width[b]);
     const size_t site = fl__site_scratch_bytes(ex, max_rows, widest, max_code_ld(model),
-                                               transform_bytes(model, ex));
-    const size_t attn =
-        (size_t)ex->n_threads * attention_scratch_floats(&model->cfg) * sizeof(float);
-    return FL_MAX(site, attn);
+                                               transform_bytes(model, ex),
+                                               has_own_clips(model));
+    const fl_kv_options kv = fl__model_kv_options(model, 1, model->cfg.n_positions);
+    return FL_MAX(site, fl__attention_scratch_bytes(ex, &kv, model->cfg.n_heads));
 }
 
 static size_t embed_floats(const fl_model *model, int max_rows)

@@ -41,6 +41,11 @@ typedef struct fl_kv_options {
 
 typedef struct fl_kv_cache fl_kv_cache;
 
+/* Rows of one sequence in a batch: n_rows tokens at positions pos.. of cache sequence seq. */
+typedef struct fl_span {
+    int seq, pos, n_rows;
+} fl_span;
+
 /* Bytes that fl__kv_new takes for o. */
 size_t fl__kv_bytes(const fl_kv_options *o);
 /* Bytes that one more token takes, its share of a page. */
@@ -63,7 +68,7 @@ typedef struct fl_kv_rows {
 } fl_kv_rows;
 
 /* Stores rows at positions pos.. of seq, for one layer; fl__kv_resize must have made room.
- * Different tokens may be appended from different threads. isa: allowed instruction sets; the
+ * Different pages may be appended to from different threads. isa: allowed instruction sets; the
  * result does not depend on them. */
 void fl__kv_append(fl_kv_cache *kv, uint32_t isa, int layer, int seq, int pos,
                    const fl_kv_rows *rows);
@@ -72,5 +77,13 @@ void fl__kv_append(fl_kv_cache *kv, uint32_t isa, int layer, int seq, int pos,
  * than F32 are expanded into scratch (2 * head_dim * 64 floats). */
 void fl__kv_page(const float **k_t, const float **v, const fl_kv_cache *kv, uint32_t isa,
                  int layer, int seq, int kv_head, int page, float *scratch);
+
+/* Both K and V are codes: fl__kv_codes may be called. */
+bool fl__kv_all_codes(const fl_kv_cache *kv);
+/* Borrowed blocks (kernels/kv_codec.h) of one page of one head. */
+void fl__kv_codes(const void **k, const void **v, const fl_kv_cache *kv, int layer, int seq,
+                  int kv_head, int page);
+/* All blocks of a layer, as they lie in memory. */
+const void *fl__kv_layer(const fl_kv_cache *kv, int layer, size_t *n_bytes);
 
 #endif

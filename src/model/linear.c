@@ -10,6 +10,7 @@
  * SPDX-License-Identifier: MIT */
 #include "model/linear.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 
 #include <string.h>
@@ -87,15 +88,16 @@ fl_status fl__site_prepare(fl_site *site, fl_err *err)
         site->act == FL_ACT_STATIC && site->is_unsigned && site->a_bits == 8 ? -128 : 0;
     const int n_extra = fl__site_n_extra(site);
     site->code_ld = fl__gemm_ldx(site->n_in + n_extra);
-    site->token = (fl_quantize_token){
-        .n_channels = site->n_in,
-        .ld = site->code_ld,
-        .bits = site->a_bits,
-        .asymmetric = site->asymmetric,
-        .clip_max = site->clip_max > 0 ? site->clip_max : 1,
-        .clip_min = site->clip_min > 0 ? site->clip_min : 1,
-        .premul = site->premul,
-    };
+    for (int i = 0; i < FL_SITE_MAX_LINEARS; i++)
+        site->token[i] = (fl_quantize_token){
+            .n_channels = site->n_in,
+            .ld = site->code_ld,
+            .bits = site->a_bits,
+            .asymmetric = site->asymmetric,
+            .clip_max = site->clip_max[i] > 0 ? site->clip_max[i] : 1,
+            .clip_min = site->clip_min[i] > 0 ? site->clip_min[i] : 1,
+            .premul = site->premul,
+        };
     if (site->act != FL_ACT_STATIC) return FL_OK;
 
     const int qmax = site_qmax(site), cap = qmax * site_fold(site);
@@ -186,20 +188,21 @@ static size_t align64(size_t n)
 }
 
 size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int max_code_ld,
-                              size_t transform_bytes)
+                              size_t transform_bytes, bool own_clips)
 {
     const size_t codes = align64((size_t)n_rows * (size_t)max_code_ld);
     const size_t sums = align64((size_t)n_rows * sizeof(int32_t));
+    const size_t quantize_bytes =
+        FL_MAX(fl__quantize_scratch_bytes(ex, max_n_in), transform_bytes);
     const size_t as_int =
-        codes + 3 * sums + FL_MAX(fl__gemm_scratch_bytes(ex), transform_bytes);
+        codes + 3 * sums + FL_MAX(fl__gemm_scratch_bytes(ex), quantize_bytes);
     const size_t input = align64((size_t)n_rows * (size_t)max_n_in * sizeof(float));
     const size_t as_float =
         input + FL_MAX(fl__linear_float_scratch_bytes(ex), transform_bytes);
-    return FL_MAX(as_int, as_float);
+    return FL_MAX(as_int + (own_clips ? input : 0), as_float);
 }
 
-fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, const float *x,
-                                int n_rows, void *scratch)
+static fl_site_codes place_codes(const fl_site *site, int n_rows, void *scratch)
 {
     unsigned char *at = scratch;
     const size_t rows = align64((size_t)n_rows * sizeof(int32_t));
@@ -208,50 +211,76 @@ fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, const fl
     c.scales = (float *)(void *)(at += rows);
     c.zeros = (int32_t *)(void *)(at += rows);
     c.rest = at + rows;
+    return c;
+}
+
+static fl_site_codes quantize(const fl_exec *ex, const fl_site *site, int linear, fl_rows x,
+                              int n_rows, void *scratch)
+{
+    const fl_site_codes c = place_codes(site, n_rows, scratch);
+    const fl_quantize_token *token = &site->token[site->own_clips ? linear : 0];
     const fl_transform *t = &site->transform;
     if (site->act == FL_ACT_STATIC) {
         if (t->n1)
-            fl__transform_quantize_static_run(ex, c.codes, c.sums, x, site->n_in, n_rows, t,
-                                              &site->spec, c.rest);
+            fl__transform_quantize_static_run(ex, c.codes, c.sums, x, n_rows, t, &site->spec,
+                                              c.rest);
         else
-            fl__quantize_static_run(ex, c.codes, c.sums, x, site->n_in, n_rows, &site->spec);
+            fl__quantize_static_run(ex, c.codes, c.sums, x, n_rows, &site->spec, c.rest);
         c.scales[0] = site->scale;
         c.zeros[0] = site->zero;
     } else if (t->n1) {
-        fl__transform_quantize_run(ex, c.codes, c.sums, c.scales, c.zeros, x, site->n_in,
-                                   n_rows, t, &site->token, c.rest);
+        fl__transform_quantize_run(ex, c.codes, c.sums, c.scales, c.zeros, x, n_rows, t, token,
+                                   c.rest);
     } else {
-        fl__quantize_token_run(ex, c.codes, c.sums, c.scales, c.zeros, x, site->n_in, n_rows,
-                               &site->token);
+        fl__quantize_token_run(ex, c.codes, c.sums, c.scales, c.zeros, x, n_rows, token,
+                               c.rest);
     }
     return c;
 }
 
-static void run_int(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
-                    float *const y[FL_SITE_MAX_LINEARS], void *scratch)
+fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, int linear,
+                                const float *x, int n_rows, void *scratch)
 {
-    const fl_site_codes c = fl__site_quantize(ex, site, x, n_rows, scratch);
+    return quantize(ex, site, linear, fl__rows_at(x, site->n_in), n_rows, scratch);
+}
+
+/* Linear i of the site on codes c. */
+static fl_gemm product(const fl_site *site, int i, const fl_site_codes *c, int n_rows, float *y)
+{
+    const fl_linear *lin = site->linears[i];
     const bool has_zeros = site->act == FL_ACT_TOKEN ? site->asymmetric : site->zero != 0;
-    for (int i = 0; i < site->n_linears; i++) {
-        const fl_linear *lin = site->linears[i];
-        const fl_gemm g = {
-            .x = c.codes,
-            .ldx = site->code_ld,
-            .x_sum = c.sums,
-            .x_scale = c.scales,
-            .x_scale_stride = c.stride,
-            .x_zero = has_zeros ? c.zeros : NULL,
-            .x_zero_stride = c.stride,
-            .w = &lin->packed,
-            .w_scale = lin->w_scale,
-            .w_scale_stride = lin->w_scale_stride,
-            .bias = lin->bias,
-            .y = y[i],
-            .ldy = lin->n_out,
-            .M = n_rows,
-        };
-        fl__gemm_run(ex, &g, c.rest);
-    }
+    return (fl_gemm){
+        .x = c->codes,
+        .ldx = site->code_ld,
+        .x_sum = c->sums,
+        .x_scale = c->scales,
+        .x_scale_stride = c->stride,
+        .x_zero = has_zeros ? c->zeros : NULL,
+        .x_zero_stride = c->stride,
+        .w = &lin->packed,
+        .w_scale = lin->w_scale,
+        .w_scale_stride = lin->w_scale_stride,
+        .bias = lin->bias,
+        .y = y,
+        .ldy = lin->n_out,
+        .M = n_rows,
+    };
+}
+
+_Static_assert(FL_SITE_MAX_LINEARS <= FL_GEMM_MAX_RUN, "the linears of a site run in one loop");
+
+void fl__site_run_fused(const fl_exec *ex, const fl_site *site, fl_rows x, int n_rows,
+                        float *const y[FL_SITE_MAX_LINEARS], const float *residual,
+                        void *scratch)
+{
+    const double start = site->quantize_s ? fl__now_s() : 0;
+    const fl_site_codes c = quantize(ex, site, 0, x, n_rows, scratch);
+    if (site->quantize_s) *site->quantize_s += fl__now_s() - start;
+    fl_gemm g[FL_SITE_MAX_LINEARS];
+    for (int i = 0; i < site->n_linears; i++) g[i] = product(site, i, &c, n_rows, y[i]);
+    g[0].residual = residual;
+    g[0].ldr = g[0].ldy;
+    fl__gemm_run(ex, g, site->n_linears, c.rest);
 }
 
 void fl__site_input(const fl_exec *ex, const fl_site *site, float *y, const float *x,
@@ -265,6 +294,28 @@ void fl__site_input(const fl_exec *ex, const fl_site *site, float *y, const floa
     }
     if (y != x) memcpy(y, x, n * sizeof *y);
     for (size_t i = 0; site->premul && i < n; i++) y[i] *= site->premul[i % K];
+}
+
+/* The input once through premul and transform, then quantised for each linear. */
+static void run_own_clips(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
+                          float *const y[FL_SITE_MAX_LINEARS], void *scratch)
+{
+    float *input = scratch;
+    const size_t input_bytes = align64((size_t)n_rows * (size_t)site->n_in * sizeof *input);
+    const fl_site_codes c =
+        place_codes(site, n_rows, (unsigned char *)scratch + input_bytes);
+    double start = site->quantize_s ? fl__now_s() : 0;
+    fl__site_input(ex, site, input, x, n_rows, c.rest);
+    for (int i = 0; i < site->n_linears; i++) {
+        fl_quantize_token token = site->token[i];
+        token.premul = NULL; /* in input already */
+        if (site->quantize_s && i > 0) start = fl__now_s();
+        fl__quantize_token_run(ex, c.codes, c.sums, c.scales, c.zeros,
+                               fl__rows_at(input, site->n_in), n_rows, &token, c.rest);
+        if (site->quantize_s) *site->quantize_s += fl__now_s() - start;
+        const fl_gemm g = product(site, i, &c, n_rows, y[i]);
+        fl__gemm_run(ex, &g, 1, c.rest);
+    }
 }
 
 static void run_float(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
@@ -288,6 +339,8 @@ void fl__site_run(const fl_exec *ex, const fl_site *site, const float *x, int n_
 {
     if (site->act == FL_ACT_FLOAT)
         run_float(ex, site, x, n_rows, y, scratch);
+    else if (site->own_clips)
+        run_own_clips(ex, site, x, n_rows, y, scratch);
     else
-        run_int(ex, site, x, n_rows, y, scratch);
+        fl__site_run_fused(ex, site, fl__rows_at(x, site->n_in), n_rows, y, NULL, scratch);
 }

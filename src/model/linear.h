@@ -11,7 +11,8 @@
  *   FL_ACT_TOKEN   one scale per token, and with asymmetric one zero point, from its own
  *                  extremes; int GEMM
  * Before that, the input is multiplied by premul and goes through the site's transform, where
- * it has one.
+ * it has one. Linears that clip for themselves (FL_ACT_TOKEN) share the transform only: each
+ * has codes of its own.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_MODEL_LINEAR_H
 #define FL_MODEL_LINEAR_H
@@ -22,19 +23,27 @@
 #include "kernels/quantize.h"
 #include "kernels/transform.h"
 
+struct fl_linear;
+/* Another way to compute a float linear, bias included, on dense x and y: the opponent in a
+ * bench. run is false where it has none for this number of rows. */
+typedef struct fl_linear_rival {
+    bool (*run)(const struct fl_linear *lin, const float *x, int n_rows, float *y);
+} fl_linear_rival;
+
 typedef struct fl_linear {
     int n_out, n_in; /* 0, 0: the family has no such layer */
     /* float weight: */
     fl_dtype w_type;  /* FL_DTYPE_F32, F16 or BF16 */
     const void *w;    /* [n_out, n_in] row-major, borrowed from the checkpoint's map, or
                          own_w */
-    float *own_w;     /* owned copy or NULL */
+    float *own_w;     /* owned memory behind w, of w_type, or NULL */
     /* integer weight (w_bits 4 or 8; 16: float): */
     int w_bits;
     fl_weight packed;   /* owned; K counts the extra columns of flattening */
     float *w_scale;     /* [n_out] or [1], owned */
     int w_scale_stride; /* 1 or 0 */
     float *bias;        /* [n_out] f32 or NULL, owned */
+    const struct fl_linear_rival *rival; /* borrowed; NULL but for opponents in the bench */
 } fl_linear;
 
 typedef enum fl_act_kind { FL_ACT_FLOAT, FL_ACT_STATIC, FL_ACT_TOKEN } fl_act_kind;
@@ -46,7 +55,10 @@ typedef struct fl_site {
     int a_bits;            /* 16, 8, 4 */
     bool is_unsigned;      /* static: codes 0..2^bits-1 */
     bool asymmetric;       /* token: a zero point per row, codes 0..2^bits-1 */
-    float clip_max, clip_min; /* token: of the row's extremes, above 0 and up to 1; 0: 1 */
+    /* token: of the row's extremes, above 0 and up to 1, 0: 1. One pair for all linears, or
+     * with own_clips one for each, which then quantises the input for itself. */
+    bool own_clips;
+    float clip_max[FL_SITE_MAX_LINEARS], clip_min[FL_SITE_MAX_LINEARS];
     float scale;           /* static: x = scale * (code - zero) */
     int32_t zero;
     int n_in;              /* channels */
@@ -58,8 +70,11 @@ typedef struct fl_site {
     bool explicit_copies;  /* one column per digit even where an int8 column could carry the
                               sum: what a 4-bit multiplier needs; gives the same integers */
     int code_ld;           /* row stride of codes, fl__gemm_ldx of all columns */
+    double *quantize_s;    /* borrowed; seconds of quantising in fl__site_run are added
+                              to it; NULL: not measured */
     fl_quantize_static spec; /* built by fl__site_prepare from the fields above */
-    fl_quantize_token token; /* likewise */
+    fl_quantize_token token[FL_SITE_MAX_LINEARS]; /* likewise; [0] is all linears' without
+                                                     own_clips */
     float *spec_lo, *spec_hi;         /* [n_in] owned */
     int32_t *extra_src, *extra_off;   /* [spec.n_extra] owned */
     int32_t *extra_weight; /* [spec.n_extra] owned: column of the weight's codes that meets it;
@@ -85,9 +100,9 @@ void fl__linear_fini(fl_linear *lin);
 void fl__site_fini(fl_site *site);
 
 /* Scratch of the functions below for up to n_rows rows of sites up to these sizes;
- * transform_bytes: fl__transform_scratch_bytes of the largest transform. */
+ * transform_bytes: fl__transform_scratch_bytes of the largest transform; own_clips: of any. */
 size_t fl__site_scratch_bytes(const fl_exec *ex, int n_rows, int max_n_in, int max_code_ld,
-                              size_t transform_bytes);
+                              size_t transform_bytes, bool own_clips);
 
 /* Codes of a site's input, in scratch. */
 typedef struct fl_site_codes {
@@ -99,9 +114,9 @@ typedef struct fl_site_codes {
     void *rest;         /* of scratch */
 } fl_site_codes;
 /* x (f32 [n_rows, n_in], dense) through premul, transform and quantiser of a site that is not
- * FL_ACT_FLOAT. */
-fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, const float *x,
-                                int n_rows, void *scratch);
+ * FL_ACT_FLOAT, for linear number `linear` of it. */
+fl_site_codes fl__site_quantize(const fl_exec *ex, const fl_site *site, int linear,
+                                const float *x, int n_rows, void *scratch);
 /* y = x as the site's weights expect it, before quantising: after premul and transform. Both
  * f32 [n_rows, n_in], dense; y may be x. */
 void fl__site_input(const fl_exec *ex, const fl_site *site, float *y, const float *x,
@@ -111,6 +126,16 @@ void fl__site_input(const fl_exec *ex, const fl_site *site, float *y, const floa
  * dense). */
 void fl__site_run(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
                   float *const y[FL_SITE_MAX_LINEARS], void *scratch);
+/* The same, bit for bit, with what stands before and behind it, for sites whose input goes
+ * straight to one set of codes: x may be made row by row; residual (f32, dense like y[0], may
+ * be y[0]) is added to y[0] where it is not NULL. */
+static inline bool fl__site_fuses(const fl_site *site)
+{
+    return site->act != FL_ACT_FLOAT && !site->own_clips;
+}
+void fl__site_run_fused(const fl_exec *ex, const fl_site *site, fl_rows x, int n_rows,
+                        float *const y[FL_SITE_MAX_LINEARS], const float *residual,
+                        void *scratch);
 
 /* y [n_rows, n_out] (row stride ldy) = x [n_rows, n_in] (row stride ldx) W^T + bias for one
  * float or weight-only linear: the float path's GEMM, also used for head and projections. */

@@ -167,7 +167,7 @@ static fl_status load_embeddings(fl_model *model, fl_err *err)
     return st;
 }
 
-static fl_status load_head(fl_model *model, fl_err *err)
+static fl_status load_head(fl_model *model, bool streaming, fl_err *err)
 {
     const fl_model_config *cfg = &model->cfg;
     char name[FL_MAX_TENSOR_NAME];
@@ -177,6 +177,12 @@ static fl_status load_head(fl_model *model, fl_err *err)
             load_norm(&model->final_norm, model, name, cfg->family == FL_FAMILY_OPT, err);
         if (st) return st;
     }
+    model->head_site = (fl_site){.act = FL_ACT_FLOAT,
+                                 .a_bits = 16,
+                                 .n_in = cfg->embed_size,
+                                 .n_linears = 1,
+                                 .linears = {&model->head}};
+    if (model->head_bits == 8) return fl__quantized_head_load(model, !streaming, err);
     if (cfg->tied_head) {
         model->head = model->embed;
         return FL_OK;
@@ -280,7 +286,7 @@ fl_status fl__model_open_config(fl_model **out, const char *dir, fl_err *err)
         goto out;
     }
     model->quant_method = "none";
-    model->w_bits = model->a_bits = 16;
+    model->w_bits = model->a_bits = model->head_bits = 16;
     model->k_format = model->v_format = FL_KV_F32;
     model->stream_k_format = model->stream_v_format = FL_KV_BF16;
     if ((st = fl__model_config_load(&model->cfg, dir, err))) goto out;
@@ -303,16 +309,21 @@ fl_status fl__model_open(fl_model **out, const char *dir, const fl_exec *ex, boo
     *out = NULL;
     fl_status st = fl__model_open_config(&model, dir, err);
     if (!st) st = load_embeddings(model, err);
-    if (!st) st = load_head(model, err);
-    if (!st) st = build_rope(model, err);
+    if (!st) st = load_head(model, streaming, err);
     if (!st && !streaming) st = load_blocks(model, err);
+    if (!st) st = fl__model_complete(model, err);
     if (st) {
         fl__model_close(&model);
         return st;
     }
-    count(model);
     *out = model;
     return FL_OK;
+}
+
+fl_status fl__model_complete(fl_model *model, fl_err *err)
+{
+    count(model);
+    return build_rope(model, err);
 }
 
 size_t fl__model_table_bytes(const fl_model *model)
@@ -335,6 +346,12 @@ void fl__model_close(fl_model **model)
     if (!m) return;
     for (int i = 0; m->blocks && i < m->cfg.n_layers; i++) fl__block_fini(&m->blocks[i]);
     fl__free(&m->blocks);
+    fl__site_fini(&m->head_site);
+    fl__linear_fini(&m->head);
+    fl__linear_fini(&m->embed);
+    fl__linear_fini(&m->positions);
+    fl__linear_fini(&m->project_in);
+    fl__linear_fini(&m->project_out);
     fl__free(&m->final_norm.gain);
     fl__free(&m->final_norm.bias);
     fl__free(&m->rope_cos);

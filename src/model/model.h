@@ -100,12 +100,14 @@ typedef struct fl_model {
                                  cfg.quant */
     fl_site_info *sites;     /* [n_layers, FL_N_SITES], NULL: float model */
     int w_bits, a_bits;      /* 16 float, 0 mixed */
+    int head_bits;           /* 16: float; 8: int8 per output channel, inputs int8 per token */
     fl_kv_format k_format, v_format; /* of the cache that this model runs with */
     fl_program program;      /* of every block */
     fl_linear embed;         /* [vocab, embed_size] as rows; w only */
     fl_linear positions;     /* OPT: [n_positions + 2, hidden] as rows; n_out 0: none */
     fl_linear project_in, project_out; /* OPT-350M; n_out 0: none */
-    fl_linear head;          /* [vocab, embed_size]; tied: borrows embed's w */
+    fl_linear head;          /* [vocab, embed_size]; tied and float: borrows embed's w */
+    fl_site head_site;       /* of head alone */
     fl_norm final_norm;      /* gain NULL: none */
     float *rope_cos, *rope_sin; /* [n_positions, head_dim/2] owned; NULL: no RoPE */
     fl_block *blocks;        /* [n_layers], or NULL when opened for streaming */
@@ -113,16 +115,12 @@ typedef struct fl_model {
                                 channel */
     size_t stream_transform_bytes; /* streaming: fl__transform_scratch_bytes of the largest
                                       transform that a block will get; 0: none */
+    bool stream_own_clips; /* streaming: linears of a site will have clips of their own */
     fl_kv_format stream_k_format, stream_v_format; /* streaming: of the cache that the quantised
                                                       model will run with */
     int64_t n_params;
     size_t weight_bytes;     /* read by one forward pass, embedding rows apart */
 } fl_model;
-
-/* Rows of one sequence in a batch: n_rows tokens at positions pos.. of cache sequence seq. */
-typedef struct fl_span {
-    int seq, pos, n_rows;
-} fl_span;
 
 /* Memory for batches of up to max_rows tokens; kv heads etc. from the model. */
 typedef struct fl_workspace {
@@ -132,15 +130,19 @@ typedef struct fl_workspace {
                               project_out */
     void *scratch;         /* of the kernels */
     size_t scratch_bytes;
+    double *op_s; /* [FL_MAX_OPS] borrowed; seconds of each op of a block are added to it; NULL:
+                     not measured */
 } fl_workspace;
 
 /* Config and tensor headers only: the weights, norms and blocks of *out are empty. For those
  * who want to know what a model is or ought to be. */
 fl_status fl__model_open_config(fl_model **out, const char *dir, fl_err *err);
 /* Opens a model directory, float or quantised. streaming: blocks stay unloaded, see
- * fl__block_load. */
+ * fl__block_load, and the codes of an 8-bit head unpacked. */
 fl_status fl__model_open(fl_model **out, const char *dir, const fl_exec *ex, bool streaming,
                          fl_err *err);
+/* The last step of opening: rotary table and sums, for a model put together elsewhere. */
+fl_status fl__model_complete(fl_model *model, fl_err *err);
 void fl__model_close(fl_model **model);
 /* Bytes that a streaming model takes beside its map: rotary table, final norm, list of
  * tensors. */

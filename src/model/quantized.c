@@ -103,16 +103,21 @@ fl_status fl__quantized_config_load(fl_model *model, fl_err *err)
 {
     const json_t *q = model->cfg.quant, *sites = json_object_get(q, "sites");
     const size_t n = (size_t)model->cfg.n_layers * FL_N_SITES;
-    int64_t kv_bits = 16;
+    int64_t kv_bits = 16, head_bits = 16;
     fl_status st;
 
     if ((st = fl__json_get_string(q, "method", true, &model->quant_method,
                                   "quantization_config", err)) ||
         (st = fl__json_get_int(q, "kv_bits", false, 16, 16, &kv_bits, "quantization_config",
                                err)) ||
+        (st = fl__json_get_int(q, "head_bits", false, 8, 16, &head_bits, "quantization_config",
+                               err)) ||
         (st = parse_kv_format(&model->k_format, q, "k_bits", err)) ||
         (st = parse_kv_format(&model->v_format, q, "v_bits", err)))
         return st;
+    if (head_bits != 16 && head_bits != 8)
+        return bad_bits("head", "head_bits", head_bits, err);
+    model->head_bits = (int)head_bits;
     if (!json_is_array(sites) || json_array_size(sites) != n)
         return fl__fail(
             err, FL_E_INPUT,
@@ -228,24 +233,43 @@ static fl_status load_copies(uint16_t **out, int n, const fl_model *model, const
     return FL_OK;
 }
 
-/* Clips of a quantiser's range, n (at most 4) of them; left alone when the tensor is absent. */
-static fl_status load_clips(float *clips, int n, const fl_model *model, const char *name,
-                            fl_err *err)
+/* Clips of a quantiser's range, as many as dims say; left alone when the tensor is absent. */
+static fl_status load_clips(float *clips, int n_dims, const int64_t dims[2],
+                            const fl_model *model, const char *name, fl_err *err)
 {
-    float *clip;
+    const fl_tensor_view *view;
     if (!fl__tensors_find(model->tensors, name)) return FL_OK;
-    fl_status st = fl__model_vector(&clip, model, name, n, err);
+    const fl_status st = fl__tensors_require(&view, model->tensors, name, FL_DTYPES_FLOAT,
+                                             n_dims, dims, err);
     if (st) return st;
-    for (int i = 0; i < n && !st; i++) {
-        clips[i] = clip[i];
-        if (!(clip[i] > 0 && clip[i] <= 1))
-            st = fl__fail(
+    const int n = (int)view->n_elements;
+    fl__dtype_to_f32(clips, view->dtype, view->data, (size_t)n);
+    for (int i = 0; i < n; i++)
+        if (!(clips[i] > 0 && clips[i] <= 1))
+            return fl__fail(
                 err, FL_E_INPUT,
                 "quantised model: tensor %s: element %d is %g, wanted a number above 0 "
                 "and at most 1; the file is damaged",
-                name, i, (double)clip[i]);
+                name, i, (double)clips[i]);
+    return FL_OK;
+}
+
+/* One pair for the whole site, or one for each of its linears. */
+static fl_status load_input_clips(fl_site *site, const fl_model *model, int layer,
+                                  int first_linear, fl_err *err)
+{
+    char name[FL_MAX_TENSOR_NAME];
+    float clips[FL_SITE_MAX_LINEARS][2] = {{1, 1}, {1, 1}, {1, 1}};
+    fl__linear_tensor_name(name, model, layer, first_linear, ".input_clip");
+    const fl_tensor_view *view = fl__tensors_find(model->tensors, name);
+    const bool own = view && view->n_dims == 2;
+    const int64_t dims[2] = {own ? site->n_linears : 2, 2};
+    const fl_status st = load_clips(&clips[0][0], own ? 2 : 1, dims, model, name, err);
+    for (int i = 0; i < FL_SITE_MAX_LINEARS; i++) {
+        site->clip_max[i] = clips[own ? i : 0][0];
+        site->clip_min[i] = clips[own ? i : 0][1];
     }
-    fl__free(&clip);
+    site->own_clips = own && site->n_linears > 1;
     return st;
 }
 
@@ -254,8 +278,8 @@ static fl_status load_transform(fl_site *site, const fl_model *model, int layer,
                                 int first_linear, fl_err *err)
 {
     char name[FL_MAX_TENSOR_NAME];
-    float clips[2] = {1, 1};
-    fl_status st = fl__quantized_transform_load(&site->transform, model, layer, which, err);
+    const fl_status st =
+        fl__quantized_transform_load(&site->transform, model, layer, which, err);
     if (st) return st;
     if (site->is_unsigned && site->transform.n1)
         return fl__fail(err, FL_E_INPUT,
@@ -263,15 +287,14 @@ static fl_status load_transform(fl_site *site, const fl_model *model, int layer,
                         "codes, which have none for its negative values; the file is damaged "
                         "or of a newer version",
                         layer, fl__site_names[which]);
+    if (site->act == FL_ACT_TOKEN)
+        return load_input_clips(site, model, layer, first_linear, err);
     fl__linear_tensor_name(name, model, layer, first_linear, ".input_clip");
     if (site->act == FL_ACT_STATIC && fl__tensors_find(model->tensors, name))
         return fl__fail(err, FL_E_INPUT,
                         "quantised model: tensor %s: clips of a scale per token, but the site "
                         "has static activations; the file is damaged or of a newer version",
                         name);
-    if (site->act == FL_ACT_TOKEN && (st = load_clips(clips, 2, model, name, err))) return st;
-    site->clip_max = clips[0];
-    site->clip_min = clips[1];
     return FL_OK;
 }
 
@@ -350,6 +373,40 @@ fl_status fl__quantized_attention_load(fl_block *block, const fl_model *model, i
 {
     char name[FL_MAX_TENSOR_NAME];
     fl__attention_tensor_name(name, model, layer, ".kv_clip");
-    const fl_status st = load_clips(block->kv_clip, 4, model, name, err);
+    const fl_status st =
+        load_clips(block->kv_clip, 1, (const int64_t[2]){4}, model, name, err);
     return st ? st : fl__quantized_heads_load(block, model, layer, err);
+}
+
+/* ---- head -------------------------------------------------------------------------------- */
+
+void fl__head_scale_name(char name[FL_HEAD_NAME_BYTES], const fl_model *model)
+{
+    (void)snprintf(name, FL_HEAD_NAME_BYTES, "%s_scale", fl__family(&model->cfg)->head);
+}
+
+fl_status fl__quantized_head_load(fl_model *model, bool pack, fl_err *err)
+{
+    const int N = model->cfg.vocab_size, K = model->cfg.embed_size;
+    const char *name = fl__family(&model->cfg)->head;
+    const int64_t dims[2] = {N, K};
+    fl_linear *head = &model->head;
+    fl_site *site = &model->head_site;
+    char scale[FL_HEAD_NAME_BYTES];
+    const fl_tensor_view *view;
+    fl_status st;
+
+    fl__head_scale_name(scale, model);
+    if ((st = fl__tensors_require(&view, model->tensors, name, FL_DTYPE_BIT(FL_DTYPE_I8), 2,
+                                  dims, err)))
+        return st;
+    *head = (fl_linear){.n_out = N, .n_in = K, .w_bits = 8, .w_type = view->dtype,
+                        .w = view->data, .w_scale_stride = 1};
+    site->act = FL_ACT_TOKEN;
+    site->a_bits = 8;
+    if ((st = fl__model_vector(&head->w_scale, model, scale, N, err)) ||
+        (st = check_scales(head->w_scale, N, scale, false, err)) ||
+        (st = fl__site_prepare(site, err)))
+        return st;
+    return pack ? fl__linear_pack(head, site, view->data, 8, err) : FL_OK;
 }

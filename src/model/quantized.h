@@ -16,11 +16,14 @@
  *                                        be folded
  *   <site>.transform_left   F32 [n1, n1] factors of the input's transform (transform.h), n1 *
  *   <site>.transform_right  F32 [n2, n2] n2 = K; absent: identity
- *   <site>.input_clip       F32 [2]      per token: clips of the largest and the smallest value
+ *   <site>.input_clip       F32 [2]      per token: clips of the largest and the smallest
+ *                                        value; [linears of the site, 2]: of each of them
  * and per block, <attention> being what is before the name of k_proj:
  *   <attention>.kv_clip     F32 [4]      clips of K and V (fl_kv_rows), absent when all are 1
  *   <attention>.key_transform, .query_transform  F32 [head_dim, head_dim], both or none: each
  *                                        head of k, of q, after the rotary embedding, times it
+ * and, where head_bits is 8, beside the embedding, tied or not:
+ *   <head>              I8 [vocab, K]    codes of the head; <head>_scale F32 [vocab]
  * SPDX-License-Identifier: MIT */
 #ifndef FL_MODEL_QUANTIZED_H
 #define FL_MODEL_QUANTIZED_H
@@ -29,11 +32,13 @@
 
 #define FL_MAX_COPIES 4096 /* of one channel */
 #define FL_MAX_CODE_COLUMNS 65536
+#define FL_HEAD_NAME_BYTES 64
 
 /* Names of fl_act_kind in the file: "float", "static", "token". */
 extern const char *const fl__act_names[3];
 
-/* Fills model->sites, quant_method, bits and formats of K and V from model->cfg.quant.
+/* Fills model->sites, quant_method, bits and formats of K and V from model->cfg.quant. The head
+ * has 16 or 8 bits.
  * FL_E_INPUT names the field. */
 fl_status fl__quantized_config_load(fl_model *model, fl_err *err);
 /* Loads site `which` of a block whose roles (n_in, linears) are set. */
@@ -52,6 +57,10 @@ fl_status fl__quantized_transform_load(fl_transform *t, const fl_model *model, i
 /* The block's head transforms. */
 fl_status fl__quantized_heads_load(fl_block *block, const fl_model *model, int layer,
                                    fl_err *err);
+/* "lm_head.weight_scale" */
+void fl__head_scale_name(char name[FL_HEAD_NAME_BYTES], const fl_model *model);
+/* The 8-bit head and its site, whose n_in and linears are set; pack: for the kernels. */
+fl_status fl__quantized_head_load(fl_model *model, bool pack, fl_err *err);
 /* Columns that <site>.weight_copies adds to the weights of a site with static activations; 0
  * where it is absent, -1 where it is damaged. */
 int64_t fl__quantized_weight_extra(const fl_model *model, int layer, int first_linear);

@@ -56,6 +56,26 @@ static void emit_matrix(const walk *w, const char *part, int n_out, int n_in)
     emit(w, full, float_matrix(n_out, n_in));
 }
 
+static void emit_head(const walk *w)
+{
+    const fl_model_config *cfg = &w->model->cfg;
+    const char *name = fl__family(cfg)->head;
+    char scale_name[FL_HEAD_NAME_BYTES];
+    fl_tensor_spec weight = float_matrix(cfg->vocab_size, cfg->embed_size);
+    fl_tensor_spec scale = float_vector(cfg->vocab_size, false);
+    if (w->model->head_bits == 16) {
+        if (!cfg->tied_head) emit(w, name, weight);
+        return;
+    }
+    weight.role = FL_ROLE_CODES8;
+    weight.dtypes = FL_DTYPE_BIT(FL_DTYPE_I8);
+    emit(w, name, weight);
+    scale.role = FL_ROLE_WEIGHT_SCALE;
+    scale.dtypes = FL_DTYPE_BIT(FL_DTYPE_F32);
+    fl__head_scale_name(scale_name, w->model);
+    emit(w, scale_name, scale);
+}
+
 static void emit_surroundings(const walk *w)
 {
     const fl_model_config *cfg = &w->model->cfg;
@@ -73,7 +93,7 @@ static void emit_surroundings(const walk *w)
         (void)snprintf(name, sizeof name, "%s%s", w->model->prefix, family->final_norm);
         emit_norm(w, name);
     }
-    if (!cfg->tied_head) emit(w, family->head, float_matrix(cfg->vocab_size, cfg->embed_size));
+    emit_head(w);
 }
 
 /* n_extra: columns of digits beyond the first; < 0: not known, any number will do. */
@@ -140,6 +160,19 @@ static fl_tensor_spec clips(int n)
     return clip;
 }
 
+/* A pair for the site, or a row for each of its linears. */
+static fl_tensor_spec input_clips(const walk *w, const char *name, int site)
+{
+    const fl_tensor_view *view = fl__tensors_find(w->model->tensors, name);
+    fl_tensor_spec clip = clips(2);
+    int linears[FL_SITE_MAX_LINEARS];
+    if (!view || view->n_dims != 2) return clip;
+    clip.n_dims = 2;
+    clip.dims[0] = fl__site_linears(linears, &w->model->cfg, site);
+    clip.dims[1] = 2;
+    return clip;
+}
+
 static fl_tensor_spec square(int n)
 {
     fl_tensor_spec factor = float_matrix(n, n);
@@ -175,7 +208,7 @@ static void emit_transform(const walk *w, int layer, int site, int first_linear,
     emit(w, name, right);
     if (info->act != FL_ACT_TOKEN) return;
     fl__linear_tensor_name(name, w->model, layer, first_linear, ".input_clip");
-    emit(w, name, clips(2));
+    emit(w, name, input_clips(w, name, site));
 }
 
 static void emit_block(const walk *w, int layer)

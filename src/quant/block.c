@@ -232,13 +232,15 @@ out:
     return st;
 }
 
+/* Of the input as linear number `linear` of the site gets it. */
 static fl_status factorise_site(fl_gptq *gptq, fl_block_job *j, fl_stream *stream, int which,
-                                fl_err *err)
+                                int linear, fl_err *err)
 {
     fl_gram gram;
     fl_status st = fl__gram_init(&gram, j->quant.site[which].n_in, true, err);
     if (st) return st;
-    if (!fl__stream_gram(&gram, stream, &j->folded, &j->quant, which, &j->quant.site[which]))
+    if (!fl__stream_gram(&gram, stream, &j->folded, &j->quant, which, &j->quant.site[which],
+                         linear))
         st = fl__checkpoint_interrupted(err);
     else
         st = fl__gptq_init(gptq, &gram, &j->o->gptq, j->ex, err);
@@ -248,16 +250,20 @@ static fl_status factorise_site(fl_gptq *gptq, fl_block_job *j, fl_stream *strea
 
 fl_status fl__block_job_site(fl_block_job *j, fl_stream *stream, int which, fl_err *err)
 {
+    const fl_site *site = &j->quant.site[which];
+    fl_site_outcome *outcome = &j->outcome[which];
     fl_gptq gptq = {0};
     fl_status st = prepare_site(j, which, err);
     if (st || j->plan[which].w_bits == 16) return st;
-    if (j->o->use_gptq) {
-        if ((st = factorise_site(&gptq, j, stream, which, err))) return st;
-        j->outcome[which].damping = gptq.damping_used;
-        gptq.split = j->split.copies ? &j->split : NULL;
-    }
-    for (int i = 0; i < j->quant.site[which].n_linears && !st; i++)
+    for (int i = 0; i < site->n_linears && !st; i++) {
+        if (j->o->use_gptq && (i == 0 || site->own_clips)) {
+            fl__gptq_fini(&gptq);
+            if ((st = factorise_site(&gptq, j, stream, which, i, err))) break;
+            outcome->damping = fmax(outcome->damping, gptq.damping_used); /* NAN at first */
+            gptq.split = j->split.copies ? &j->split : NULL;
+        }
         st = round_linear(j, which, i, j->o->use_gptq ? &gptq : NULL, err);
+    }
     fl__gptq_fini(&gptq);
     return st;
 }

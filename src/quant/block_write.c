@@ -22,7 +22,7 @@ typedef struct shard {
     entry at[MAX_TENSORS];
     int n;
     uint8_t *nibbles[FL_N_LINEARS]; /* owned */
-    float clips[FL_N_SITES][2];     /* largest, smallest */
+    float clips[FL_N_SITES][FL_SITE_MAX_LINEARS][2]; /* largest, smallest */
 } shard;
 
 static void add(shard *s, const char *name, fl_dtype dtype, int64_t rows, int64_t columns,
@@ -86,6 +86,23 @@ static fl_status add_linear(shard *s, int which, fl_err *err)
     return FL_OK;
 }
 
+static void add_clips(shard *s, int which, int first_linear)
+{
+    const fl_site *site = &s->j->quant.site[which];
+    const int n = site->own_clips ? site->n_linears : 1;
+    char name[FL_MAX_TENSOR_NAME];
+    bool any = false;
+    for (int i = 0; i < n; i++) {
+        s->clips[which][i][0] = site->token[i].clip_max;
+        s->clips[which][i][1] = site->token[i].clip_min;
+        any |= site->token[i].clip_max != 1 || site->token[i].clip_min != 1;
+    }
+    fl__linear_tensor_name(name, s->j->model, s->j->layer, first_linear, ".input_clip");
+    if (any)
+        add(s, name, FL_DTYPE_F32, site->own_clips ? n : 2, site->own_clips ? 2 : 0,
+            s->clips[which]);
+}
+
 static void add_site(shard *s, int which)
 {
     const fl_site *site = &s->j->quant.site[which];
@@ -107,12 +124,7 @@ static void add_site(shard *s, int which)
     if (t->left) add(s, name, FL_DTYPE_F32, t->n1, t->n1, t->left);
     fl__linear_tensor_name(name, s->j->model, s->j->layer, linears[0], ".transform_right");
     if (t->right) add(s, name, FL_DTYPE_F32, t->n2, t->n2, t->right);
-    if (site->act != FL_ACT_TOKEN) return;
-    if (site->token.clip_max == 1 && site->token.clip_min == 1) return;
-    s->clips[which][0] = site->token.clip_max;
-    s->clips[which][1] = site->token.clip_min;
-    fl__linear_tensor_name(name, s->j->model, s->j->layer, linears[0], ".input_clip");
-    add(s, name, FL_DTYPE_F32, 2, 0, s->clips[which]);
+    if (site->act == FL_ACT_TOKEN) add_clips(s, which, linears[0]);
 }
 
 static void add_attention(shard *s)

@@ -6,6 +6,7 @@
  *   job.c         one pass of both lanes: every block rounded and written, resumable
  *   job_learn.c   FlatQuant: a block's transforms learned and folded before it is rounded
  *   job_tune.c    end-to-end tuning of the floats around the codes, behind the last block
+ *   job_head.c    the 8-bit head
  *   job_finish.c  the tensors outside the blocks, config.json, side files, report
  *   job_memory.c  what it will take, for the dry run and for the comparison at the end
  *   job_time.c    how long it will take
@@ -14,6 +15,8 @@
 #define FL_QUANT_JOB_H
 
 #include "base/log.h"
+#include "format/safetensors_write.h"
+#include "model/quantized.h"
 #include "quant/block.h"
 #include "quant/checkpoint.h"
 #include "quant/flatquant/flatquant.h"
@@ -29,6 +32,7 @@ typedef struct fl_quant_config {
     bool mixed;          /* bits per site by selection; else w_bits, a_bits everywhere */
     int w_bits, a_bits;
     int k_bits, v_bits;  /* of the KV cache */
+    int head_bits;       /* 16 or 8 */
     bool smooth_all;     /* all sites, else those behind norms only (SmoothQuant) */
     bool unsigned_codes;
     fl_flatten_options flatten; /* smooth off: no smoothing anywhere */
@@ -105,6 +109,8 @@ fl_status fl__quant_learn_block(fl_block *folded, fl_block *plain, json_t **repo
 /* Block `layer` as this run or the one before it wrote it; *shard is what it borrows from. */
 fl_status fl__quant_load_finished(fl_block *block, fl_tensors **shard, fl_quant_job *job,
                                   int layer, fl_err *err);
+/* NULL, or what keeps a model from being tuned. */
+const char *fl__quant_tune_obstacle(const fl_quant_config *c, const fl_model_config *model);
 /* Tunes the finished blocks and writes their shards anew; fills job->tuning,
  * job->final_gain. */
 fl_status fl__quant_tune(fl_quant_job *job, fl_err *err);
@@ -117,8 +123,18 @@ fl_status fl__quant_finish(fl_quant_job *job, const json_t *shards, json_t *repo
 #define FL_SHARD_NAME_BYTES 48
 void fl__quant_shard_name(char name[FL_SHARD_NAME_BYTES], const fl_model *model, int i);
 
-/* Bytes that go into the output as they are: tensors outside the blocks, side files. */
-int64_t fl__quant_copied_bytes(const fl_model *model);
+/* The 8-bit head: its two tensors as they are declared, and written. */
+enum { FL_HEAD_TENSORS = 2 };
+void fl__quant_head_decls(fl_tensor_decl decls[FL_HEAD_TENSORS],
+                          char scale_name[FL_HEAD_NAME_BYTES], const fl_model *model);
+fl_status fl__quant_head_write(fl_safetensors_writer *w, const fl_model *model,
+                               const fl_exec *ex, fl_err *err);
+/* Bytes of the two; and of memory while they are made. */
+int64_t fl__quant_head_stored_bytes(const fl_model *model);
+size_t fl__quant_head_bytes(const fl_model *model);
+
+/* Bytes of the output outside the blocks: tensors, most as they are, and side files. */
+int64_t fl__quant_outside_bytes(const fl_quant_config *c, const fl_model *model);
 
 /* {"items":{name:bytes},"peak_bytes":N,"disk_bytes":N,"seconds":S or null}. The items are not
  * all in memory together. text_bytes: of the calibration text; < 0: the model samples it. New

@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
+#include "model/quantized.h"
 #include "quant/job_options.h"
 
 #include <math.h>
@@ -41,12 +42,11 @@ static fl_status check_bits(const fl_quantize_options *o, bool flattenquant, fl_
         return usage(err, "--w-bits",
                      "float weights with integer activations cannot be multiplied",
                      "give --w-bits 8 or 4");
-    if (w == 16 && a == 16 && key_bits(o) == 16 && value_bits(o) == 16)
+    if (o->head_bits != 16 && o->head_bits != 8)
+        return usage(err, "--head-bits", "not 16 or 8", "give one of them");
+    if (w == 16 && a == 16 && key_bits(o) == 16 && value_bits(o) == 16 && o->head_bits == 16)
         return usage(err, "--w-bits", "16-bit weights and activations leave nothing to do",
                      "give fewer bits");
-    if (o->head_bits != 16)
-        return fl__fail(err, FL_E_UNSUPPORTED,
-                        "option: --head-bits: %d is not in this version; use 16", o->head_bits);
     return FL_OK;
 }
 
@@ -68,6 +68,9 @@ static fl_status check_ranges(const fl_quantize_options *o, const fl_model_confi
         return usage(err, "--damping", "not in (0, 1]", "0.01 is usual");
     if (o->gptq_block < 1 || o->gptq_block > 65536)
         return usage(err, "--gptq-block", "not in 1..65536", "128 is usual");
+    if (o->head_bits == 8 && model->embed_size > FL_MAX_CODE_COLUMNS)
+        return usage(err, "--head-bits", "the head has more input channels than a kernel takes",
+                     "give 16");
     if (o->redo_from >= model->n_layers)
         return fl__fail(err, FL_E_USAGE,
                         "option: --redo-from: the model has no block %d; give one of 0 to %d",
@@ -148,6 +151,7 @@ fl_status fl__quant_config_resolve(fl_quant_config *c, const fl_quantize_options
         .a_bits = o->a_bits ? o->a_bits : 4,
         .k_bits = key_bits(o),
         .v_bits = value_bits(o),
+        .head_bits = o->head_bits,
         .smooth_all = flattenquant,
         .unsigned_codes = pick(o->unsigned_codes, flattenquant && !paper),
         .flatten = {.smooth = pick(o->smooth, flattenquant || is(o->method, "smoothquant")),
@@ -213,16 +217,17 @@ json_t *fl__quant_config_json(const fl_quant_config *c)
 {
     static const char *const selects[] = {"kl", "output", "random"};
     json_t *o = json_pack(
-        "{s:s,s:s,s:b,s:b,s:i,s:i,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:s,"
-        "s:f,s:i,s:b,s:b,s:b,s:s,s:b,s:b,s:f,s:I,s:i,s:i}",
+        "{s:s,s:s,s:b,s:b,s:i,s:i,s:i,s:i,s:i,s:b,s:b,s:b,s:b,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,"
+        "s:s,s:f,s:i,s:b,s:b,s:b,s:s,s:b,s:b,s:f,s:I,s:i,s:i}",
         "method", c->method, "activation",
         c->act == FL_ACT_FLOAT    ? "float"
         : c->act == FL_ACT_STATIC ? "static"
                                   : "token",
         "asymmetric", c->asymmetric, "mixed", c->mixed, "w_bits", c->mixed ? 0 : c->w_bits,
-        "a_bits", c->mixed ? 0 : c->a_bits, "k_bits", c->k_bits, "v_bits", c->v_bits, "smooth",
-        c->flatten.smooth, "smooth_all", c->smooth_all, "suppress", c->flatten.suppress,
-        "flatten", c->flatten.flatten, "unsigned_codes", c->unsigned_codes, "alpha",
+        "a_bits", c->mixed ? 0 : c->a_bits, "k_bits", c->k_bits, "v_bits", c->v_bits,
+        "head_bits", c->head_bits, "smooth", c->flatten.smooth, "smooth_all", c->smooth_all,
+        "suppress", c->flatten.suppress, "flatten", c->flatten.flatten, "unsigned_codes",
+        c->unsigned_codes, "alpha",
         c->flatten.alpha, "beta", c->flatten.beta, "threshold",
         c->flatten.iqr_rule ? "iqr" : "mean", "flatten_max_ratio", c->flatten.max_ratio,
         "int4_ratio", c->int4_ratio, "gamma", c->gamma, "select", selects[c->select], "weights",

@@ -32,8 +32,7 @@ static fl_status find_transform(fl_transform_kind *kind, const char *name, fl_er
                  "inverse, svd, random-kron, hadamard or none");
 }
 
-static fl_status check(const fl_quantize_options *o, const fl_quant_config *c,
-                       const fl_model_config *model, fl_err *err)
+static fl_status check(const fl_quantize_options *o, fl_err *err)
 {
     if (o->recipe && !is(o->recipe, "official"))
         return usage(err, "--recipe", "unknown recipe", "official is there");
@@ -48,11 +47,6 @@ static fl_status check(const fl_quantize_options *o, const fl_quant_config *c,
     if (o->diag_alpha > 1) return usage(err, "--diag-alpha", "above 1", "0.3 is usual");
     if (o->smooth == FL_ON)
         return usage(err, "--smooth", "transforms and scales take its place", "leave it out");
-    if (!model->pre_norm)
-        return fl__fail(err, FL_E_UNSUPPORTED,
-                        "config.json: do_layer_norm_before: false: %s trains blocks with norms "
-                        "in front only; use flattenquant",
-                        c->method);
     return FL_OK;
 }
 
@@ -94,10 +88,11 @@ fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_opt
 {
     const bool official = is(o->recipe, "official"), quarot = is(o->method, "quarot");
     const char *automatic = quarot ? "hadamard" : official ? "svd" : "inverse";
-    fl_status st = check(o, c, model, err);
+    fl_status st = check(o, err);
     if (st) return st;
     fl_flatquant_options *f = &c->flatquant;
     *f = common(o, c, isa);
+    f->clip_per_linear = pick(o->clip_per_linear, official);
     f->quantized_inputs = pick(o->quantized_inputs, !official && !quarot);
     if ((st = find_transform(&f->transform, o->transform ? o->transform : automatic, err)))
         return st;
@@ -106,8 +101,9 @@ fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_opt
     if (fixed) { /* nothing is learned unless asked for */
         f->scale = pick(o->learn_scale, false);
         f->clip = pick(o->learn_clip, false);
-        f->fold_gain = quarot && !f->scale;
+        f->fold_gain = quarot && !f->scale && model->pre_norm; /* else the residual has it */
     }
+    f->clip_per_linear &= f->clip && c->act == FL_ACT_TOKEN; /* else codes are shared */
     if (fixed && !f->scale && !f->clip) f->epochs = 0;
     c->unsigned_codes = false; /* a transform gives either sign */
     return FL_OK;
@@ -129,11 +125,12 @@ size_t fl__quant_transform_bytes(const fl_quant_config *c, const fl_model_config
 
 json_t *fl__flatquant_config_json(const fl_flatquant_options *o)
 {
-    return json_pack("{s:s,s:b,s:b,s:b,s:b,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:s}",
+    return json_pack("{s:s,s:b,s:b,s:b,s:b,s:b,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:s}",
                      "transform", transforms[o->transform], "scale", o->scale, "clip", o->clip,
-                     "asymmetric", o->asymmetric, "quantized_inputs", o->quantized_inputs,
-                     "epochs", o->epochs, "batch_windows", o->batch_windows, "warmup_steps",
-                     o->warmup_steps, "lr", o->lr, "min_lr", o->min_lr, "clip_lr", o->clip_lr,
-                     "weight_lr", o->weight_lr, "weight_decay", o->weight_decay, "diag_alpha",
+                     "clip_per_linear", o->clip_per_linear, "asymmetric", o->asymmetric,
+                     "quantized_inputs", o->quantized_inputs, "epochs", o->epochs,
+                     "batch_windows", o->batch_windows, "warmup_steps", o->warmup_steps, "lr",
+                     o->lr, "min_lr", o->min_lr, "clip_lr", o->clip_lr, "weight_lr",
+                     o->weight_lr, "weight_decay", o->weight_decay, "diag_alpha",
                      o->diag_alpha, "gemm", o->bf16 ? "bf16" : "float32");
 }

@@ -22,15 +22,16 @@ void fl__quant_shard_name(char name[FL_SHARD_NAME_BYTES], const fl_model *model,
 
 /* ---- tensors outside the blocks ---------------------------------------------------------- */
 
-/* Tensors that the forward pass reads outside the blocks: all but the layers' own and a head
- * that is tied anyway. */
-static bool is_outside(const fl_model *model, const fl_tensor_view *t)
+/* Tensors that the forward pass reads outside the blocks as they are in the checkpoint: all but
+ * the layers' own and a head that is tied anyway, or gets 8 bits. */
+static bool is_outside(const fl_quant_config *c, const fl_model *model, const fl_tensor_view *t)
 {
     const fl_family_def *family = fl__family(&model->cfg);
     const size_t n = strlen(model->prefix), m = strlen(family->layers);
     if (strncmp(t->name, model->prefix, n) == 0 && strncmp(t->name + n, family->layers, m) == 0)
         return false;
-    return !(model->cfg.tied_head && strcmp(t->name, family->head) == 0);
+    const bool copies_head = !model->cfg.tied_head && c->head_bits == 16;
+    return copies_head || strcmp(t->name, family->head) != 0;
 }
 
 /* The final norm's gain, where tuning changed it. */
@@ -48,52 +49,85 @@ static size_t outside_bytes(const fl_quant_job *job, const fl_tensor_view *t)
     return is_tuned(job, t) ? (size_t)t->n_elements * sizeof(float) : t->n_bytes;
 }
 
-static fl_status write_outside(const fl_quant_job *job, json_t *shards, fl_err *err)
+/* The shard of what is outside the blocks. */
+typedef struct outside {
+    const fl_tensor_view **views; /* [n_views] copied; their decls come first */
+    fl_tensor_decl *decls;
+    char scale_name[FL_HEAD_NAME_BYTES];
+    size_t n_views, n_decls;
+} outside;
+
+static void declare_outside(outside *o, const fl_quant_job *job)
+{
+    const fl_tensors *set = job->model->tensors;
+    for (size_t i = 0; i < fl__tensors_count(set); i++) {
+        const fl_tensor_view *t = fl__tensors_at(set, i);
+        if (!is_outside(&job->c, job->model, t)) continue;
+        fl_tensor_decl *d = &o->decls[o->n_views];
+        *d = (fl_tensor_decl){.name = t->name,
+                              .dtype = is_tuned(job, t) ? FL_DTYPE_F32 : t->dtype,
+                              .n_dims = t->n_dims};
+        memcpy(d->dims, t->dims, sizeof t->dims);
+        o->views[o->n_views++] = t;
+    }
+    o->n_decls = o->n_views;
+    if (job->c.head_bits == 16) return;
+    fl__quant_head_decls(o->decls + o->n_decls, o->scale_name, job->model);
+    o->n_decls += FL_HEAD_TENSORS;
+}
+
+static fl_status write_outside_file(const outside *o, const fl_quant_job *job, const char *path,
+                                    fl_err *err)
 {
     static const fl_metadata_pair metadata[] = {{"format", "pt"}};
-    const fl_tensors *set = job->model->tensors;
-    const size_t count = fl__tensors_count(set);
-    char file[FL_SHARD_NAME_BYTES];
-    size_t n = 0;
-    int64_t n_bytes = 0;
-    json_t *names = json_array();
     fl_safetensors_writer *w = NULL;
-    fl_tensor_decl *decls = fl__calloc(count, sizeof *decls);
-    const fl_tensor_view **views = fl__alloc(count, sizeof *views);
+    fl_status st =
+        fl__safetensors_writer_open(&w, path, o->decls, o->n_decls, metadata, 1, err);
+    for (size_t i = 0; i < o->n_views && !st; i++)
+        st = fl__safetensors_writer_write(
+            w, o->views[i]->name,
+            is_tuned(job, o->views[i]) ? job->final_gain : o->views[i]->data,
+            outside_bytes(job, o->views[i]), err);
+    if (!st && job->c.head_bits == 8) st = fl__quant_head_write(w, job->model, job->ex, err);
+    if (!st) st = fl__safetensors_writer_commit(&w, err);
+    fl__safetensors_writer_discard(&w);
+    return st;
+}
+
+/* {file, names, bytes}; NULL: memory. */
+static json_t *outside_shard(const outside *o, const fl_quant_job *job, const char *file)
+{
+    int64_t n_bytes = job->c.head_bits == 8 ? fl__quant_head_stored_bytes(job->model) : 0;
+    json_t *names = json_array();
+    for (size_t i = 0; i < o->n_decls; i++)
+        (void)json_array_append_new(names, json_string(o->decls[i].name));
+    for (size_t i = 0; i < o->n_views; i++) n_bytes += (int64_t)outside_bytes(job, o->views[i]);
+    return json_pack("{s:s,s:o,s:I}", "file", file, "names", names, "bytes",
+                     (json_int_t)n_bytes);
+}
+
+static fl_status write_outside(const fl_quant_job *job, json_t *shards, fl_err *err)
+{
+    const size_t count = fl__tensors_count(job->model->tensors) + FL_HEAD_TENSORS;
+    char file[FL_SHARD_NAME_BYTES];
+    outside o = {.decls = fl__calloc(count, sizeof *o.decls),
+                 .views = fl__alloc(count, sizeof *o.views)};
     fl__quant_shard_name(file, job->model, 0);
     char *path = fl__checkpoint_path(&job->checkpoint, file);
-    fl_status st = names && decls && views && path
+    fl_status st = o.decls && o.views && path
                        ? FL_OK
-                       : fl__fail_nomem(err, "shard", count * sizeof *decls);
-
-    for (size_t i = 0; i < count && !st; i++) {
-        const fl_tensor_view *t = fl__tensors_at(set, i);
-        if (!is_outside(job->model, t)) continue;
-        views[n] = t;
-        const bool tuned = is_tuned(job, t);
-        decls[n] = (fl_tensor_decl){.name = t->name,
-                                    .dtype = tuned ? FL_DTYPE_F32 : t->dtype,
-                                    .n_dims = t->n_dims};
-        memcpy(decls[n++].dims, t->dims, sizeof t->dims);
-        (void)json_array_append_new(names, json_string(t->name));
-        n_bytes += (int64_t)outside_bytes(job, t);
-    }
-    if (!st) st = fl__safetensors_writer_open(&w, path, decls, n, metadata, 1, err);
-    for (size_t i = 0; i < n && !st; i++)
-        st = fl__safetensors_writer_write(
-            w, views[i]->name, is_tuned(job, views[i]) ? job->final_gain : views[i]->data,
-            outside_bytes(job, views[i]), err);
-    if (!st) st = fl__safetensors_writer_commit(&w, err);
+                       : fl__fail_nomem(err, "shard", count * sizeof *o.decls);
     if (!st) {
-        json_t *o = json_pack("{s:s,s:O,s:I}", "file", file, "names", names, "bytes",
-                              (json_int_t)n_bytes);
-        if (!o || json_array_insert_new(shards, 0, o))
+        declare_outside(&o, job);
+        st = write_outside_file(&o, job, path, err);
+    }
+    if (!st) {
+        json_t *shard = outside_shard(&o, job, file);
+        if (!shard || json_array_insert_new(shards, 0, shard))
             st = fl__fail_nomem(err, "shard list", 64);
     }
-    fl__safetensors_writer_discard(&w);
-    json_decref(names);
-    fl__free(&decls);
-    fl__free(&views);
+    fl__free(&o.decls);
+    fl__free(&o.views);
     fl__free(&path);
     return st;
 }
@@ -156,14 +190,14 @@ static fl_status copy_side_files(const fl_quant_job *job, fl_err *err)
     return st;
 }
 
-int64_t fl__quant_copied_bytes(const fl_model *model)
+int64_t fl__quant_outside_bytes(const fl_quant_config *c, const fl_model *model)
 {
     char **names = NULL;
     size_t n = 0;
-    int64_t bytes = 0;
+    int64_t bytes = c->head_bits == 8 ? fl__quant_head_stored_bytes(model) : 0;
     for (size_t i = 0; i < fl__tensors_count(model->tensors); i++) {
         const fl_tensor_view *t = fl__tensors_at(model->tensors, i);
-        if (is_outside(model, t)) bytes += (int64_t)t->n_bytes;
+        if (is_outside(c, model, t)) bytes += (int64_t)t->n_bytes;
     }
     if (fl__dir_list(&names, &n, model->dir, NULL)) return bytes;
     for (size_t i = 0; i < n; i++) {
@@ -235,7 +269,8 @@ static json_t *quantization_config(const fl_quant_job *job)
     return json_pack(
         "{s:s,s:i,s:s,s:s,s:i,s:i,s:i,s:o,s:{s:o,s:s,s:s},s:o,s:O}", "quant_method", "flatiron",
         "version", FL_QUANT_VERSION, "flatiron_version", FL_VERSION, "method", job->c.method,
-        "k_bits", job->c.k_bits, "v_bits", job->c.v_bits, "head_bits", 16, "options",
+        "k_bits", job->c.k_bits, "v_bits", job->c.v_bits, "head_bits",
+        job->c.head_bits, "options",
         fl__quant_config_json(&job->c), "calibration", "source",
         fl__json_text(job->calib_name ? job->calib_name : "none"), "hash", calib, "isa",
         fl__isa_name(job->ex->isa), "summary", int4_shares(job), "sites", job->sites);

@@ -115,12 +115,14 @@ static size_t hessian_bytes(const fl_quant_config *c, const fl_model *model, con
     int linears[FL_SITE_MAX_LINEARS], n_in;
     const int n = site_shape(linears, &n_in, model, site);
     if (!c->block.use_gptq) return 0;
-    size_t most = fl__gram_bytes(n_in, true) + fl__gptq_init_bytes(n_in, o), done = 0;
+    const size_t start = fl__gram_bytes(n_in, true) + fl__gptq_init_bytes(n_in, o);
+    size_t most = start, done = 0;
     for (int i = 0; i < n; i++) {
         int n_out, K;
         fl__linear_shape(&n_out, &K, &model->cfg, linears[i]);
         const size_t copy = /* of w, and codes */
             (size_t)((double)n_out * K * (sizeof(float) + 1 + weight_digits(c)));
+        if (c->transforms && c->flatquant.clip_per_linear) most = FL_MAX(most, start + done);
         most = FL_MAX(most, fl__gptq_held_bytes(n_in, o) + done + copy +
                                 fl__gptq_round_bytes(n_in, n_out, ex->n_threads, o));
         done += rounded_bytes(c, model, linears[i]);
@@ -181,10 +183,11 @@ static double disk_bytes(const fl_quant_config *c, const fl_model *model)
         n_tensors += fixed + copies + split;
     }
     const int vectors = cfg->family == FL_FAMILY_OPT ? 4 : 2; /* of the norms */
-    const int multipliers = c->flatten.smooth && !cfg->pre_norm ? 2 : 0;
+    const bool scaled = c->transforms ? c->flatquant.scale : c->flatten.smooth;
+    const int multipliers = scaled && !cfg->pre_norm ? 2 : 0;
     block += 4.0 * (vectors + multipliers) * cfg->hidden_size;
     n_tensors += vectors + multipliers;
-    return (double)fl__quant_copied_bytes(model) +
+    return (double)fl__quant_outside_bytes(c, model) +
            cfg->n_layers *
                (block + n_tensors * TENSOR_TEXT_BYTES + FL_N_SITES * SITE_TEXT_BYTES);
 }
@@ -199,6 +202,20 @@ static size_t calibration_bytes(const fl_quant_config *c, const fl_model *model,
     enum { PER_TEXT_BYTE = 4, PER_TOKEN = 256 };
     if (text_bytes < 0) return fl__calib_sample_bytes(model, ex, c->n_samples, c->seq_len);
     return PER_TEXT_BYTE * (size_t)text_bytes + PER_TOKEN * (size_t)model->cfg.vocab_size;
+}
+
+/* The rounded model, mapped and packed, and what tuning it takes. */
+static size_t tuning_bytes(const fl_quant_config *c, const fl_model *model)
+{
+    double weights = 0;
+    if (!c->tune.epochs || fl__quant_tune_obstacle(c, &model->cfg)) return 0;
+    for (int i = 0; i < FL_N_LINEARS; i++) {
+        int n_out, n_in;
+        fl__linear_shape(&n_out, &n_in, &model->cfg, i);
+        weights += (double)n_out * n_in * weight_bits(c) / 8;
+    }
+    return (size_t)(2 * weights * model->cfg.n_layers) +
+           fl__tune_bytes(model, FL_MIN(c->tune.batch_windows, c->n_samples), c->seq_len);
 }
 
 json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, const fl_exec *ex,
@@ -230,19 +247,21 @@ json_t *fl__quant_estimate(const fl_quant_config *c, const fl_model *model, cons
                                       FL_MIN(c->flatquant.batch_windows, c->n_samples),
                                       c->seq_len)
             : 0;
+    const size_t tuning = tuning_bytes(c, model);
     const size_t rounding_all = rounding.most + plan / (c->mixed ? 2 : 1) + plain;
     const size_t working = stream.activations + target + stream.workspace +
-                           FL_MAX(FL_MAX(planning, training), rounding_all);
+                           FL_MAX(FL_MAX(planning, training), FL_MAX(rounding_all, tuning));
+    const size_t head = c->head_bits == 8 ? fl__quant_head_bytes(model) : 0;
     const double seconds = with_time ? fl__quant_seconds(c, model, ex, text_bytes) : NAN;
-    return json_pack("{s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},s:I,s:I,s:o}", "items",
+    return json_pack("{s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},s:I,s:I,s:o}", "items",
                      "block_float32", (json_int_t)floats, "block_integer",
                      (json_int_t)rounding.rounded, "hessians", (json_int_t)rounding.hessians,
                      "activations", (json_int_t)(stream.activations + target), "training",
-                     (json_int_t)training, "workspace",
+                     (json_int_t)training, "tuning", (json_int_t)tuning, "workspace",
                      (json_int_t)stream.workspace, "plan", (json_int_t)plan, "plan_statistics",
                      (json_int_t)statistics, "model_tables", (json_int_t)tables, "calibration",
                      (json_int_t)calibration, "peak_bytes",
-                     (json_int_t)(tables + FL_MAX(calibration, working)), "disk_bytes",
-                     (json_int_t)disk_bytes(c, model), "seconds",
+                     (json_int_t)(tables + FL_MAX(FL_MAX(calibration, head), working)),
+                     "disk_bytes", (json_int_t)disk_bytes(c, model), "seconds",
                      isfinite(seconds) ? json_real(seconds) : json_null());
 }

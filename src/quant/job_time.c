@@ -4,7 +4,8 @@
  * hundredths of a second: multiply-adds of GEMMs on all threads, the same on one (LAPACK),
  * numbers rounded in searches, and bytes to disk, whose rate is assumed. What the counts leave
  * out (attention's softmax, norms) is a few per cent in models of more than a few hundred
- * channels; small ones take longer than said.
+ * channels; small ones take longer than said. FlatQuant's training is counted and measured by
+ * itself (flatquant_time.c).
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
@@ -135,20 +136,34 @@ static double lanes_flops(const fl_quant_config *c, const fl_model *model)
     return 2 * tokens_of(c) * (qkv + up + flops_to(c, model, FL_SITE_DOWN));
 }
 
+/* Second moments that GPTQ takes at a site: of its input, or as each linear clips it. */
+static int grams_of(const fl_quant_config *c, const fl_model *model, int site)
+{
+    int linears[FL_SITE_MAX_LINEARS];
+    const int n = fl__site_linears(linears, &model->cfg, site);
+    return c->transforms && c->flatquant.clip_per_linear ? n : 1;
+}
+
 static void count_rounding(work *w, const fl_quant_config *c, const fl_model *model)
 {
     const double tokens = tokens_of(c);
     const bool searched = c->block.use_gptq || c->block.search_scale;
     if (c->block.use_gptq) w->flops += lanes_flops(c, model);
+    /* What learned blocks aim at, which the float lane takes over, and the quantised lane to
+     * the next block. GPTQ: both lanes are counted, with a half that the float lane skips. */
+    if (c->transforms)
+        w->flops += tokens * (c->block.use_gptq ? flops_to(c, model, FL_SITE_O)
+                                                : 2 * flops_to(c, model, FL_SITE_DOWN));
     for (int s = 0; s < FL_N_SITES; s++) {
         int K, N;
         site_shape(&K, &N, model, s);
         w->numbers += (double)(searched ? SEARCHED_SCALES + 2 : 2) * K * N;
         if (!c->block.use_gptq) continue;
-        const double square = (double)K * K;
-        w->flops += 3.0 * tokens * square + (c->block.gptq.compensate ? 8.0 : 2.0) * N * square;
-        w->serial_flops += 4.0 * square * K; /* doubles count twice */
-        w->numbers += 2 * tokens * K;
+        const double square = (double)K * K, n_grams = grams_of(c, model, s);
+        w->flops += n_grams * 3.0 * tokens * square +
+                    (c->block.gptq.compensate ? 8.0 : 2.0) * N * square;
+        w->serial_flops += n_grams * 4.0 * square * K; /* doubles count twice */
+        w->numbers += n_grams * 2 * tokens * K;
     }
 }
 
@@ -185,6 +200,9 @@ double fl__quant_seconds(const fl_quant_config *c, const fl_model *model, const 
         const double bytes = (double)fl__block_float_bytes(model) * layers / 4;
         seconds = total_flops / flops + total_numbers / numbers + bytes / DISK_BYTES_PER_S +
                   SYNC_S * (2 * layers + 6);
+        if (c->transforms)
+            seconds += layers * fl__flatquant_seconds(model, ex, &c->flatquant, c->n_samples,
+                                                      c->seq_len);
     }
     fl__free(&r.a);
     fl__free(&r.b);

@@ -186,15 +186,12 @@ static fl_status rounded_load(rounded *m, fl_quant_job *job, fl_err *err)
     return st;
 }
 
-static const char *obstacle(const fl_quant_job *job, const rounded *m)
+const char *fl__quant_tune_obstacle(const fl_quant_config *c, const fl_model_config *model)
 {
-    const fl_model *model = job->model;
-    if (model->project_out.n_out) return "a projection in front of the head";
-    if (!model->final_norm.gain) return "no final norm";
-    for (int l = 0; l < m->n; l++) {
-        const char *why = fl__tune_obstacle(model, &m->blocks[l]);
-        if (why) return why;
-    }
+    if (!model->pre_norm) return "norms behind the sums";
+    if (!model->final_norm) return "a model without a final norm";
+    if (model->embed_size != model->hidden_size) return "a projection in front of the head";
+    if (c->block.flatten_weights) return "weights in digits (--flatten-weights)";
     return NULL;
 }
 
@@ -242,20 +239,19 @@ fl_status fl__quant_tune(fl_quant_job *job, fl_err *err)
 {
     rounded m = {0};
     fl_status st = FL_OK;
+    const char *why = fl__quant_tune_obstacle(&job->c, &job->model->cfg);
+    if (why) {
+        fl__log(&job->o->log, FL_LOG_WARN, "no end-to-end tuning: it cannot do %s", why);
+        job->tuning = json_pack("{s:s}", "skipped", why);
+        return job->tuning ? FL_OK : fl__fail_nomem(err, "tuning", 64);
+    }
     char *path = fl__checkpoint_path(&job->checkpoint, FL_CHECKPOINT_TUNED);
     if (!path) return fl__fail_nomem(err, "tuning", 64);
     if (fl__file_exists(path)) {
         st = fl__checkpoint_load(&job->tuning, &job->checkpoint, "tuning.json", err);
-    } else if (!(st = rounded_load(&m, job, err))) {
-        const char *why = obstacle(job, &m);
-        if (why) {
-            fl__log(&job->o->log, FL_LOG_WARN, "no end-to-end tuning: it cannot do %s", why);
-            job->tuning = json_pack("{s:s}", "skipped", why);
-            rounded_fini(&m);
-            fl__free(&path);
-            return job->tuning ? FL_OK : fl__fail_nomem(err, "tuning", 64);
-        }
-        st = tune(job, &m, path, err);
+    } else {
+        st = rounded_load(&m, job, err);
+        if (!st) st = tune(job, &m, path, err);
     }
     rounded_fini(&m);
     if (!st) st = apply(job, path, err);

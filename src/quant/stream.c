@@ -230,8 +230,9 @@ static bool collect_stats(void *user, int site, const float *x, int n_rows)
 {
     const observer *o = user;
     const fl_stream *s = o->s;
-    if (o->block->site[site].transform.n1) {
-        fl__site_input(s->ex, &o->block->site[site], s->site_quant, x, n_rows, s->ws->scratch);
+    const fl_site *at = &o->block->site[site];
+    if (at->transform.n1 || at->premul) {
+        fl__site_input(s->ex, at, s->site_quant, x, n_rows, s->ws->scratch);
         x = s->site_quant;
     }
     fl__site_stats_add(&o->stats[site], x, n_rows);
@@ -287,15 +288,15 @@ static bool capture_site(void *user, int site, const float *x, int n_rows)
     return false;
 }
 
-void fl__site_dequantized(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
-                          float *out, void *scratch)
+void fl__site_dequantized(const fl_exec *ex, const fl_site *site, int linear, const float *x,
+                          int n_rows, float *out, void *scratch)
 {
     const size_t K = (size_t)site->n_in, ld = (size_t)site->code_ld;
     if (site->act == FL_ACT_FLOAT) {
         fl__site_input(ex, site, out, x, n_rows, scratch);
         return;
     }
-    const fl_site_codes all = fl__site_quantize(ex, site, x, n_rows, scratch);
+    const fl_site_codes all = fl__site_quantize(ex, site, linear, x, n_rows, scratch);
     for (int r = 0; r < n_rows; r++) {
         const int8_t *q = all.codes + (size_t)r * ld;
         const float scale = all.scales[r * all.stride];
@@ -309,7 +310,7 @@ void fl__site_dequantized(const fl_exec *ex, const fl_site *site, const float *x
 }
 
 bool fl__stream_gram(fl_gram *gram, fl_stream *s, const fl_block *float_block,
-                     const fl_block *quant_block, int site, const fl_site *probe)
+                     const fl_block *quant_block, int site, const fl_site *probe, int linear)
 {
     const size_t n_in = (size_t)float_block->site[site].n_in;
     const fl_half half = site <= FL_SITE_O ? FL_HALF_ATTENTION : FL_HALF_MLP;
@@ -323,7 +324,7 @@ bool fl__stream_gram(fl_gram *gram, fl_stream *s, const fl_block *float_block,
                    &q);
         /* the float lane's input as the folded weights expect it */
         fl__site_input(s->ex, probe, s->site_float, s->site_float, b.n_rows, s->ws->scratch);
-        fl__site_dequantized(s->ex, probe, s->site_quant, b.n_rows, s->site_quant,
+        fl__site_dequantized(s->ex, probe, linear, s->site_quant, b.n_rows, s->site_quant,
                              s->ws->scratch);
         fl__gram_add(gram, s->ex, s->site_quant, s->site_float, b.n_rows);
     }

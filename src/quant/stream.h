@@ -78,10 +78,11 @@ fl_status fl__stream_learned_stats(fl_site_stats stats[FL_N_SITES], fl_stream *s
                                    const fl_block *block, int n_sample, fl_err *err);
 
 /* Second moments at one site: the lanes hold the input of the site's half of the block; the
- * quantised lane (sites before it quantised, `probe` saying how this one quantises its input)
- * against the float lane. gram must be initialised. false when should_stop said so. */
+ * quantised lane (sites before it quantised, `probe` saying how this one quantises its input
+ * for linear number `linear` of it) against the float lane. gram must be initialised. false
+ * when should_stop said so. */
 bool fl__stream_gram(fl_gram *gram, fl_stream *s, const fl_block *float_block,
-                     const fl_block *quant_block, int site, const fl_site *probe);
+                     const fl_block *quant_block, int site, const fl_site *probe, int linear);
 
 /* sum (q - f)^2 / sum f^2 over all tokens, f and q what the two lanes hold now; NaN without a
  * quantised lane. */
@@ -89,7 +90,7 @@ double fl__stream_distance(const fl_stream *s);
 
 /* out = the values that codes of x stand for: x through the site's premul, transform and
  * quantiser, and back to floats that its weights meet. Float sites: fl__site_input. */
-void fl__site_dequantized(const fl_exec *ex, const fl_site *site, const float *x, int n_rows,
-                          float *out, void *scratch);
+void fl__site_dequantized(const fl_exec *ex, const fl_site *site, int linear, const float *x,
+                          int n_rows, float *out, void *scratch);
 
 #endif

@@ -79,7 +79,7 @@ static void forward(ck *t, const fl_quantize_kernel *k, const flatten_case *f,
                        .y = y,
                        .ldy = N,
                        .M = M};
-    fl__gemm_run(&ex, &g, scratch.data);
+    fl__gemm_run(&ex, &g, 1, scratch.data);
     fl__weight_fini(&w);
     ck_buf_free(&scratch);
 }

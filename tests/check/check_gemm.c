@@ -87,11 +87,48 @@ static void run_whole(ck *t, int bits, int n_threads)
         gemm_problem_refer(&p, 0, Ms[i], 0, 215);
         ck_buf_poison(&p.y);
         p.g.y = p.y.data;
-        fl__gemm_run(&ex, &p.g, scratch.data);
+        fl__gemm_run(&ex, &p.g, 1, scratch.data);
         gemm_problem_compare(t, &p, "gemm_run differs");
         ck_true(t, ck_buf_intact(&p.y) && ck_buf_intact(&scratch));
         gemm_problem_free(&p);
     }
+    ck_buf_free(&scratch);
+}
+
+/* Several products of the same x in one loop, sums added to what y holds. */
+static void run_several(ck *t, int M, int n_threads)
+{
+    static const int bits[] = {4, 8, 4}, Ns[] = {215, 64, 300};
+    enum { N_PRODUCTS = FL_COUNT(Ns), K = 300 };
+    const fl_exec ex = {t->isa, n_threads};
+    ck_buf scratch = ck_buf_new(fl__gemm_scratch_bytes(&ex));
+    gemm_problem p[N_PRODUCTS];
+    fl_gemm g[N_PRODUCTS];
+    for (int i = 0; i < N_PRODUCTS; i++) {
+        p[i] = gemm_problem_new(t, M, Ns[i], K, bits[i], i);
+        fl_gemm *a = &p[i].g;
+        a->y_bf16 = false;
+        a->ldy = a->ldr;
+        ck_buf_free(&p[i].y);
+        ck_buf_free(&p[i].y_ref);
+        p[i].y = ck_buf_new(p[i].residual.n_bytes);
+        p[i].y_ref = ck_buf_new(p[i].residual.n_bytes);
+        a->residual = p[i].residual.data;
+        gemm_problem_refer(&p[i], 0, M, 0, Ns[i]);
+        a->y = p[i].residual.data;
+        g[i] = *a;
+    }
+    fl__gemm_run(&ex, g, N_PRODUCTS, scratch.data);
+    for (int i = 0; i < N_PRODUCTS; i++) {
+        for (int m = 0; m < M; m++) {
+            const int64_t at = m * g[i].ldr;
+            ck_true(t, memcmp((float *)p[i].residual.data + at, (float *)p[i].y_ref.data + at,
+                              (size_t)Ns[i] * sizeof(float)) == 0);
+        }
+        ck_true(t, ck_buf_intact(&p[i].residual));
+        gemm_problem_free(&p[i]);
+    }
+    ck_true(t, ck_buf_intact(&scratch));
     ck_buf_free(&scratch);
 }
 
@@ -170,6 +207,11 @@ void check_gemm(ck *t)
             real_shapes(t, bits);
             ck_end(t);
         }
+    }
+    if (ck_begin(t, "gemm_run, several products")) {
+        for (int M = 1; M <= 100; M += 33)
+            for (int n_threads = 1; n_threads <= 3; n_threads++) run_several(t, M, n_threads);
+        ck_end(t);
     }
     if (ck_begin(t, "gemm_select")) {
         selection(t);

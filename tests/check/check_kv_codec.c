@@ -43,10 +43,27 @@ static void draw_row(float *x, int D, int t, fl_rng *rng)
     }
 }
 
-static void one(ck *t, const fl_kv_codec_kernel *k, int D, int bits, int draw)
+/* Code of term i of a lane, read off the words as kv_codec.h has them. */
+static int code_at(const uint8_t *block, fl_kv_side side, int D, int bits, int i, int lane)
+{
+    const int n_lanes = side == FL_KV_KEYS ? T : D, n = side == FL_KV_KEYS ? D : T;
+    const int widths[2] = {bits == 3 ? 2 : bits, bits == 3 ? 1 : 0};
+    int code = 0, from = 0;
+    for (int p = 0; p < 2 && widths[p]; p++) {
+        const int b = widths[p], in_word = i % (32 / b);
+        const int byte = (i / (32 / b) * n_lanes + lane) * 4 + in_word % 4;
+        code |= (block[byte] >> in_word / 4 * b & ((1 << b) - 1)) << from;
+        block += (n * b + 31) / 32 * n_lanes * 4;
+        from += b;
+    }
+    return code;
+}
+
+static void one_side(ck *t, const fl_kv_codec_kernel *k, fl_kv_side side, int D, int bits,
+                     int draw)
 {
     fl_rng rng = fl__rng_init(t->seed, D * 256 + bits * 16 + draw, "kv-codec");
-    const size_t n = (size_t)(D * T), n_bytes = fl__kv_block_bytes(D, bits);
+    const size_t n = (size_t)(D * T), n_bytes = fl__kv_block_bytes(side, D, bits);
     ck_buf got = ck_buf_new(n_bytes), want = ck_buf_new(n_bytes);
     ck_buf x = ck_buf_new((size_t)D * sizeof(float));
     ck_buf a = ck_buf_new(n * sizeof(float)), b = ck_buf_new(n * sizeof(float));
@@ -55,25 +72,26 @@ static void one(ck *t, const fl_kv_codec_kernel *k, int D, int bits, int draw)
         const float c_max = ck_int(&rng, 0, 1) ? 1.0f : (float)fl__rng_unit(&rng);
         const float c_min = ck_int(&rng, 0, 1) ? 1.0f : (float)fl__rng_unit(&rng);
         draw_row(x.data, D, i + draw, &rng);
-        k->quantize(got.data, row, x.data, D, bits, c_max, c_min);
-        reference()->quantize(want.data, row, x.data, D, bits, c_max, c_min);
+        k->quantize(got.data, side, row, x.data, D, bits, c_max, c_min);
+        reference()->quantize(want.data, side, row, x.data, D, bits, c_max, c_min);
         if (memcmp(got.data, want.data, n_bytes) != 0)
-            ck_complain(t, "quantise: D %d, %d bits, kind %d, draw %d, seed %llu", D, bits,
-                        (i + draw) % 10, draw, (unsigned long long)t->seed);
+            ck_complain(t, "quantise: side %d, D %d, %d bits, kind %d, draw %d, seed %llu",
+                        (int)side, D, bits, (i + draw) % 10, draw, (unsigned long long)t->seed);
     }
-    k->expand_k(a.data, want.data, D, bits);
-    reference()->expand_k(b.data, want.data, D, bits);
+    k->expand(a.data, want.data, side, D, bits);
+    reference()->expand(b.data, want.data, side, D, bits);
     if (memcmp(a.data, b.data, a.n_bytes) != 0)
-        ck_complain(t, "expand K: D %d, %d bits, draw %d", D, bits, draw);
-    if (!ck_buf_intact(&a)) ck_complain(t, "expand K: guard: D %d, %d bits", D, bits);
-    k->expand_v(a.data, want.data, D, bits);
-    reference()->expand_v(b.data, want.data, D, bits);
-    if (memcmp(a.data, b.data, a.n_bytes) != 0)
-        ck_complain(t, "expand V: D %d, %d bits, draw %d", D, bits, draw);
+        ck_complain(t, "expand: side %d, D %d, %d bits, draw %d", (int)side, D, bits, draw);
     if (!ck_buf_intact(&a) || !ck_buf_intact(&got))
-        ck_complain(t, "guard: D %d, %d bits", D, bits);
+        ck_complain(t, "guard: side %d, D %d, %d bits", (int)side, D, bits);
     ck_buf *const all[] = {&got, &want, &x, &a, &b};
     for (size_t i = 0; i < FL_COUNT(all); i++) ck_buf_free(all[i]);
+}
+
+static void one(ck *t, const fl_kv_codec_kernel *k, int D, int bits, int draw)
+{
+    one_side(t, k, FL_KV_KEYS, D, bits, draw);
+    one_side(t, k, FL_KV_VALUES, D, bits, draw);
 }
 
 static void row(ck *t, const fl_kv_codec_kernel *k)
@@ -88,48 +106,53 @@ typedef struct hand_case {
     int D, bits;
     float c_max, c_min, x[8];
     float scale;
-    int zero;
-    uint8_t codes[8];
-    int n_bytes;
+    int zero, codes[8];
 } hand_case;
 
 static const hand_case hand_cases[] = {
-    {4, 2, 1, 1, {-1, 0, 1, 2}, 1, 1, {0xe4}, 1},
-    {6, 2, 1, 1, {-1, 0, 1, 2, 2, 2}, 1, 1, {0xe4, 0x0f}, 2},
-    {4, 2, 0.5f, 1, {-1, 0, 1, 4}, 1, 1, {0xe4}, 1}, /* 4 is clipped to 2 */
-    {4, 2, 1, 0.5f, {-2, 0, 1, 2}, 1, 1, {0xe4}, 1},
-    {2, 4, 1, 1, {-5, 10}, 1, 5, {0xf0}, 1},
-    {8, 3, 1, 1, {0, 1, 2, 3, 4, 5, 6, 7}, 1, 0, {0x88, 0xc6, 0xfa}, 3},
-    {6, 3, 1, 1, {0, 1, 2, 3, 4, 7}, 1, 0, {0x88, 0xc6, 0x03}, 3},
-    {2, 3, 1, 1, {7, 5}, 1, 0, {0x2f}, 1},
-    {2, 8, 1, 1, {-100, 155}, 1, 100, {0, 255}, 2},
-    {4, 8, 1, 1, {255, 0.5f, 1.5f, 2.5f}, 1, 0, {255, 0, 2, 2}, 4}, /* ties to even */
-    {2, 4, 1, 1, {0, 0}, 1, 0, {0x00}, 1},
-    {2, 4, 1, 1, {30, 30}, 2, 0, {0xff}, 1},
-    {2, 4, 1, 1, {-30, -30}, 2, 15, {0x00}, 1},
-    {2, 4, 1, 1, {1e-9f, 1e-10f}, 1, 0, {0x00}, 1},  /* no f16 is as small as the scale */
-    {2, 4, 1, 1, {1e30f, -1e30f}, 1, 15, {0x0f}, 1}, /* nor as large */
-    {4, 4, 1, 1, {NAN, 15, 1, NAN}, 1, 0, {0xf0, 0x01}, 2},
+    {4, 2, 1, 1, {-1, 0, 1, 2}, 1, 1, {0, 1, 2, 3}},
+    {6, 2, 1, 1, {-1, 0, 1, 2, 2, 2}, 1, 1, {0, 1, 2, 3, 3, 3}},
+    {4, 2, 0.5f, 1, {-1, 0, 1, 4}, 1, 1, {0, 1, 2, 3}}, /* 4 is clipped to 2 */
+    {4, 2, 1, 0.5f, {-2, 0, 1, 2}, 1, 1, {0, 1, 2, 3}},
+    {2, 4, 1, 1, {-5, 10}, 1, 5, {0, 15}},
+    {8, 3, 1, 1, {0, 1, 2, 3, 4, 5, 6, 7}, 1, 0, {0, 1, 2, 3, 4, 5, 6, 7}},
+    {6, 3, 1, 1, {0, 1, 2, 3, 4, 7}, 1, 0, {0, 1, 2, 3, 4, 7}},
+    {2, 3, 1, 1, {7, 5}, 1, 0, {7, 5}},
+    {2, 8, 1, 1, {-100, 155}, 1, 100, {0, 255}},
+    {4, 8, 1, 1, {255, 0.5f, 1.5f, 2.5f}, 1, 0, {255, 0, 2, 2}}, /* ties to even */
+    {2, 4, 1, 1, {0, 0}, 1, 0, {0, 0}},
+    {2, 4, 1, 1, {30, 30}, 2, 0, {15, 15}},
+    {2, 4, 1, 1, {-30, -30}, 2, 15, {0, 0}},
+    {2, 4, 1, 1, {1e-9f, 1e-10f}, 1, 0, {0, 0}},   /* no f16 is as small as the scale */
+    {2, 4, 1, 1, {1e30f, -1e30f}, 1, 15, {15, 0}}, /* nor as large */
+    {4, 4, 1, 1, {NAN, 15, 1, NAN}, 1, 0, {0, 15, 1, 0}},
 };
 
 static void by_hand(ck *t)
 {
-    for (size_t i = 0; i < FL_COUNT(hand_cases); i++) {
-        const hand_case *c = &hand_cases[i];
-        uint8_t block[64 * 8 + 64 * 3];
+    enum { TOKEN = 37 };
+    for (size_t i = 0; i < 2 * FL_COUNT(hand_cases); i++) {
+        const hand_case *c = &hand_cases[i / 2];
+        const fl_kv_side side = i % 2 ? FL_KV_VALUES : FL_KV_KEYS;
+        uint8_t block[64 * 64 + 64 * 3];
         uint16_t scale;
-        reference()->quantize(block, 3, c->x, c->D, c->bits, c->c_max, c->c_min);
-        memcpy(&scale, block + fl__kv_scale_at(c->D, c->bits) + 3 * sizeof scale, sizeof scale);
-        if (memcmp(block + 3 * c->n_bytes, c->codes, (size_t)c->n_bytes) != 0 ||
-            fl__f16_to_f32(scale) != c->scale ||
-            block[fl__kv_zero_at(c->D, c->bits) + 3] != c->zero)
-            ck_complain(t, "case %zu: codes %02x %02x, scale %g, zero %d", i,
-                        block[3 * c->n_bytes], block[3 * c->n_bytes + 1],
-                        (double)fl__f16_to_f32(scale),
-                        block[fl__kv_zero_at(c->D, c->bits) + 3]);
-        ck_true(t, (int)fl__kv_row_bytes(c->D, c->bits) == c->n_bytes);
+        memset(block, 0xa5, sizeof block);
+        reference()->quantize(block, side, TOKEN, c->x, c->D, c->bits, c->c_max, c->c_min);
+        memcpy(&scale, block + fl__kv_scale_at(side, c->D, c->bits) + TOKEN * sizeof scale,
+               sizeof scale);
+        if (fl__f16_to_f32(scale) != c->scale ||
+            block[fl__kv_zero_at(side, c->D, c->bits) + TOKEN] != c->zero)
+            ck_complain(t, "case %zu: scale %g, zero %d", i, (double)fl__f16_to_f32(scale),
+                        block[fl__kv_zero_at(side, c->D, c->bits) + TOKEN]);
+        for (int d = 0; d < c->D; d++) {
+            const int code = side == FL_KV_KEYS
+                                 ? code_at(block, side, c->D, c->bits, d, TOKEN)
+                                 : code_at(block, side, c->D, c->bits, TOKEN, d);
+            if (code != c->codes[d]) ck_complain(t, "case %zu: code %d is %d", i, d, code);
+        }
     }
-    ck_true(t, fl__kv_block_bytes(128, 4) == 64 * (64 + 3));
+    ck_true(t, fl__kv_block_bytes(FL_KV_KEYS, 128, 4) == 64 * (64 + 3));
+    ck_true(t, fl__kv_block_bytes(FL_KV_VALUES, 128, 3) == 64 * (48 + 3));
 }
 
 /* Without clipping no value is further off than one step: half of it by its own rounding, half
@@ -137,17 +160,18 @@ static void by_hand(ck *t)
 static void within_a_step(ck *t)
 {
     enum { D = 64 };
-    static uint8_t block[64 * 64 + 64 * 3];
+    static uint8_t keys[64 * 64 + 64 * 3], values[64 * 64 + 64 * 3];
     static float x[T][D], v[T * D], k_t[D * T];
     fl_rng rng = fl__rng_init(t->seed, 0, "kv-step");
     for (size_t b = 0; b < FL_COUNT(all_bits); b++) {
         const int bits = all_bits[b], qmax = (1 << bits) - 1;
         for (int i = 0; i < T; i++) {
             for (int d = 0; d < D; d++) x[i][d] = (float)fl__rng_normal(&rng) + (float)(i % 3);
-            reference()->quantize(block, i, x[i], D, bits, 1, 1);
+            reference()->quantize(keys, FL_KV_KEYS, i, x[i], D, bits, 1, 1);
+            reference()->quantize(values, FL_KV_VALUES, i, x[i], D, bits, 1, 1);
         }
-        reference()->expand_v(v, block, D, bits);
-        reference()->expand_k(k_t, block, D, bits);
+        reference()->expand(v, values, FL_KV_VALUES, D, bits);
+        reference()->expand(k_t, keys, FL_KV_KEYS, D, bits);
         for (int i = 0; i < T; i++) {
             float hi = 0, lo = 0;
             for (int d = 0; d < D; d++) {

@@ -222,10 +222,17 @@ static void token_by_hand(ck *t)
     }
 }
 
-/* Loops over rows, on 1 and 3 threads. */
+enum { ROW_N = 100, ROW_LD = 103 };
+
+static void copy_row(void *arg, float *row, int m)
+{
+    memcpy(row, (const float *)arg + m * ROW_LD, ROW_N * sizeof *row);
+}
+
+/* Loops over rows, on 1 thread and in memory, on 3 and made one at a time. */
 static void rows_run(ck *t)
 {
-    const int M = 50, n = 100, ldx = 103, ld = 128;
+    const int M = 50, n = ROW_N, ldx = ROW_LD, ld = 128;
     fl_rng rng = fl__rng_init(t->seed, 0, "quantize-rows");
     ck_buf x = draw_floats(M * ldx, &rng);
     ck_buf codes = ck_buf_new((size_t)(M * ld)),
@@ -241,14 +248,17 @@ static void rows_run(ck *t)
         const fl_exec ex = {t->isa, threads};
         int8_t want[128];
         int32_t want_sum;
-        fl__quantize_static_run(&ex, codes.data, x_sum.data, x.data, ldx, M, &p.spec);
+        const fl_rows rows = threads == 1 ? fl__rows_at(x.data, ldx)
+                                          : (fl_rows){.make = copy_row, .arg = x.data};
+        ck_buf scratch = ck_buf_new(fl__quantize_scratch_bytes(&ex, ROW_N));
+        fl__quantize_static_run(&ex, codes.data, x_sum.data, rows, M, &p.spec, scratch.data);
         for (int m = 0; m < M; m++) {
             reference()->run_static(want, &want_sum, (float *)x.data + m * ldx, &p.spec);
             ck_true(t, memcmp((int8_t *)codes.data + m * ld, want, sizeof want) == 0);
             ck_true(t, ((int32_t *)x_sum.data)[m] == want_sum);
         }
-        fl__quantize_token_run(&ex, codes.data, x_sum.data, scale.data, zero.data, x.data, ldx,
-                               M, &token);
+        fl__quantize_token_run(&ex, codes.data, x_sum.data, scale.data, zero.data, rows, M,
+                               &token, scratch.data);
         for (int m = 0; m < M; m++) {
             const token_out ref =
                 token_run(reference(), want, (float *)x.data + m * ldx, &token);
@@ -258,7 +268,8 @@ static void rows_run(ck *t)
             ck_true(t, same(&got, &ref));
         }
         ck_true(t, ck_buf_intact(&codes) && ck_buf_intact(&x_sum) && ck_buf_intact(&scale) &&
-                       ck_buf_intact(&zero));
+                       ck_buf_intact(&zero) && ck_buf_intact(&scratch));
+        ck_buf_free(&scratch);
     }
     problem_free(&p);
     ck_buf_free(&x);

@@ -233,11 +233,29 @@ static void compare_row(ck *t, fused *f, int m, const float *x, const transform_
     ck_true(t, ((int32_t *)f->zero.data)[m] == zero);
 }
 
+/* Rows in memory, or the same handed out one at a time. */
+typedef struct row_block {
+    const float *x;
+    int ldx, n;
+} row_block;
+
+static void copy_row(void *arg, float *row, int m)
+{
+    const row_block *b = arg;
+    memcpy(row, b->x + m * b->ldx, (size_t)b->n * sizeof *row);
+}
+
+static fl_rows rows_of(row_block *b, bool made)
+{
+    return made ? (fl_rows){.make = copy_row, .arg = b} : fl__rows_at(b->x, b->ldx);
+}
+
 /* isa: of the row under test, so that it is the one chosen. */
 static void rows_run(ck *t, const fl_transform_kernel *k, int n1, int n2, int draw,
                      int n_threads)
 {
     const fl_exec ex = {k->isa, n_threads};
+    const bool made = draw % 2;
     const int M = is_amx(k) || n_threads > 1 ? ROWS : 21; /* enough for threads to meet */
     const int ldx = n1 * n2 + 3, ld = (n1 * n2 + 127) / 64 * 64;
     transform_problem p = problem_new(t, n1, n2, draw);
@@ -248,16 +266,17 @@ static void rows_run(ck *t, const fl_transform_kernel *k, int n1, int n2, int dr
                                     .asymmetric = draw % 3 == 1, .clip_max = 0.9f,
                                     .clip_min = draw ? 0.8f : 1, .premul = p.use_premul};
     fused f = fused_new(&ex, M, n1, n2, ld), alone = fused_new(&ex, 1, n1, n2, ld);
+    row_block at = {x.data, ldx, p.n};
     ck_true(t, fl__transform_select(ex.isa) == k);
     fl__transform_quantize_run(&ex, f.codes.data, f.x_sum.data, f.scale.data, f.zero.data,
-                               x.data, ldx, M, &p.t, &spec, f.scratch.data);
+                               rows_of(&at, made), M, &p.t, &spec, f.scratch.data);
     fl__transform_run(&ex, y.data, ldx, x.data, ldx, M, &p.t, p.use_premul, f.scratch.data);
     for (int m = 0; m < M; m++) {
         const float *row = (const float *)x.data + m * ldx;
         float want[MAX_N];
         compare_row(t, &f, m, row, &p, &spec, !is_amx(k), scratch.data);
         fl__transform_quantize_run(&ex, alone.codes.data, alone.x_sum.data, alone.scale.data,
-                                   alone.zero.data, row, ldx, 1, &p.t, &spec,
+                                   alone.zero.data, fl__rows_at(row, ldx), 1, &p.t, &spec,
                                    alone.scratch.data);
         ck_true(t, memcmp((int8_t *)f.codes.data + m * ld, alone.codes.data, (size_t)ld) == 0);
         fl__transform_run(&ex, want, p.n, row, p.n, 1, &p.t, p.use_premul, alone.scratch.data);
@@ -316,18 +335,19 @@ static void static_run(ck *t, const fl_transform_kernel *k, int n1, int n2, int 
     limits_init(&l, &p, ld);
     fl_quantize_static plain = l.spec;
     plain.premul = NULL;
-    fl__transform_quantize_static_run(&ex, f.codes.data, f.x_sum.data, x.data, ldx, M, &p.t,
-                                      &l.spec, f.scratch.data);
+    row_block at = {x.data, ldx, p.n};
+    fl__transform_quantize_static_run(&ex, f.codes.data, f.x_sum.data, rows_of(&at, draw % 2),
+                                      M, &p.t, &l.spec, f.scratch.data);
     fl__transform_run(&ex, y.data, ldx, x.data, ldx, M, &p.t, p.use_premul,
                       two_steps.scratch.data);
-    fl__quantize_static_run(&ex, two_steps.codes.data, two_steps.x_sum.data, y.data, ldx, M,
-                            &plain);
+    fl__quantize_static_run(&ex, two_steps.codes.data, two_steps.x_sum.data,
+                            fl__rows_at(y.data, ldx), M, &plain, NULL);
     ck_true(t, memcmp(f.codes.data, two_steps.codes.data, f.codes.n_bytes) == 0);
     ck_true(t, memcmp(f.x_sum.data, two_steps.x_sum.data, f.x_sum.n_bytes) == 0);
     for (int m = 0; m < M; m++) {
         fl__transform_quantize_static_run(&ex, two_steps.codes.data, two_steps.x_sum.data,
-                                          (const float *)x.data + m * ldx, ldx, 1, &p.t,
-                                          &l.spec, two_steps.scratch.data);
+                                          fl__rows_at((const float *)x.data + m * ldx, ldx), 1,
+                                          &p.t, &l.spec, two_steps.scratch.data);
         ck_true(t, memcmp((int8_t *)f.codes.data + m * ld, two_steps.codes.data,
                           (size_t)ld) == 0);
     }

@@ -135,6 +135,7 @@ int main(int argc, char **argv)
     check_gemm_bf16(&t);
     check_flatten(&t);
     check_attention(&t);
+    check_attention_codes(&t);
     check_kv_codec(&t);
     check_rowops(&t);
     if (required & ~optional & ~t.isa) {

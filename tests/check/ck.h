@@ -57,6 +57,7 @@ void check_transform(ck *t);
 void check_gemm_bf16(ck *t);
 void check_flatten(ck *t);
 void check_attention(ck *t);
+void check_attention_codes(ck *t);
 void check_kv_codec(ck *t);
 void check_rowops(ck *t);
 

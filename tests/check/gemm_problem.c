@@ -49,6 +49,17 @@ static ck_buf draw_scales(int n, fl_rng *rng)
     return b;
 }
 
+/* Anything but a NaN: which of two survives a sum is nobody's contract. */
+static void draw_residual(gemm_problem *p, fl_rng *rng)
+{
+    fl_gemm *g = &p->g;
+    g->ldr = p->w.N + ck_int(rng, 0, 3);
+    p->residual = ck_buf_new(((size_t)(g->M - 1) * (size_t)g->ldr + (size_t)p->w.N) * 4);
+    for (size_t i = 0; i < p->residual.n_bytes / sizeof(float); i++)
+        ((float *)p->residual.data)[i] = (float)fl__rng_normal(rng);
+    if (ck_int(rng, 0, 1)) g->residual = p->residual.data;
+}
+
 static void draw_epilogue(gemm_problem *p, fl_rng *rng)
 {
     fl_gemm *g = &p->g;
@@ -72,6 +83,7 @@ static void draw_epilogue(gemm_problem *p, fl_rng *rng)
     if (isfinite(g->x_scale[0]))
         memcpy((float *)p->bias.data + N - 1, &carrying_nan, sizeof carrying_nan);
     if (ck_int(rng, 0, 1)) g->bias = p->bias.data;
+    draw_residual(p, rng);
 }
 
 gemm_problem gemm_problem_new(ck *t, int M, int N, int K, int bits, int draw)
@@ -98,8 +110,8 @@ gemm_problem gemm_problem_new(ck *t, int M, int N, int K, int bits, int draw)
 
 void gemm_problem_free(gemm_problem *p)
 {
-    ck_buf *const all[] = {&p->codes, &p->x,       &p->x_sum, &p->x_scale, &p->x_zero,
-                           &p->bias,  &p->w_scale, &p->y,     &p->y_ref};
+    ck_buf *const all[] = {&p->codes, &p->x,        &p->x_sum,   &p->x_scale, &p->x_zero,
+                           &p->bias,  &p->residual, &p->w_scale, &p->y,       &p->y_ref};
     for (size_t i = 0; i < FL_COUNT(all); i++) ck_buf_free(all[i]);
     fl__weight_fini(&p->w);
 }
@@ -108,11 +120,12 @@ static void complain(ck *t, const gemm_problem *p, const char *what)
 {
     const fl_gemm *g = &p->g;
     ck_complain(t,
-                "%s: M %d N %d K %d ldx %d ldy %d fill %d%s%s%s%s%s seed %llu", what, g->M,
+                "%s: M %d N %d K %d ldx %d ldy %d fill %d%s%s%s%s%s%s seed %llu", what, g->M,
                 p->w.N, p->w.K, (int)g->ldx, (int)g->ldy, (int)p->fill,
                 g->x_scale_stride ? " x_scale[M]" : "", g->w_scale_stride ? " w_scale[N]" : "",
                 !g->x_zero ? "" : g->x_zero_stride ? " x_zero[M]" : " x_zero[1]",
-                g->bias ? " bias" : "", g->y_bf16 ? " bf16" : "", (unsigned long long)t->seed);
+                g->bias ? " bias" : "", g->residual ? " residual" : "",
+                g->y_bf16 ? " bf16" : "", (unsigned long long)t->seed);
 }
 
 void gemm_problem_run(ck *t, gemm_problem *p, const fl_gemm_kernel *k, int m0, int m1, int n0,
@@ -163,6 +176,7 @@ void gemm_problem_define(gemm_problem *p, int m0, int m1, int n0, int n1)
                 g->x_scale[m * g->x_scale_stride] * g->w_scale[n * g->w_scale_stride];
             float y = (float)acc * scale;
             if (g->bias) y += g->bias[n];
+            if (g->residual) y += g->residual[m * g->ldr + n];
             if (g->y_bf16)
                 ((uint16_t *)p->y_ref.data)[m * g->ldy + n] = bf16_nearest(y);
             else

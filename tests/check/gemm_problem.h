@@ -19,11 +19,11 @@ typedef struct gemm_problem {
     fl_weight w;
     gemm_fill fill;
     ck_buf codes; /* int8 [N, K], what w was packed from */
-    ck_buf x, x_sum, x_scale, x_zero, w_scale, bias, y, y_ref;
+    ck_buf x, x_sum, x_scale, x_zero, w_scale, bias, residual, y, y_ref;
 } gemm_problem;
 
-/* Strides, zero points, scale granularity, bias, output type and fill are drawn from the seed,
- * the shape and `draw`. */
+/* Strides, zero points, scale granularity, bias, residual, output type and fill are drawn from
+ * the seed, the shape and `draw`. */
 gemm_problem gemm_problem_new(ck *t, int M, int N, int K, int bits, int draw);
 void gemm_problem_free(gemm_problem *p);
 

@@ -100,37 +100,52 @@ static const char *opt_model(void)
     return fl_test_opt_model("opt", &m);
 }
 
+/* As OPT-350M: norms behind, a narrow embedding. */
+static const char *post_norm_model(void)
+{
+    fl_opt_model m = fl_test_opt_model_defaults();
+    m.pre_norm = false;
+    m.embed_size = 20;
+    m.outlier = 4;
+    return fl_test_opt_model("post", &m);
+}
+
 /* ---- models ------------------------------------------------------------------------------ */
 
 typedef struct setting {
     const char *method;
     int w_bits, a_bits, kv_bits;
     const char *transform, *recipe, *weights;
-    fl_switch asymmetric;
+    fl_switch asymmetric, clip_per_linear;
     const char *kv_format;
     double most_divergence; /* of the embedded model */
     const char *granularity;
 } setting;
 
 static const setting settings[] = {
-    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_AUTO, "int4", 0.42, NULL},
-    {"flatquant", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, "int4", 0.35, NULL},
-    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_OFF, "int4", 0.56, NULL},
-    {"flatquant", 4, 4, 4, NULL, "official", NULL, FL_AUTO, "int4", 0.53, NULL},
-    {"flatquant", 4, 4, 16, "svd", NULL, NULL, FL_AUTO, "bf16", 0.51, NULL},
-    {"flatquant", 4, 4, 4, "random-kron", NULL, NULL, FL_AUTO, "int4", 0.57, NULL},
-    {"flatquant", 4, 4, 4, "hadamard", NULL, NULL, FL_AUTO, "int4", 0.46, NULL},
-    {"flatquant", 4, 4, 4, "none", NULL, NULL, FL_AUTO, "int4", 0.82, NULL},
-    {"flatquant", 4, 8, 8, NULL, NULL, NULL, FL_AUTO, "int8", 0.24, NULL},
-    {"flatquant", 3, 3, 3, NULL, NULL, NULL, FL_AUTO, "int3", 2.2, NULL},
-    {"flatquant", 4, 16, 16, NULL, NULL, NULL, FL_AUTO, "bf16", 0.25, NULL},
-    {"flatquant", 3, 16, 16, NULL, NULL, "gptq", FL_AUTO, "bf16", 0.37, NULL},
-    {"quarot", 4, 4, 4, NULL, NULL, "rtn", FL_AUTO, "int4", 0.6, NULL},
-    {"quarot", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, "int4", 0.4, NULL},
-    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_AUTO, "int4", 0.5, "tensor"},
-    {"flatquant", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, "int4", 0.4, "tensor"},
-    {"flatquant", 4, 8, 16, "svd", NULL, NULL, FL_AUTO, "bf16", 0.25, "tensor"},
-    {"quarot", 4, 4, 16, NULL, NULL, NULL, FL_AUTO, "bf16", 0.55, "tensor"},
+    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_AUTO, FL_AUTO, "int4", 0.42, NULL},
+    {"flatquant", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, FL_AUTO, "int4", 0.35, NULL},
+    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_OFF, FL_AUTO, "int4", 0.56, NULL},
+    {"flatquant", 4, 4, 4, NULL, "official", NULL, FL_AUTO, FL_AUTO, "int4", 0.53, NULL},
+    {"flatquant", 4, 4, 4, NULL, "official", NULL, FL_AUTO, FL_OFF, "int4", 0.53, NULL},
+    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_AUTO, FL_ON, "int4", 0.42, NULL},
+    {"flatquant", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, FL_ON, "int4", 0.35, NULL},
+    {"flatquant", 4, 4, 16, "svd", NULL, NULL, FL_AUTO, FL_AUTO, "bf16", 0.51, NULL},
+    {"flatquant", 4, 4, 4, "random-kron", NULL, NULL, FL_AUTO, FL_AUTO, "int4", 0.57, NULL},
+    {"flatquant", 4, 4, 4, "hadamard", NULL, NULL, FL_AUTO, FL_AUTO, "int4", 0.46, NULL},
+    {"flatquant", 4, 4, 4, "none", NULL, NULL, FL_AUTO, FL_AUTO, "int4", 0.82, NULL},
+    {"flatquant", 4, 8, 8, NULL, NULL, NULL, FL_AUTO, FL_AUTO, "int8", 0.24, NULL},
+    {"flatquant", 3, 3, 3, NULL, NULL, NULL, FL_AUTO, FL_AUTO, "int3", 2.2, NULL},
+    {"flatquant", 4, 16, 16, NULL, NULL, NULL, FL_AUTO, FL_AUTO, "bf16", 0.25, NULL},
+    {"flatquant", 3, 16, 16, NULL, NULL, "gptq", FL_AUTO, FL_AUTO, "bf16", 0.37, NULL},
+    {"quarot", 4, 4, 4, NULL, NULL, "rtn", FL_AUTO, FL_AUTO, "int4", 0.6, NULL},
+    {"quarot", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, FL_AUTO, "int4", 0.4, NULL},
+    {"flatquant", 4, 4, 4, NULL, NULL, NULL, FL_AUTO, FL_AUTO, "int4", 0.5, "tensor"},
+    {"flatquant", 4, 4, 4, NULL, NULL, "gptq", FL_AUTO, FL_AUTO, "int4", 0.4, "tensor"},
+    {"flatquant", 4, 4, 4, NULL, "official", "gptq", FL_AUTO, FL_ON, "int4", 0.5, "tensor"},
+    {"flatquant", 4, 4, 4, "none", NULL, NULL, FL_AUTO, FL_AUTO, "int4", 0.82, "tensor"},
+    {"flatquant", 4, 8, 16, "svd", NULL, NULL, FL_AUTO, FL_AUTO, "bf16", 0.25, "tensor"},
+    {"quarot", 4, 4, 16, NULL, NULL, NULL, FL_AUTO, FL_AUTO, "bf16", 0.55, "tensor"},
 };
 
 enum { N_SETTINGS = sizeof settings / sizeof *settings };
@@ -146,6 +161,7 @@ static fl_quantize_options options_of_setting(const setting *s, const char *mode
     o.recipe = s->recipe;
     o.weights = s->weights;
     o.asymmetric = s->asymmetric;
+    o.clip_per_linear = s->clip_per_linear;
     o.a_granularity = s->granularity;
     return o;
 }
@@ -236,10 +252,11 @@ static void other_models_work_too(void **state)
     fl_small_model odd = fl_test_small_model_defaults();
     odd.ffn_size = 97; /* a prime: one dense factor */
     opt.outlier = 4;
-    char models[2][512]; /* what fl_test_path returns does not last for so many */
+    char models[3][512]; /* what fl_test_path returns does not last for so many */
     (void)snprintf(models[0], sizeof *models, "%s", fl_test_opt_model("pre", &opt));
     (void)snprintf(models[1], sizeof *models, "%s", fl_test_small_model("odd", &odd));
-    for (int m = 0; m < 2; m++)
+    (void)snprintf(models[2], sizeof *models, "%s", post_norm_model());
+    for (int m = 0; m < 3; m++)
         for (int i = 0; i < N_SETTINGS; i++) {
             char out[16];
             (void)snprintf(out, sizeof out, "out%d_%d", m, i);
@@ -372,9 +389,10 @@ static fl_quantize_options options_of_kind(const run_kind *k, const char *model,
 static void threads_do_not_change_a_byte(void **state)
 {
     (void)state;
-    const char *const models[] = {quick_model(), opt_model(), FL_TEST_TINY_LLAMA};
-    for (int m = 0; m < 3; m++)
-        for (int k = 0; k < (m == 2 ? 1 : N_KINDS); k++) {
+    const char *const models[] = {quick_model(), opt_model(), post_norm_model(),
+                                  FL_TEST_TINY_LLAMA};
+    for (int m = 0; m < 4; m++)
+        for (int k = 0; k < (m == 3 ? 1 : N_KINDS); k++) {
             char one[16], two[16];
             (void)snprintf(one, sizeof one, "one%d%d", m, k);
             (void)snprintf(two, sizeof two, "two%d%d", m, k);
@@ -437,6 +455,7 @@ static void stopped_runs_continue_to_the_same_bytes(void **state)
         (void)snprintf(name, sizeof name, "opt%d", k);
         check_stopped(&kinds[k], opt_model(), name);
     }
+    check_stopped(&kinds[1], post_norm_model(), "post");
 }
 
 static void count_blocks(void *user, const fl_quantize_progress *p)
@@ -506,6 +525,22 @@ static void the_dry_run_foresees_training(void **state)
         json_decref(estimate);
         json_decref(report);
     }
+}
+
+/* Time grows with what is trained: a lot of epochs are more than the rest of the run. */
+static void the_dry_run_counts_epochs(void **state)
+{
+    (void)state;
+    double seconds[2];
+    for (int i = 0; i < 2; i++) {
+        fl_quantize_options o = options_of(NULL, "out", "flatquant");
+        o.dry_run = true;
+        o.epochs = i ? 1000 : 0;
+        json_t *estimate = run(&o);
+        seconds[i] = number_at(estimate, "seconds", NULL);
+        json_decref(estimate);
+    }
+    assert_true(seconds[1] > 4 * seconds[0]);
 }
 
 /* ---- memory ------------------------------------------------------------------------------ */
@@ -607,14 +642,9 @@ static void broken_options_are_one_line(void **state)
         {2, "m", FLATQUANT "--flat-lr nan", "'nan' is no number"},
         {2, "m", FLATQUANT "--w-bits 16", "float weights with integer activations"},
         {2, "m", FLATQUANT "--kv-bits 5", "'5' is not one of the choices"},
-        {6, "post", FLATQUANT, "do_layer_norm_before: false"},
-        {6, "post", "--method quarot", "do_layer_norm_before: false"},
     };
     const fl_small_model m = fl_test_small_model_defaults();
-    fl_opt_model post = fl_test_opt_model_defaults();
-    post.pre_norm = false;
     (void)fl_test_small_model("m", &m);
-    (void)fl_test_opt_model("post", &post);
     (void)evaluated_text();
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) check_broken(&rows[i]);
 }
@@ -657,6 +687,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(stopped_runs_continue_to_the_same_bytes),
     cmocka_unit_test(blocks_can_be_done_again),
     cmocka_unit_test(the_dry_run_foresees_training),
+    cmocka_unit_test(the_dry_run_counts_epochs),
     cmocka_unit_test(running_out_of_memory_is_survived),
     cmocka_unit_test(inspect_shows_the_transforms),
     cmocka_unit_test(broken_options_are_one_line),

@@ -52,6 +52,19 @@ const char *fl_test_case_opt(void)
     return fl_test_opt_model("opt", &m);
 }
 
+const char *fl_test_case_post_norm(void)
+{
+    fl_opt_model m = fl_test_opt_model_defaults();
+    m.n_layers = 1;
+    m.hidden_size = 24;
+    m.embed_size = 10;
+    m.n_heads = 3;
+    m.ffn_size = 30;
+    m.pre_norm = false;
+    m.outlier = 3;
+    return fl_test_opt_model("post", &m);
+}
+
 fl_flatquant_options fl_test_case_options(int w_bits, int a_bits, int kv_bits)
 {
     return (fl_flatquant_options){.transform = FL_TRANSFORM_INVERSE,
@@ -103,6 +116,7 @@ static float *run(fl_flatquant_case *c, const fl_block *block, int k_bits, int v
     o.k_format = kv_format(k_bits);
     o.v_format = kv_format(v_bits);
     c->model->stream_transform_bytes = 1 << 20; /* more than enough */
+    c->model->stream_own_clips = true;
     assert_int_equal(fl__kv_new(&kv, &o, NULL), FL_OK);
     assert_int_equal(fl__workspace_new(&ws, c->model, &c->ex, FL_CASE_ROWS, NULL), FL_OK);
     for (int i = 0; i < FL_CASE_WINDOWS; i++) fl__kv_resize(kv, i, FL_CASE_TOKENS);

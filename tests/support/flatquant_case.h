@@ -21,10 +21,12 @@ typedef struct fl_flatquant_case {
 } fl_flatquant_case;
 
 /* Directories of random models of one layer: grouped heads and factor pairs 4 x 6, 5 x 6; heads
- * wider than hidden / heads and a prime width; OPT with biases. */
+ * wider than hidden / heads and a prime width; OPT with biases; OPT with the norms behind and a
+ * narrow embedding. */
 const char *fl_test_case_llama(void);
 const char *fl_test_case_wide_llama(void);
 const char *fl_test_case_opt(void);
+const char *fl_test_case_post_norm(void);
 /* Everything learned but the weights; a short training. */
 fl_flatquant_options fl_test_case_options(int w_bits, int a_bits, int kv_bits);
 

@@ -29,7 +29,8 @@ typedef struct site {
     factor left, right;
     double *raw_c, *c; /* NULL: no scale */
     bool log_scale;
-    double *clip; /* [2] raw, NULL: none */
+    double *clip; /* [2 n_clips] raw, NULL: none */
+    int n_clips;  /* 1, or one for each linear */
 } site;
 
 typedef struct linear {
@@ -41,7 +42,7 @@ typedef struct linear {
 struct fl_reference {
     const fl_flatquant_params *params;
     fl_flatquant_options o;
-    bool opt, bf16;
+    bool opt, post, bf16;
     int R, T, D, H, G, hd, F;
     double eps, theta;
     double *x, *gain[2], *bias[2];
@@ -161,13 +162,13 @@ static double sigmoid(double x)
 }
 
 static void quantize_row(fl_reference *r, double *x, int n, int bits, bool asymmetric, bool f16,
-                         const double *clip)
+                         const double *clip, int n_clips)
 {
     if (bits >= 16) return;
     const double top = asymmetric ? exp2(bits) - 1 : exp2(bits - 1) - 1;
     const double bottom = asymmetric ? 0 : -top - 1;
     const double hi = (clip ? sigmoid(clip[0]) : 1) * extreme(r, x, n, 1);
-    const double lo = (clip ? sigmoid(clip[1]) : 1) * extreme(r, x, n, -1);
+    const double lo = (clip ? sigmoid(clip[n_clips]) : 1) * extreme(r, x, n, -1);
     double s = (asymmetric ? hi - lo : larger(r, hi, -lo)) / top;
     if (f16) s = narrowed(r, s, 11, F16_SLACK);
     if (s == 0) s = 1;
@@ -344,7 +345,6 @@ static void update(fl_reference *r)
 
 static double *norm(fl_reference *r, int which, const double *x)
 {
-    const double *c = r->site[which ? FL_SITE_UP : FL_SITE_QKV].c;
     double *y = take(r, (size_t)(r->R * r->D));
     for (int t = 0; t < r->R; t++) {
         const double *row = x + t * r->D;
@@ -354,13 +354,23 @@ static double *norm(fl_reference *r, int which, const double *x)
         for (int i = 0; i < r->D; i++) {
             double v = (row[i] - mean) / sqrt(square + r->eps) * r->gain[which][i];
             if (r->opt) v += r->bias[which][i];
-            y[t * r->D + i] = c ? v * c[i] : v;
+            y[t * r->D + i] = v;
         }
     }
     return y;
 }
 
-/* x [R, K] under its site's transform, quantised, in place. P_v is in it already. */
+/* x [R, K] times the site's scale, anew. */
+static double *scaled(fl_reference *r, int which, const double *x)
+{
+    const double *c = r->site[which].c;
+    double *y = take(r, (size_t)(r->R * r->D));
+    for (int i = 0; i < r->R * r->D; i++) y[i] = c ? x[i] * c[i % r->D] : x[i];
+    return y;
+}
+
+/* x [R, K] under its site's transform, in place, P_v being in it already; and quantised, unless
+ * every linear does that for itself. */
 static void enter(fl_reference *r, int which, double *x)
 {
     const site *s = &r->site[which];
@@ -368,14 +378,20 @@ static void enter(fl_reference *r, int which, double *x)
     for (int t = 0; t < r->R; t++) {
         kron(r, x + t * K, s->n1, s->n2, matrix(&s->left, s->left.p),
              which == FL_SITE_O ? NULL : matrix(&s->right, s->right.p), true);
-        quantize_row(r, x + t * K, K, r->o.a_bits, r->o.asymmetric, false, s->clip);
+        if (s->n_clips == 1)
+            quantize_row(r, x + t * K, K, r->o.a_bits, r->o.asymmetric, false, s->clip, 1);
     }
 }
 
-static double *multiply(fl_reference *r, int which, const double *x)
+/* x [R, K] as entered; linear number i of its site. */
+static double *multiply_by(fl_reference *r, int which, const site *s, int i, const double *from)
 {
     const linear *l = &r->linear[which];
-    double *y = take(r, (size_t)(r->R * l->N));
+    double *y = take(r, (size_t)(r->R * l->N)), *x = take(r, (size_t)(r->R * l->K));
+    memcpy(x, from, (size_t)(r->R * l->K) * sizeof *x);
+    for (int t = 0; s->n_clips > 1 && t < r->R; t++)
+        quantize_row(r, x + t * l->K, l->K, r->o.a_bits, r->o.asymmetric, false, s->clip + i,
+                     s->n_clips);
     for (int t = 0; t < r->R; t++)
         for (int n = 0; n < l->N; n++) {
             double sum = l->bias ? l->b_hat[n] : 0;
@@ -383,6 +399,18 @@ static double *multiply(fl_reference *r, int which, const double *x)
             y[t * l->N + n] = sum;
         }
     return y;
+}
+
+static double *multiply(fl_reference *r, int which, const double *x)
+{
+    static const struct {
+        int site, place;
+    } at[FL_N_LINEARS] = {
+        [FL_LIN_Q] = {FL_SITE_QKV, 0}, [FL_LIN_K] = {FL_SITE_QKV, 1},
+        [FL_LIN_V] = {FL_SITE_QKV, 2}, [FL_LIN_O] = {FL_SITE_O, 0},
+        [FL_LIN_GATE] = {FL_SITE_UP, 0}, [FL_LIN_UP] = {FL_SITE_UP, 1},
+        [FL_LIN_DOWN] = {FL_SITE_DOWN, 0}};
+    return multiply_by(r, which, &r->site[at[which].site], at[which].place, x);
 }
 
 /* Rotates pairs (i, i + hd/2) of each head by position * theta^(-2i/hd). */
@@ -431,7 +459,8 @@ static double *attend(fl_reference *r, const double *q, const double *k, const d
 
 static double *attention_half(fl_reference *r)
 {
-    double *in = norm(r, 0, r->x), *query = take(r, (size_t)(r->hd * r->hd));
+    double *in = scaled(r, FL_SITE_QKV, r->post ? r->x : norm(r, 0, r->x));
+    double *query = take(r, (size_t)(r->hd * r->hd));
     enter(r, FL_SITE_QKV, in);
     double *q = multiply(r, FL_LIN_Q, in), *k = multiply(r, FL_LIN_K, in);
     double *v = multiply(r, FL_LIN_V, in);
@@ -443,14 +472,14 @@ static double *attention_half(fl_reference *r)
     turn_heads(r, q, r->H, matrix(&r->head, query));
     turn_heads(r, k, r->G, matrix(&r->head, r->head.p));
     for (int h = 0; h < r->R * r->G; h++) {
-        quantize_row(r, k + h * r->hd, r->hd, r->o.k_bits, true, true, r->k_clip);
-        quantize_row(r, v + h * r->hd, r->hd, r->o.v_bits, true, true, r->v_clip);
+        quantize_row(r, k + h * r->hd, r->hd, r->o.k_bits, true, true, r->k_clip, 1);
+        quantize_row(r, v + h * r->hd, r->hd, r->o.v_bits, true, true, r->v_clip, 1);
     }
     double *att = attend(r, q, k, v);
     enter(r, FL_SITE_O, att);
     double *h = multiply(r, FL_LIN_O, att);
     for (int i = 0; i < r->R * r->D; i++) h[i] += r->x[i];
-    return h;
+    return r->post ? norm(r, 0, h) : h;
 }
 
 static const double *run(fl_reference *r)
@@ -459,7 +488,7 @@ static const double *run(fl_reference *r)
     r->at = 0;
     update(r);
     const double *h = attention_half(r);
-    double *in = norm(r, 1, h);
+    double *in = scaled(r, FL_SITE_UP, r->post ? h : norm(r, 1, h));
     enter(r, FL_SITE_UP, in);
     double *t = multiply(r, FL_LIN_UP, in);
     if (r->opt) {
@@ -471,6 +500,7 @@ static const double *run(fl_reference *r)
     enter(r, FL_SITE_DOWN, t);
     double *y = multiply(r, FL_LIN_DOWN, t);
     for (int i = 0; i < r->R * r->D; i++) y[i] += h[i];
+    if (r->post) y = norm(r, 1, y);
     r->used = used;
     return y;
 }
@@ -523,6 +553,7 @@ static void read_site(fl_reference *r, int which)
     s->left = read_factor(r, &from->left);
     s->right = read_factor(r, &from->right);
     s->clip = read_clip(r, &from->clip);
+    s->n_clips = from->clip.n > 1 ? from->clip.n : 1;
     if (!from->raw_c) return;
     s->raw_c = widened(r, from->raw_c, (size_t)from->n_in);
     s->c = take(r, (size_t)from->n_in);
@@ -555,6 +586,7 @@ fl_reference *fl_test_reference_new(const fl_model *model, const fl_block *block
     if (!r || !r->arena || !r->tape) fail_msg("out of memory");
     r->params = params;
     r->o = params->o;
+    r->post = !cfg->pre_norm;
     r->opt = cfg->family == FL_FAMILY_OPT;
     r->bf16 = online_bf16;
     r->R = n_windows * seq_len;

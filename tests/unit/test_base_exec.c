@@ -73,6 +73,36 @@ static void threads_share_the_work(void **state)
     assert_int_equal(used[0] + used[1], 2);
 }
 
+/* Item 0 takes until all others are done, and so do the neighbours that its thread would have
+ * taken next. */
+static void wait_for_others(void *arg, int64_t item, int thread)
+{
+    (void)thread;
+    atomic_int *done = arg;
+    const double until = omp_get_wtime() + 10;
+    while (item == 0 && atomic_load(done) < 7 && omp_get_wtime() < until) {
+    }
+    if (item != 0 || atomic_load(done) == 7) atomic_fetch_add(done, 1);
+}
+
+static void a_slow_thread_is_helped(void **state)
+{
+    (void)state;
+    atomic_int done = 0;
+    fl__parallel_for(&(fl_exec){.n_threads = 2}, 8, wait_for_others, &done);
+    assert_int_equal(done, 8);
+}
+
+/* More threads than shares of the items. */
+static void many_threads_leave_nothing_out(void **state)
+{
+    (void)state;
+    visit_log log = {.n_threads = 100};
+    fl__parallel_for(&(fl_exec){.n_threads = 100}, N_ITEMS, visit, &log);
+    for (int i = 0; i < N_ITEMS; i++) assert_int_equal(log.visits[i], 1);
+    assert_int_equal(log.bad_thread, 0);
+}
+
 static void note_limits(void *arg, int64_t item, int thread)
 {
     (void)thread;
@@ -183,6 +213,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(each_item_runs_once),
     cmocka_unit_test(no_items_or_odd_counts_are_harmless),
     cmocka_unit_test(threads_share_the_work),
+    cmocka_unit_test(a_slow_thread_is_helped),
+    cmocka_unit_test(many_threads_leave_nothing_out),
     cmocka_unit_test(libraries_see_one_thread_inside),
     cmocka_unit_test(nested_loops_run_on_their_thread),
     cmocka_unit_test(same_bytes_for_any_number_of_threads),

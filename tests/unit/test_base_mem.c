@@ -75,6 +75,24 @@ static void calloc_zeroes(void **state)
     }
 }
 
+static void blocks_on_huge_pages_are_blocks(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {0, 100, 2 << 20, (2 << 20) - 65, (5 << 20) + 1};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        const size_t before = fl__mem_get().now_bytes;
+        char *p = fl__alloc_huge(sizes[i], 1);
+        assert_non_null(p);
+        assert_int_equal((uintptr_t)p % 64, 0);
+        assert_int_equal(fl__mem_get().now_bytes, before + sizes[i]);
+        memset(p, 1, sizes[i]);
+        fl__free(&p);
+        assert_int_equal(fl__mem_get().now_bytes, before);
+    }
+    assert_null(fl__alloc_huge(SIZE_MAX, 1));
+    assert_null(fl__alloc_huge(SIZE_MAX - 100, 1));
+}
+
 static void sizes_that_overflow_fail(void **state)
 {
     (void)state;
@@ -182,6 +200,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(live_bytes_are_exact),
     cmocka_unit_test(peak_is_the_largest_sum),
     cmocka_unit_test(calloc_zeroes),
+    cmocka_unit_test(blocks_on_huge_pages_are_blocks),
     cmocka_unit_test(sizes_that_overflow_fail),
     cmocka_unit_test(grow_keeps_contents),
     cmocka_unit_test(strndup_copies_bytes),

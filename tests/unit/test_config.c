@@ -234,10 +234,11 @@ static const struct {
     {"{" LLAMA ",\"num_key_value_heads\":8}", "num_attention_heads is no multiple of num_key"},
     {"{" LLAMA ",\"num_key_value_heads\":0}", "num_key_value_heads is 0, wanted"},
     {"{" LLAMA ",\"head_dim\":7}", "head_dim is odd"},
-    {"{" LLAMA ",\"head_dim\":0}", "head_dim is 0, wanted an integer from 1 to 8192"},
+    {"{" LLAMA ",\"head_dim\":0}", "head_dim is 0, wanted an integer from 1 to 512"},
+    {"{" LLAMA ",\"head_dim\":514}", "head_dim is 514, wanted an integer from 1 to 512"},
     {"{" LLAMA ",\"head_dim\":8.0}", "head_dim is 8.0, wanted an integer"},
     {"{\"model_type\":\"llama\",\"vocab_size\":9,\"hidden_size\":8,\"num_hidden_layers\":1,"
-     "\"num_attention_heads\":16384,\"intermediate_size\":3,\"head_dim\":8192}",
+     "\"num_attention_heads\":16384,\"intermediate_size\":3,\"head_dim\":512}",
      "head_dim times num_attention_heads is above 1048576"},
     {"{" LLAMA ",\"max_position_embeddings\":0}", "max_position_embeddings is 0, wanted"},
     {"{" LLAMA ",\"rms_norm_eps\":0}", "rms_norm_eps is 0, wanted a number above 0"},

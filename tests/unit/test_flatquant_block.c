@@ -99,6 +99,7 @@ static void check_pass_of_all(const fl_flatquant_options *o)
     check_pass(fl_test_case_llama(), o);
     check_pass(fl_test_case_wide_llama(), o);
     check_pass(fl_test_case_opt(), o);
+    check_pass(fl_test_case_post_norm(), o);
 }
 
 static void gradients_of_w4a4kv4(void **state)
@@ -119,6 +120,21 @@ static void gradients_of_asymmetric_activations(void **state)
     o.k_bits = 3;
     o.v_bits = 2;
     check_pass(fl_test_case_llama(), &o);
+}
+
+static void gradients_of_clips_per_linear(void **state)
+{
+    fl_flatquant_options o = fl_test_case_options(4, 4, 4);
+    (void)state;
+    o.clip_per_linear = true;
+    o.weight_lr = 0.1;
+    check_pass_of_all(&o);
+    o.asymmetric = true;
+    o.transform = FL_TRANSFORM_SVD;
+    check_pass_of_all(&o);
+    o.transform = FL_TRANSFORM_NONE;
+    o.a_bits = 8;
+    check_pass_of_all(&o);
 }
 
 static void gradients_of_weights_alone(void **state)
@@ -154,6 +170,7 @@ static void gradients_without_transforms(void **state)
     check_pass_of_all(&o);
     o.scale = false;
     check_pass(fl_test_case_opt(), &o);
+    check_pass(fl_test_case_post_norm(), &o);
 }
 
 static void gradients_of_fixed_transforms(void **state)
@@ -212,12 +229,14 @@ static void transforms_cancel(void **state)
         check_cancelling(fl_test_case_llama(), (fl_transform_kind)kind);
         check_cancelling(fl_test_case_wide_llama(), (fl_transform_kind)kind);
         check_cancelling(fl_test_case_opt(), (fl_transform_kind)kind);
+        check_cancelling(fl_test_case_post_norm(), (fl_transform_kind)kind);
     }
 }
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(gradients_of_w4a4kv4),
     cmocka_unit_test(gradients_of_asymmetric_activations),
+    cmocka_unit_test(gradients_of_clips_per_linear),
     cmocka_unit_test(gradients_of_weights_alone),
     cmocka_unit_test(gradients_without_rounding),
     cmocka_unit_test(gradients_of_svd_factors),

@@ -79,6 +79,7 @@ static void check_fold_of_all(const fl_flatquant_options *o)
     check_fold(fl_test_case_llama(), o);
     check_fold(fl_test_case_wide_llama(), o);
     check_fold(fl_test_case_opt(), o);
+    if (!o->fold_gain) check_fold(fl_test_case_post_norm(), o);
 }
 
 static void folded_in_float(void **state)
@@ -110,6 +111,18 @@ static void folded_in_integers(void **state)
     check_fold_of_all(&o);
 }
 
+static void folded_with_clips_per_linear(void **state)
+{
+    fl_flatquant_options o = fl_test_case_options(4, 4, 4);
+    (void)state;
+    o.clip_per_linear = true;
+    check_fold_of_all(&o);
+    o.asymmetric = true;
+    check_fold_of_all(&o);
+    o.transform = FL_TRANSFORM_NONE;
+    check_fold_of_all(&o);
+}
+
 static void folded_weights_alone(void **state)
 {
     fl_flatquant_options o = fl_test_case_options(4, 16, 16);
@@ -123,6 +136,7 @@ static void folded_weights_alone(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(folded_in_float),
     cmocka_unit_test(folded_in_integers),
+    cmocka_unit_test(folded_with_clips_per_linear),
     cmocka_unit_test(folded_weights_alone),
 };
 FL_TEST_MAIN(tests)

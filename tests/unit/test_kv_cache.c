@@ -59,13 +59,13 @@ static void round_row(float *x, fl_kv_format f, float c_max, float c_min)
 {
     const fl_kv_codec_kernel *ref = &fl__kv_codec_kernels[fl__n_kv_codec_kernels - 1];
     const int bits = fl__kv_code_bits(f);
-    uint8_t block[64 * D + 64 * 3] = {0};
+    uint8_t block[64 * D + 64 * 3] = {0}; /* values of 8 bits */
     float all[FL_KV_PAGE * D];
     if (f == FL_KV_BF16)
         for (int d = 0; d < D; d++) x[d] = fl__bf16_to_f32(fl__f32_to_bf16(x[d]));
     if (!bits) return;
-    ref->quantize(block, 0, x, D, bits, c_max, c_min);
-    ref->expand_v(all, block, D, bits);
+    ref->quantize(block, FL_KV_VALUES, 0, x, D, bits, c_max, c_min);
+    ref->expand(all, block, FL_KV_VALUES, D, bits);
     memcpy(x, all, D * sizeof *x);
 }
 

@@ -84,7 +84,7 @@ static problem *make(const variant *v)
         if (v->is_unsigned) p->x[k] = fmaxf(p->x[k], 0);
     }
     for (int i = 0; i < 2; i++) p->y[i] = fl__calloc(ROWS * N0, sizeof(float));
-    p->scratch = fl__alloc(fl__site_scratch_bytes(&p->ex, ROWS, K, p->site.code_ld, 0),
+    p->scratch = fl__alloc(fl__site_scratch_bytes(&p->ex, ROWS, K, p->site.code_ld, 0, false),
                            1);
     return p;
 }
@@ -325,7 +325,8 @@ static void check_digits(const digits_case *d)
     p->x = fl_test_normal(ROWS * K, qmax, "x");
     for (int k = 0; k < ROWS * K; k++) p->x[k] *= k % 6 == 5 ? 15 : 2;
     p->y[0] = fl__calloc(ROWS * N0, sizeof(float));
-    p->scratch = fl__alloc(fl__site_scratch_bytes(&p->ex, ROWS, K, p->site.code_ld, 0), 1);
+    p->scratch =
+        fl__alloc(fl__site_scratch_bytes(&p->ex, ROWS, K, p->site.code_ld, 0, false), 1);
     run(p);
     for (int r = 0; r < ROWS; r++)
         for (int n = 0; n < N0; n++) {

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "support/fl_test.h"
 
+#include "base/float16.h"
 #include "base/rng.h"
 #include "kernels/onednn.h"
 
@@ -66,9 +67,42 @@ static void opponents_run_or_are_unsupported(void **state)
     }
 }
 
+/* All row counts on the weights packed for the first. */
+static void linears_multiply(void **state)
+{
+    enum { OUT = 48, IN = 64, ROWS = 9 };
+    static const int counts[] = {ROWS, 4};
+    uint16_t w[OUT * IN], x[ROWS * IN];
+    float y[ROWS * OUT];
+    fl_onednn_linear *linear;
+    fl_err err;
+    (void)state;
+    for (int i = 0; i < OUT * IN; i++) w[i] = fl__f32_to_bf16((float)(i * 7 % 11 - 5));
+    for (int i = 0; i < ROWS * IN; i++) x[i] = fl__f32_to_bf16((float)(i * 5 % 13 - 6));
+    const fl_status st = fl__onednn_linear_new(&linear, w, OUT, IN, counts, 2, 1, &err);
+    if (st == FL_E_UNSUPPORTED) fl_test_skip("oneDNN has plain loops only for bfloat16 here");
+    assert_int_equal(st, FL_OK);
+    assert_true(fl__onednn_linear_bytes(linear) >= sizeof w);
+    assert_true(fl__onednn_linear_impl(linear)[0]);
+    for (int c = 0; c < 2; c++) {
+        assert_true(fl__onednn_linear_run(linear, x, counts[c], y));
+        for (int i = 0; i < counts[c] * OUT; i++) {
+            float sum = 0; /* whole numbers: exact in any order */
+            for (int k = 0; k < IN; k++)
+                sum += fl__bf16_to_f32(x[i / OUT * IN + k]) *
+                       fl__bf16_to_f32(w[i % OUT * IN + k]);
+            assert_true(y[i] == sum);
+        }
+    }
+    assert_false(fl__onednn_linear_run(linear, x, 5, y));
+    fl__onednn_linear_free(&linear);
+    assert_null(linear);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(sgemm_matches_loops),
     cmocka_unit_test(opponents_run_or_are_unsupported),
+    cmocka_unit_test(linears_multiply),
 };
 
 FL_TEST_MAIN(tests)

@@ -71,7 +71,7 @@ static problem *make(const variant *v, uint32_t isa, int n_threads)
     fl_rng rng = fl__rng_init(1, 0, "codes");
     p->ex = (fl_exec){isa, n_threads};
     *s = (fl_site){.act = v->act, .a_bits = v->a_bits, .n_in = K, .asymmetric = v->asymmetric,
-                   .clip_max = v->clip_max, .clip_min = v->clip_min, .n_linears = 1,
+                   .clip_max = {v->clip_max}, .clip_min = {v->clip_min}, .n_linears = 1,
                    .linears = {&p->linear}};
     s->scale = v->scale;
     s->is_unsigned = v->is_unsigned;
@@ -100,7 +100,8 @@ static problem *make(const variant *v, uint32_t isa, int n_threads)
     p->scratch = fl__alloc(
         fl__site_scratch_bytes(&p->ex, ROWS, K, s->code_ld,
                                fl__transform_scratch_bytes(&p->ex, s->transform.n1,
-                                                           s->transform.n2)),
+                                                           s->transform.n2),
+                               false),
         1);
     return p;
 }
@@ -139,8 +140,8 @@ static void check_products(const problem *p, const float *x_hat)
 /* x^ is the transformed input to half a step, where no clip holds it back. */
 static void check_codes(const problem *p, const float *x_hat, const float *input)
 {
-    const fl_site_codes c = fl__site_quantize(&p->ex, &p->site, p->x, ROWS, p->scratch);
-    const float hi = p->site.token.clip_max, lo = p->site.token.clip_min;
+    const fl_site_codes c = fl__site_quantize(&p->ex, &p->site, 0, p->x, ROWS, p->scratch);
+    const float hi = p->site.token[0].clip_max, lo = p->site.token[0].clip_min;
     for (int r = 0; r < ROWS; r++) {
         float top = 0, bottom = 0;
         for (int k = 0; k < K; k++) {
@@ -179,7 +180,7 @@ static void sites_compute_what_their_codes_mean(void **state)
         float *x_hat = fl__alloc(ROWS * K, sizeof *x_hat);
         float *input = fl__alloc(ROWS * K, sizeof *input);
         run(p, p->x, ROWS, p->y);
-        fl__site_dequantized(&p->ex, &p->site, p->x, ROWS, x_hat, p->scratch);
+        fl__site_dequantized(&p->ex, &p->site, 0, p->x, ROWS, x_hat, p->scratch);
         fl__site_input(&p->ex, &p->site, input, p->x, ROWS, p->scratch);
         check_products(p, x_hat);
         if (variants[i].act == FL_ACT_TOKEN)
@@ -241,6 +242,7 @@ static fl_model *open_model(const char *dir)
     fl_err err = {""};
     if (fl__model_open(&m, dir, &ex, true, &err)) fail_msg("%s", err.text);
     m->stream_transform_bytes = fl__transform_scratch_bytes(&ex, 16, 28);
+    m->stream_own_clips = true;
     return m;
 }
 
@@ -258,6 +260,8 @@ static void init_heads(fl_block *b, const fl_model_config *cfg)
                      FL_OK);
 }
 
+static const float up_clips[2][2] = {{0.5f, 0.25f}, {0.75f, 1}};
+
 static void init_job(fl_block_job *job, const fl_model *m, const fl_exec *ex)
 {
     fl_err err = {""};
@@ -268,8 +272,13 @@ static void init_job(fl_block_job *job, const fl_model *m, const fl_exec *ex)
     random_transform(&site[FL_SITE_O].transform, 5, 32, true, false);
     random_transform(&site[FL_SITE_UP].transform, 10, 16, false, true);
     random_transform(&site[FL_SITE_DOWN].transform, 16, 28, true, true);
-    site[FL_SITE_QKV].clip_max = 0.875f;
-    site[FL_SITE_QKV].clip_min = 0.75f;
+    site[FL_SITE_QKV].clip_max[0] = 0.875f;
+    site[FL_SITE_QKV].clip_min[0] = 0.75f;
+    site[FL_SITE_UP].own_clips = true; /* of gate, of up */
+    for (int i = 0; i < 2; i++) {
+        site[FL_SITE_UP].clip_max[i] = up_clips[i][0];
+        site[FL_SITE_UP].clip_min[i] = up_clips[i][1];
+    }
     init_heads(&job->quant, &m->cfg);
     for (int s = 0; s < FL_N_SITES; s++)
         assert_int_equal(fl__block_job_site(job, NULL, s, &err), FL_OK);
@@ -368,8 +377,15 @@ static void blocks_are_written_read_and_run(void **state)
         const fl_site *a = &job.quant.site[s], *b = &block.site[s];
         same_transform(&a->transform, &b->transform);
         assert_int_equal(b->asymmetric, plans[s].asymmetric);
-        assert_true(b->token.clip_max == (s == FL_SITE_QKV ? 0.875f : 1));
-        assert_true(b->token.clip_min == (s == FL_SITE_QKV ? 0.75f : 1));
+        assert_int_equal(b->own_clips, s == FL_SITE_UP);
+        for (int i = 0; i < b->n_linears; i++) {
+            assert_true(b->token[i].clip_max == (s == FL_SITE_QKV  ? 0.875f
+                                                 : s == FL_SITE_UP ? up_clips[i][0]
+                                                                   : 1));
+            assert_true(b->token[i].clip_min == (s == FL_SITE_QKV  ? 0.75f
+                                                 : s == FL_SITE_UP ? up_clips[i][1]
+                                                                   : 1));
+        }
         assert_true(b->act != FL_ACT_STATIC || b->scale == plans[s].scale);
     }
     assert_memory_equal(block.site[FL_SITE_O].copies, copies, sizeof copies);
@@ -454,6 +470,8 @@ static void shapes_that_do_not_fit_are_refused(void **state)
         {"{\"" L0 "self_attn.q_proj.transform_right\": {\"dtype\": \"I32\"}}",
          "transform_right"},
         {"{\"" L0 "self_attn.q_proj.input_clip\": {\"shape\": [2, 1]}}", "input_clip"},
+        {"{\"" L0 "mlp.gate_proj.input_clip\": {\"shape\": [4]}}", "input_clip"},
+        {"{\"" L0 "mlp.gate_proj.input_clip\": {\"shape\": [4, 1]}}", "input_clip"},
         {"{\"" L0 "self_attn.key_transform\": {\"shape\": [16, 64]}}", "key_transform"},
     };
     char good[512];
@@ -479,6 +497,7 @@ static void numbers_that_are_none_are_refused(void **state)
         {L0 "self_attn.query_transform", NAN},
         {L0 "self_attn.q_proj.input_clip", 0},
         {L0 "self_attn.q_proj.input_clip", 1.5f},
+        {L0 "mlp.gate_proj.input_clip", -0.5f},
     };
     char good[512];
     (void)snprintf(good, sizeof good, "%s", transformed_model(16));
@@ -510,8 +529,12 @@ static void sites_that_do_not_fit_are_refused(void **state)
     m->sites[FL_SITE_QKV].act = FL_ACT_STATIC;
     assert_int_equal(fl__block_load(&block, m, 0, &err), FL_E_INPUT);
     assert_non_null(strstr(err.text, "q_proj.input_clip: clips of a scale per token"));
-    m->sites[FL_SITE_UP].act = FL_ACT_STATIC; /* written per token: there is no scale */
     m->sites[FL_SITE_QKV].act = FL_ACT_TOKEN;
+    m->sites[FL_SITE_UP].act = FL_ACT_STATIC;
+    assert_int_equal(fl__block_load(&block, m, 0, &err), FL_E_INPUT);
+    assert_non_null(strstr(err.text, "gate_proj.input_clip: clips of a scale per token"));
+    m->sites[FL_SITE_UP].act = FL_ACT_TOKEN;
+    m->sites[FL_SITE_DOWN].act = FL_ACT_STATIC; /* written in float: there is no scale */
     assert_int_equal(fl__block_load(&block, m, 0, &err), FL_E_INPUT);
     assert_non_null(strstr(err.text, "input_scale"));
     fl__model_close(&m);

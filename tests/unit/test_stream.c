@@ -161,7 +161,7 @@ static void stops_are_obeyed_between_batches(void **state)
     asked = 0;
     assert_int_equal(fl__gram_init(&g, HIDDEN, true, NULL), FL_OK);
     assert_false(fl__stream_gram(&g, c.s, &c.block, &c.block, FL_SITE_QKV,
-                                 &c.block.site[FL_SITE_QKV]));
+                                 &c.block.site[FL_SITE_QKV], 0));
     fl__gram_fini(&g);
     close_context(&c);
 }
@@ -278,7 +278,7 @@ static void moments_are_those_of_both_lanes(void **state)
         fl_site probe = c.block.site[site]; /* float: codes are the values themselves */
         const int K = probe.n_in;
         assert_int_equal(fl__gram_init(&g, K, true, NULL), FL_OK);
-        assert_true(fl__stream_gram(&g, c.s, &c.block, &c.block, site, &probe));
+        assert_true(fl__stream_gram(&g, c.s, &c.block, &c.block, site, &probe, 0));
         assert_int_equal(g.n_rows, TOKENS);
         for (int i = 0; i < K; i += 5)
             for (int j = 0; j < K; j += 3) {
@@ -310,8 +310,8 @@ static void check_dequantised(fl_site *site, const float *x, int rows)
     const int K = site->n_in;
     float *y = fl__alloc((size_t)(rows * K), sizeof *y);
     assert_int_equal(fl__site_prepare(site, NULL), FL_OK);
-    void *scratch = fl__alloc(fl__site_scratch_bytes(&ex, rows, K, site->code_ld, 0), 1);
-    fl__site_dequantized(&ex, site, x, rows, y, scratch);
+    void *scratch = fl__alloc(fl__site_scratch_bytes(&ex, rows, K, site->code_ld, 0, false), 1);
+    fl__site_dequantized(&ex, site, 0, x, rows, y, scratch);
     const int qmax =
         site->is_unsigned ? (1 << site->a_bits) - 1 : (1 << (site->a_bits - 1)) - 1;
     for (int r = 0; r < rows; r++) {

@@ -30,6 +30,7 @@ static void put(const fl_gemm *g, int m, int n, int32_t acc)
     const float scale = g->x_scale[m * g->x_scale_stride] * g->w_scale[n * g->w_scale_stride];
     float y = (float)(acc - zero * g->w->col_sum[n]) * scale;
     if (g->bias) y = y + g->bias[n];
+    if (g->residual) y = y + g->residual[m * g->ldr + n];
     const int64_t at = m * g->ldy + n;
     if (g->y_bf16)
         ((uint16_t *)g->y)[at] = bf16_from_f32(y);

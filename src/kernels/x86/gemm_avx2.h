@@ -26,18 +26,33 @@ FL_INLINE __m256 scale_8(__m256i sum, __m256i zero, const int32_t *col_sum, __m2
     return _mm256_mul_ps(v, _mm256_mul_ps(x_scale, w_scale));
 }
 
+FL_INLINE void add_16(__m256 *y0, __m256 *y1, const float *x)
+{
+    *y0 = _mm256_add_ps(*y0, _mm256_loadu_ps(x));
+    *y1 = _mm256_add_ps(*y1, _mm256_loadu_ps(x + 8));
+}
+
+/* The count < 16 floats at from, zeros behind them. */
+FL_INLINE const float *padded(float to[16], const float *from, int count)
+{
+    memset(to, 0, 16 * sizeof *to);
+    memcpy(to, from, (size_t)count * sizeof *to);
+    return to;
+}
+
 /* y[m, n..n+15] (less beyond N) from the exact sums of 16 channels, n % 16 == 0. */
 FL_INLINE void store_row16(const fl_gemm *g, int m, int n, __m256i s0, __m256i s1)
 {
     const int count = g->w->N - n < 16 ? g->w->N - n : 16;
-    float w_scale[16], bias[16];
+    float w_scale[16], bias[16], residual[16];
     const float *ws = g->w_scale + (g->w_scale_stride ? n : 0);
     const float *b = g->bias ? g->bias + n : NULL;
-    if (count < 16) { /* w_scale and bias end at N */
+    const float *r = g->residual ? g->residual + m * g->ldr + n : NULL;
+    if (count < 16) { /* w_scale, bias and residual end at N */
         for (int i = 0; i < 16; i++) w_scale[i] = g->w_scale_stride && i < count ? ws[i] : *ws;
         ws = w_scale;
-        for (int i = 0; b && i < 16; i++) bias[i] = i < count ? b[i] : 0;
-        if (b) b = bias;
+        if (b) b = padded(bias, b, count);
+        if (r) r = padded(residual, r, count);
     }
     const bool wide = g->w_scale_stride || count < 16;
     const __m256 w0 = wide ? _mm256_loadu_ps(ws) : _mm256_broadcast_ss(ws);
@@ -47,10 +62,8 @@ FL_INLINE void store_row16(const fl_gemm *g, int m, int n, __m256i s0, __m256i s
 
     __m256 y0 = scale_8(s0, zero, g->w->col_sum + n, x_scale, w0);
     __m256 y1 = scale_8(s1, zero, g->w->col_sum + n + 8, x_scale, w1);
-    if (b) {
-        y0 = _mm256_add_ps(y0, _mm256_loadu_ps(b));
-        y1 = _mm256_add_ps(y1, _mm256_loadu_ps(b + 8));
-    }
+    if (b) add_16(&y0, &y1, b);
+    if (r) add_16(&y0, &y1, r);
     const int64_t at = m * g->ldy + n;
     if (g->y_bf16) {
         const __m256i packed = _mm256_packus_epi32(bf16_lanes(y0), bf16_lanes(y1));

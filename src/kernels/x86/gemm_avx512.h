@@ -43,6 +43,8 @@ FL_INLINE __m512 finish(const fl_gemm *g, const panel_consts *c, int m, __m512i 
 FL_INLINE void put_panel(const fl_gemm *g, int m, int n, __mmask16 mask, __m512 y)
 {
     const int64_t at = m * g->ldy + n;
+    if (g->residual)
+        y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, g->residual + m * g->ldr + n));
     if (g->y_bf16)
         _mm256_mask_storeu_epi16(
             (uint16_t *)g->y + at, mask,

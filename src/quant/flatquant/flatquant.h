@@ -15,6 +15,7 @@
  *   flatquant_block.c     the block, forward and backward
  *   flatquant_train.c     batches, epochs, optimiser, guards
  *   flatquant_fold.c      the trained block as a float block whose sites carry transforms
+ *   flatquant_time.c      how long the training will take
  *
  * SPDX-License-Identifier: MIT */
 #ifndef FL_QUANT_FLATQUANT_H
@@ -37,8 +38,9 @@ typedef enum fl_transform_kind {
 typedef struct fl_flatquant_options {
     fl_transform_kind transform;
     bool scale, clip;        /* learn per-channel scales; learn clips */
-    bool fold_gain;          /* scales that take the norms' gains into the weights, not learned
-                                (QuaRot); scale must be off */
+    bool clip_per_linear;    /* of activations: a pair for each linear of a site, else one */
+    bool fold_gain;          /* scales that take the gains of norms in front into the weights,
+                                not learned (QuaRot); scale must be off, the model pre-norm */
     bool asymmetric;         /* training's activations with a zero point */
     bool quantized_inputs;   /* train on what the quantised blocks before give */
     int w_bits, a_bits, k_bits, v_bits; /* 16: float */
@@ -57,7 +59,7 @@ typedef struct fl_flatquant_options {
 /* Learned pairs of clip factors (of the largest and the smallest value), each behind a
  * sigmoid. */
 typedef struct fl_flatquant_clip {
-    int n;         /* pairs: 1, or one per output channel; 0: none, nothing is clipped */
+    int n; /* pairs: 1, one per linear, or one per output channel; 0: none, nothing clipped */
     float *raw;    /* [2 n] learned: the n of the largest, then the n of the smallest */
     float *value;  /* [2 n] sigmoid(raw) */
     float *d_value, *d_raw; /* [2 n] gradients */
@@ -122,6 +124,10 @@ void fl__flatquant_pass_free(fl_flatquant_pass **pass);
 size_t fl__flatquant_bytes(const fl_model *model, const fl_exec *ex,
                            const fl_flatquant_options *o, int n_windows, int seq_len);
 
+/* What training a block will take, from quick measurements on ex; NaN: out of memory. */
+double fl__flatquant_seconds(const fl_model *model, const fl_exec *ex,
+                             const fl_flatquant_options *o, int n_windows, int seq_len);
+
 /* Transformed, quantised weights from the parameters; before forward, after each change. */
 fl_status fl__flatquant_pass_weights(fl_flatquant_pass *pass, fl_err *err);
 /* Block output for x [n_windows * seq_len, hidden]; left in the pass, borrowed. */
@@ -156,8 +162,8 @@ fl_status fl__flatquant_train(fl_flatquant_result *result, fl_flatquant_params *
 void fl__flatquant_result_fini(fl_flatquant_result *r);
 
 /* folded becomes a float32 block with the parameters folded in: weights transformed and clipped
- * (in double), scales in norms, P_v and down's scales in v_proj and up_proj; its sites and
- * heads carry the online transforms and clips. */
+ * (in double), scales in norms (post-norm: at the sites, fl_site.premul), P_v and down's scales
+ * in v_proj and up_proj; its sites and heads carry the online transforms and clips. */
 fl_status fl__flatquant_fold(fl_block *folded, const fl_flatquant_params *params,
                              const fl_model *model, int layer, bool clip_weights,
                              const fl_exec *ex, fl_err *err);

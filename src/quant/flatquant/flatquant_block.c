@@ -5,10 +5,15 @@
  *   RoPE; q P_h^-T, k P_h; k, v quantised           t = silu(gate) * up, or relu(up)
  *   attention -> site o -> h = x + o                site down -> y = h + down
  *
- * Post-norm blocks (OPT-350M) have the norms behind the sums and are not trained (FL_E_
- * UNSUPPORTED before any of this). Every buffer is there from _new on; a step allocates
- * nothing. Each half's backward pass runs its steps in reverse; gradients that several steps
- * contribute to (factors, scales) are zeroed first and added to.
+ * Post-norm blocks (OPT-350M) have the norms behind the sums; what norms put out is the
+ * residual too, and the scales multiply the sites' inputs as they are:
+ *
+ *   x * c -> site qkv -> .. -> site o -> h = x + o     mid * c -> site up -> .. -> site down
+ *   mid = norm0(h)                                     y = norm1(mid + down)
+ *
+ * Every buffer is there from _new on; a step allocates nothing. Each half's backward pass runs
+ * its steps in reverse; gradients that several steps contribute to (factors, scales) are zeroed
+ * first and added to.
  * SPDX-License-Identifier: MIT */
 #include "quant/flatquant/flatquant.h"
 
@@ -39,24 +44,29 @@ struct fl_flatquant_pass {
     fl_exec one; /* ex on the calling thread: inside items */
     int max_rows, T;
     int D, H, G, hd, F; /* hidden, heads, KV heads, head width, MLP width */
-    bool opt;
+    bool opt, post; /* post: norms behind the sums */
     fl_train_gemm *gemm;
     fl_train_attention *attention;
     fl_kron *kron;
     fl_flatquant_weight weight[FL_N_LINEARS];
+    int place[FL_N_LINEARS];  /* of a linear among those of its site */
     fl_flatquant_act act[FL_N_SITES];
     kv_part key, value;
     const float *x;           /* [rows, D] the batch, borrowed */
     float *dy;                /* [rows, D] borrowed: gradient of y, then of h */
-    float *gain[2], *bias[2]; /* [D] norms with the scales folded in; bias: OPT */
-    float *norm[2], *mean[2], *inv[2]; /* [rows, D], [rows], [rows] */
+    float *gain[2], *bias[2]; /* [D] norms, with the scales folded in unless post; bias: OPT */
+    float *mean[2], *inv[2];  /* [rows] of the norms */
+    float *in[2];             /* [rows, D] inputs of the sites qkv, up */
     float *q, *k, *v;         /* [rows, H hd], [rows, G hd]: after RoPE */
     float *q_h, *k_h;         /* q P_h^-T, k P_h; copies of q, k without P_h */
     float *att, *lse;         /* [rows, H hd], [rows, H] */
     float *h, *y;             /* [rows, D] */
+    float *mid, *sum;         /* [rows, D] post: norm0(h), what norm1 gets; else NULL */
     float *gate, *up, *t;     /* [rows, F] */
     float *d_wide[3];         /* [rows, widest] gradients on their way */
     float *d_hidden;          /* [rows, D] */
+    float *d_part[FL_SITE_MAX_LINEARS - 1]; /* [rows, D] gradients of a site's second x_hat and
+                                               third; NULL: no linear clips alone */
     float *d_w;               /* [widest weight] */
     float *work;              /* small matrices */
     fl_train_operand d_operand; /* the gradient of a linear's output */
@@ -81,7 +91,7 @@ static int list_buffers(buffer list[MAX_BUFFERS], fl_flatquant_pass *s)
 {
     const size_t R = (size_t)s->max_rows, D = (size_t)s->D, F = (size_t)s->F;
     const size_t HD = (size_t)s->H * (size_t)s->hd, GD = (size_t)s->G * (size_t)s->hd;
-    const size_t wide = most(F, most(HD, D));
+    const size_t wide = most(F, most(HD, D)), apart = s->p->o.clip_per_linear ? R * D : 0;
     size_t widest_w = 0, matrices = 0;
     int n = 0;
     for (int i = 0; i < FL_N_LINEARS; i++)
@@ -92,13 +102,15 @@ static int list_buffers(buffer list[MAX_BUFFERS], fl_flatquant_pass *s)
     }
     const buffer all[] = {
         {&s->gain[0], D}, {&s->gain[1], D}, {&s->bias[0], D}, {&s->bias[1], D},
-        {&s->norm[0], R * D}, {&s->norm[1], R * D}, {&s->mean[0], R}, {&s->mean[1], R},
+        {&s->in[0], R * D}, {&s->in[1], R * D}, {&s->mean[0], R}, {&s->mean[1], R},
+        {&s->mid, s->post ? R * D : 0}, {&s->sum, s->post ? R * D : 0},
         {&s->inv[0], R}, {&s->inv[1], R}, {&s->q, R * HD}, {&s->k, R * GD}, {&s->v, R * GD},
         {&s->q_h, R * HD}, {&s->k_h, R * GD}, {&s->att, R * HD},
         {&s->lse, R * (size_t)s->H}, {&s->h, R * D}, {&s->y, R * D},
         {&s->gate, s->opt ? 0 : R * F}, {&s->up, R * F}, {&s->t, R * F},
         {&s->d_wide[0], R * wide}, {&s->d_wide[1], R * wide}, {&s->d_wide[2], R * wide},
-        {&s->d_hidden, R * most(HD, D)}, {&s->d_w, widest_w},
+        {&s->d_hidden, R * most(HD, D)}, {&s->d_part[0], apart}, {&s->d_part[1], apart},
+        {&s->d_w, widest_w},
         {&s->work, most(matrices, (size_t)(s->hd * s->hd))},
         {&s->key.x_hat, R * GD}, {&s->value.x_hat, R * GD},
     };
@@ -121,6 +133,7 @@ static void set_shape(fl_flatquant_pass *s, const fl_model *model, fl_flatquant_
     s->hd = cfg->head_dim;
     s->F = cfg->ffn_size;
     s->opt = cfg->family == FL_FAMILY_OPT;
+    s->post = !cfg->pre_norm;
 }
 
 static fl_status init_parts(fl_flatquant_pass *s, fl_err *err)
@@ -136,6 +149,7 @@ static fl_status init_parts(fl_flatquant_pass *s, fl_err *err)
         for (int k = 0; k < s->block->site[i].n_linears && !st; k++) {
             const int lin = (int)(s->block->site[i].linears[k] - s->block->linear);
             fl_factor *head = &p->site[FL_SITE_O].right;
+            s->place[lin] = k;
             st = fl__flatquant_weight_init(
                 &s->weight[lin], &p->linear[lin], &p->site[i],
                 lin == FL_LIN_V && head->n ? head : NULL,
@@ -211,13 +225,22 @@ static void shape_params(fl_flatquant_params *p, const fl_model *model)
     }
 }
 
+/* Quantised forms of a site's input. */
+static size_t n_hats(const fl_flatquant_pass *s, int site)
+{
+    int linears[FL_SITE_MAX_LINEARS];
+    const int n = fl__site_linears(linears, &s->model->cfg, site);
+    return s->p->o.clip_per_linear ? (size_t)n : 1;
+}
+
 /* Operands that the products pack (two forms each, rounded up; a site's stay from forward to
  * backward) or copy, and a head's scores on every thread. */
 static size_t product_bytes(const fl_flatquant_pass *s, const fl_exec *ex, bool bf16)
 {
     const size_t R = (size_t)s->max_rows + 64;
     size_t columns = most((size_t)s->F, (size_t)s->H * (size_t)s->hd) + 64;
-    for (int i = 0; bf16 && i < FL_N_SITES; i++) columns += (size_t)s->p->site[i].n_in + 64;
+    for (int i = 0; bf16 && i < FL_N_SITES; i++)
+        columns += n_hats(s, i) * ((size_t)s->p->site[i].n_in + 64);
     const size_t operands = 2 * R * columns * (bf16 ? 2 : sizeof(float));
     const size_t scores = 2 * 128 * ((size_t)s->T + 32) * sizeof(float);
     const size_t halves = bf16 ? 8 * 64 * 2 * (size_t)s->T * 2 : 0;
@@ -234,12 +257,14 @@ size_t fl__flatquant_bytes(const fl_model *model, const fl_exec *ex,
     fl_flatquant_pass s = {0};
     buffer list[MAX_BUFFERS];
     size_t n = 0;
+    p.o = *o;
     shape_params(&p, model);
     set_shape(&s, model, &p, n_windows * seq_len, seq_len);
     const int n_buffers = list_buffers(list, &s);
     for (int i = 0; i < n_buffers; i++) n += list[i].n;
     for (int i = 0; i < FL_N_SITES; i++)
-        n += (2 * (size_t)s.max_rows + FL_KRON_TILES) * (size_t)p.site[i].n_in;
+        n += ((1 + n_hats(&s, i)) * (size_t)s.max_rows + FL_KRON_TILES) *
+             (size_t)p.site[i].n_in;
     for (int i = 0; i < FL_N_LINEARS; i++) {
         const size_t w = (size_t)p.linear[i].N * (size_t)p.linear[i].K;
         n += 4 * w + (o->weight_lr > 0 ? 4 * w : 0) + 14 * (size_t)p.linear[i].N;
@@ -253,7 +278,7 @@ size_t fl__flatquant_bytes(const fl_model *model, const fl_exec *ex,
 static void fold_norm(fl_flatquant_pass *s, int which)
 {
     const fl_norm *norm = &s->block->norm[which];
-    const float *c = s->p->site[which ? FL_SITE_UP : FL_SITE_QKV].c;
+    const float *c = s->post ? NULL : s->p->site[which ? FL_SITE_UP : FL_SITE_QKV].c;
     for (int i = 0; i < s->D; i++) {
         s->gain[which][i] = norm->gain[i] * (c ? c[i] : 1.0f);
         s->bias[which][i] = norm->bias ? norm->bias[i] * (c ? c[i] : 1.0f) : 0.0f;
@@ -277,22 +302,29 @@ fl_status fl__flatquant_pass_weights(fl_flatquant_pass *s, fl_err *err)
 static fl_status linear(fl_flatquant_pass *s, int which, int site, float *y, int R, fl_err *err)
 {
     const fl_flatquant_weight *w = &s->weight[which];
-    const fl_status st =
-        fl__train_linear(s->gemm, y, &s->act[site].operand, w->w_hat, w->lin->N, err);
+    const fl_train_operand *x_hat = fl__flatquant_act_operand(&s->act[site], s->place[which]);
+    const fl_status st = fl__train_linear(s->gemm, y, x_hat, w->w_hat, w->lin->N, err);
     if (!st && w->bias) fl__flatquant_add_bias(s->ex, y, w->bias, R, w->lin->N);
     return st;
 }
 
-/* From dy: dx [R, K] (beta 1: added to), and all that belongs to the weight. */
+/* From dy: dx [R, K] (beta 1: added to), the gradient of the site's x_hat; of a linear's own
+ * x_hat where it has one, and all but the first in d_part. And all that belongs to the
+ * weight. */
 static fl_status linear_grad(fl_flatquant_pass *s, int which, int site, float *dx, float beta,
                              const float *dy, int R, fl_err *err)
 {
     fl_flatquant_weight *w = &s->weight[which];
-    const int N = w->lin->N, K = w->lin->K;
+    const fl_flatquant_act *act = &s->act[site];
+    const int N = w->lin->N, K = w->lin->K, place = s->place[which];
+    const bool own = act->n_hats > 1;
+    float *d = own && place ? s->d_part[place - 1] : dx;
     fl_status st = fl__train_operand_dy(s->gemm, &s->d_operand, dy, R, N, err);
-    if (!st) st = fl__train_linear_dx(s->gemm, dx, beta, &s->d_operand, w->w_hat, K, err);
     if (!st)
-        st = fl__train_linear_dw(s->gemm, s->d_w, &s->d_operand, &s->act[site].operand, err);
+        st = fl__train_linear_dx(s->gemm, d, own ? 0 : beta, &s->d_operand, w->w_hat, K, err);
+    if (!st)
+        st = fl__train_linear_dw(s->gemm, s->d_w, &s->d_operand,
+                                 fl__flatquant_act_operand(act, place), err);
     if (st) return st;
     if (w->bias) fl__flatquant_column_sum(s->ex, w->d_bias, dy, R, N);
     return fl__flatquant_weight_backward(w, s->ex, s->kron, &s->p->o, s->d_w, s->work, err);
@@ -307,24 +339,47 @@ static fl_status site(fl_flatquant_pass *s, int which, const float *x, int R,
 static fl_status site_grad(fl_flatquant_pass *s, int which, float *d, const float *x, int R,
                            fl_flatquant_rows_fn *take, fl_err *err)
 {
-    return fl__flatquant_act_backward(&s->act[which], &s->means, d, x, R, take, s, err);
+    float *const all[FL_SITE_MAX_LINEARS] = {d, s->d_part[0], s->d_part[1]};
+    return fl__flatquant_act_backward(&s->act[which], &s->means, all, x, R, take, s, err);
 }
 
-static void norm(fl_flatquant_pass *s, int which, const float *x, int first, int n_rows)
+/* Rows first.. of y = norm(x). On the calling thread where ex is &s->one; so below. */
+static void norm(const fl_exec *ex, fl_flatquant_pass *s, int which, float *y, const float *x,
+                 int first, int n_rows)
 {
     const double eps = s->model->cfg.norm_eps;
     const size_t at = (size_t)first * (size_t)s->D;
-    float *y = s->norm[which] + at, *inv = s->inv[which] + first;
+    float *inv = s->inv[which] + first;
     if (s->opt)
-        fl__layer_norm_rows(&s->one, y, s->mean[which] + first, inv, x + at, s->gain[which],
+        fl__layer_norm_rows(ex, y + at, s->mean[which] + first, inv, x + at, s->gain[which],
                             s->bias[which], n_rows, s->D, eps);
     else
-        fl__rms_norm_rows(&s->one, y, inv, x + at, s->gain[which], n_rows, s->D, eps);
+        fl__rms_norm_rows(ex, y + at, inv, x + at, s->gain[which], n_rows, s->D, eps);
+}
+
+/* d: gradient of the norm's output in, of its input x out. */
+static void norm_grad(const fl_exec *ex, const fl_flatquant_pass *s, int which, float *d,
+                      const float *x, int first, int n_rows)
+{
+    const size_t at = (size_t)first * (size_t)s->D;
+    const float *gain = s->gain[which], *inv = s->inv[which] + first;
+    if (s->opt)
+        fl__layer_norm_grad(ex, d + at, NULL, NULL, d + at, x + at, gain,
+                            s->mean[which] + first, inv, n_rows, s->D);
+    else
+        fl__rms_norm_grad(ex, d + at, NULL, d + at, x + at, gain, inv, n_rows, s->D);
+}
+
+/* Post-norm: rows times a site's scale. */
+static void scale(const fl_flatquant_pass *s, int site, float *y, const float *x, int first,
+                  int n_rows)
+{
+    const size_t at = (size_t)first * (size_t)s->D;
+    fl__flatquant_scale_rows(&s->one, y + at, x + at, s->p->site[site].c, n_rows, s->D);
 }
 
 /* ---- keys and values --------------------------------------------------------------------- */
 
-/* On the calling thread where ex is s->one. */
 static void quantize_kv(const fl_exec *ex, const fl_flatquant_pass *s, const kv_part *part,
                         const float *x, int64_t first, int64_t n_rows)
 {
@@ -446,17 +501,21 @@ static fl_status heads_grad(fl_flatquant_pass *s, int R, fl_err *err)
 
 /* ---- attention half ---------------------------------------------------------------------- */
 
-static void norm_input(void *user, int first, int n_rows)
+/* What the half's site gets: x behind the norm or, post-norm, as it is, times the scale. */
+static void enter_attention(void *user, int first, int n_rows)
 {
     fl_flatquant_pass *s = user;
-    norm(s, 0, s->x, first, n_rows);
+    if (s->post)
+        scale(s, FL_SITE_QKV, s->in[0], s->x, first, n_rows);
+    else
+        norm(&s->one, s, 0, s->in[0], s->x, first, n_rows);
 }
 
 static fl_status attention_forward(fl_flatquant_pass *s, int n_windows, fl_err *err)
 {
     const int R = n_windows * s->T;
     fl_status st;
-    if ((st = site(s, FL_SITE_QKV, s->norm[0], R, norm_input, err)) ||
+    if ((st = site(s, FL_SITE_QKV, s->in[0], R, enter_attention, err)) ||
         (st = linear(s, FL_LIN_Q, FL_SITE_QKV, s->q, R, err)) ||
         (st = linear(s, FL_LIN_K, FL_SITE_QKV, s->k, R, err)) ||
         (st = linear(s, FL_LIN_V, FL_SITE_QKV, s->v, R, err)) || (st = heads(s, R, err)) ||
@@ -486,18 +545,24 @@ static fl_status attention_backward(fl_flatquant_pass *s, const float *dh, int n
         (st = linear_grad(s, FL_LIN_K, FL_SITE_QKV, dx, 1, s->d_wide[1], R, err)) ||
         (st = linear_grad(s, FL_LIN_V, FL_SITE_QKV, dx, 1, s->d_wide[2], R, err)))
         return st;
-    return site_grad(s, FL_SITE_QKV, dx, s->norm[0], R, NULL, err);
+    return site_grad(s, FL_SITE_QKV, dx, s->in[0], R, NULL, err);
 }
 
 /* ---- MLP half ---------------------------------------------------------------------------- */
 
-/* h: the attention half's output gets its input added. */
-static void norm_hidden(void *user, int first, int n_rows)
+/* h: the attention half's output gets its input added; then as enter_attention does, post-norm
+ * behind the norm that ends that half. */
+static void enter_mlp(void *user, int first, int n_rows)
 {
     fl_flatquant_pass *s = user;
     const int64_t at = (int64_t)first * s->D, n = (int64_t)n_rows * s->D;
     fl__add_forward(&s->one, s->h + at, s->h + at, s->x + at, n);
-    norm(s, 1, s->h, first, n_rows);
+    if (s->post) {
+        norm(&s->one, s, 0, s->mid, s->h, first, n_rows);
+        scale(s, FL_SITE_UP, s->in[1], s->mid, first, n_rows);
+    } else {
+        norm(&s->one, s, 1, s->in[1], s->h, first, n_rows);
+    }
 }
 
 static void activate(void *user, int first, int n_rows)
@@ -512,14 +577,17 @@ static void activate(void *user, int first, int n_rows)
 
 static fl_status mlp_forward(fl_flatquant_pass *s, int R, fl_err *err)
 {
+    const float *residual = s->post ? s->mid : s->h;
+    float *sum = s->post ? s->sum : s->y;
     fl_status st;
-    if ((st = site(s, FL_SITE_UP, s->norm[1], R, norm_hidden, err)) ||
+    if ((st = site(s, FL_SITE_UP, s->in[1], R, enter_mlp, err)) ||
         (st = linear(s, FL_LIN_UP, FL_SITE_UP, s->up, R, err)) ||
         (!s->opt && (st = linear(s, FL_LIN_GATE, FL_SITE_UP, s->gate, R, err))) ||
         (st = site(s, FL_SITE_DOWN, s->t, R, activate, err)) ||
-        (st = linear(s, FL_LIN_DOWN, FL_SITE_DOWN, s->y, R, err)))
+        (st = linear(s, FL_LIN_DOWN, FL_SITE_DOWN, sum, R, err)))
         return st;
-    fl__add_forward(s->ex, s->y, s->y, s->h, (int64_t)R * s->D);
+    fl__add_forward(s->ex, sum, sum, residual, (int64_t)R * s->D);
+    if (s->post) norm(s->ex, s, 1, s->y, sum, 0, R);
     return FL_OK;
 }
 
@@ -536,34 +604,34 @@ static void activate_grad(void *user, int first, int n_rows)
                           s->up + at, n);
 }
 
-/* d_hidden: gradient of the norm's output, then of its input, added to that of y. */
-static void norm_hidden_grad(void *user, int first, int n_rows)
+/* d_hidden: gradient of the site's input, then of the residual, added to that of the sum; post-
+ * norm that is norm0's output, and dy goes on to h. */
+static void enter_mlp_grad(void *user, int first, int n_rows)
 {
     fl_flatquant_pass *s = user;
     const int64_t at = (int64_t)first * s->D;
-    float *d = s->d_hidden + at, *dy = s->dy + at;
-    if (s->opt)
-        fl__layer_norm_grad(&s->one, d, NULL, NULL, d, s->h + at, s->gain[1],
-                            s->mean[1] + first, s->inv[1] + first, n_rows, s->D);
+    if (s->post)
+        scale(s, FL_SITE_UP, s->d_hidden, s->d_hidden, first, n_rows);
     else
-        fl__rms_norm_grad(&s->one, d, NULL, d, s->h + at, s->gain[1], s->inv[1] + first, n_rows,
-                          s->D);
-    fl__add_forward(&s->one, dy, dy, d, (int64_t)n_rows * s->D);
+        norm_grad(&s->one, s, 1, s->d_hidden, s->h, first, n_rows);
+    fl__add_forward(&s->one, s->dy + at, s->dy + at, s->d_hidden + at, (int64_t)n_rows * s->D);
+    if (s->post) norm_grad(&s->one, s, 0, s->dy, s->h, first, n_rows);
 }
 
 /* dy: gradient of y, becomes that of h. */
 static fl_status mlp_backward(fl_flatquant_pass *s, int R, fl_err *err)
 {
     float *dt = s->d_wide[0], *d_gate = s->d_wide[1], *d_up = s->d_wide[2];
-    float *d_norm = s->d_hidden;
+    float *d_in = s->d_hidden;
     fl_status st;
+    if (s->post) norm_grad(s->ex, s, 1, s->dy, s->sum, 0, R);
     if ((st = linear_grad(s, FL_LIN_DOWN, FL_SITE_DOWN, dt, 0, s->dy, R, err)) ||
         (st = site_grad(s, FL_SITE_DOWN, dt, s->t, R, activate_grad, err)) ||
-        (st = linear_grad(s, FL_LIN_UP, FL_SITE_UP, d_norm, 0, d_up, R, err)))
+        (st = linear_grad(s, FL_LIN_UP, FL_SITE_UP, d_in, 0, d_up, R, err)))
         return st;
-    if (!s->opt && (st = linear_grad(s, FL_LIN_GATE, FL_SITE_UP, d_norm, 1, d_gate, R, err)))
+    if (!s->opt && (st = linear_grad(s, FL_LIN_GATE, FL_SITE_UP, d_in, 1, d_gate, R, err)))
         return st;
-    return site_grad(s, FL_SITE_UP, d_norm, s->norm[1], R, norm_hidden_grad, err);
+    return site_grad(s, FL_SITE_UP, d_in, s->in[1], R, enter_mlp_grad, err);
 }
 
 /* ---- the block --------------------------------------------------------------------------- */

@@ -201,14 +201,26 @@ static fl_status fold_linear(const folder *f, int site, int which, fl_err *err)
 
 /* ---- norms, sites, heads ----------------------------------------------------------------- */
 
-static void fold_norm(const folder *f, int which)
+/* The scale of a site behind a norm: into the norm, or kept at the site where the norm's output
+ * is also the residual. */
+static fl_status fold_scale(const folder *f, int which, fl_err *err)
 {
-    const float *c = f->params->site[which ? FL_SITE_UP : FL_SITE_QKV].c;
+    const int site = which ? FL_SITE_UP : FL_SITE_QKV;
+    const size_t bytes = (size_t)f->model->cfg.hidden_size * sizeof(float);
+    const float *c = f->params->site[site].c;
     fl_norm *norm = &f->block->norm[which];
+    if (c && !f->model->cfg.pre_norm) {
+        float *premul = fl__alloc(bytes, 1);
+        if (!premul) return fl__fail_nomem(err, "input multiplier", bytes);
+        memcpy(premul, c, bytes);
+        f->block->site[site].premul = premul;
+        return FL_OK;
+    }
     for (int i = 0; c && i < f->model->cfg.hidden_size; i++) {
         norm->gain[i] = (float)((double)norm->gain[i] * (double)c[i]);
         if (norm->bias) norm->bias[i] = (float)((double)norm->bias[i] * (double)c[i]);
     }
+    return FL_OK;
 }
 
 static fl_status narrow(float **out, const double *p, int n, fl_err *err)
@@ -235,8 +247,12 @@ static fl_status fold_site(const folder *f, int which, fl_err *err)
     if (!st && (left || right))
         st = fl__transform_init(&to->transform, from->n_left, from->n_right, left, right, err);
     to->asymmetric = o->asymmetric && o->a_bits < 16; /* the plan has the last word */
-    to->clip_max = from->clip.n ? from->clip.value[0] : 1.0f;
-    to->clip_min = from->clip.n ? from->clip.value[1] : 1.0f;
+    to->own_clips = from->clip.n > 1;
+    for (int i = 0; i < to->n_linears; i++) {
+        const int pair = to->own_clips ? i : 0;
+        to->clip_max[i] = from->clip.n ? from->clip.value[pair] : 1.0f;
+        to->clip_min[i] = from->clip.n ? from->clip.value[from->clip.n + pair] : 1.0f;
+    }
     fl__free(&left);
     fl__free(&right);
     return st;
@@ -289,8 +305,7 @@ fl_status fl__flatquant_fold(fl_block *folded, const fl_flatquant_params *params
         if (!st) st = fold_site(&f, s, err);
     }
     if (!st) st = fold_heads(&f, err);
-    fold_norm(&f, 0);
-    fold_norm(&f, 1);
+    for (int i = 0; i < 2 && !st; i++) st = fold_scale(&f, i, err);
     for (int s = 0; s < FL_N_SITES; s++) {
         exact_fini(&f.left[s]);
         exact_fini(&f.right[s]);

@@ -168,7 +168,8 @@ static fl_status site_init(fl_flatquant_params *p, const fl_model *model, const 
         st = site_scale(s, &block->site[which], x_max, relu, p->o.diag_alpha, err);
     if (!st && p->o.fold_gain && behind_norm) take_gain(s, &block->norm[which != FL_SITE_QKV]);
     if (!st && p->o.clip && p->o.a_bits < 16)
-        st = clip_init(&s->clip, 1, p->o.clip_start, err);
+        st = clip_init(&s->clip, p->o.clip_per_linear ? block->site[which].n_linears : 1,
+                       p->o.clip_start, err);
     return st;
 }
 

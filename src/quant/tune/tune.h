@@ -8,8 +8,8 @@
  * idea is that of the second phase of EfficientQAT (arXiv 2407.11062), with the float model as
  * teacher.
  *
- *   tune_block.c  a block, forward and backward     tune_head.c  the loss
- *   tune.c        the loop
+ *   tune_block.c   a block, forward and backward     tune_head.c  the loss
+ *   tune_static.c  activations on a fixed scale      tune.c       the loop
  *
  * Memory: the rounded model, the inputs of all blocks for one batch, one block in float32.
  * SPDX-License-Identifier: MIT */

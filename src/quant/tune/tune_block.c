@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include "quant/flatquant/flatquant_site.h"
+#include "quant/tune/tune_static.h"
 #include "train/fake_quant.h"
 #include "train/train_activation.h"
 #include "train/train_attention.h"
@@ -38,14 +39,6 @@ struct fl_tune_pass {
 };
 
 /* ---- factors ----------------------------------------------------------------------------- */
-
-const char *fl__tune_obstacle(const fl_model *model, const fl_block *block)
-{
-    if (!model->cfg.pre_norm) return "norms behind the sums";
-    for (int s = 0; s < FL_N_SITES; s++)
-        if (block->site[s].act == FL_ACT_STATIC) return "one scale per activation tensor";
-    return NULL;
-}
 
 fl_status fl__tune_factors_init(fl_tune_factors *f, const fl_model *model,
                                 const fl_block *block, fl_err *err)
@@ -258,8 +251,7 @@ void fl__tune_pass_load(fl_tune_pass *s, const fl_block *block, fl_tune_factors 
 
 static fl_fake_quant quantiser(const fl_site *site, int linear)
 {
-    (void)linear;
-    const float top = site->clip_max, bottom = site->clip_min;
+    const float top = site->clip_max[linear], bottom = site->clip_min[linear];
     return (fl_fake_quant){.bits = site->act == FL_ACT_FLOAT ? 16 : site->a_bits,
                            .asymmetric = site->asymmetric,
                            .clip_max = top > 0 ? top : 1.0f,
@@ -268,8 +260,29 @@ static fl_fake_quant quantiser(const fl_site *site, int linear)
 
 static bool is_new_range(const fl_site *site, int linear)
 {
-    (void)site;
-    return linear == 0;
+    return linear == 0 || site->clip_max[linear] != site->clip_max[linear - 1] ||
+           site->clip_min[linear] != site->clip_min[linear - 1];
+}
+
+/* x_hat = x as a linear of the site meets it. */
+static void quantise(fl_tune_pass *s, const fl_site *site, int linear, const float *x, int R)
+{
+    const fl_fake_quant q = quantiser(site, linear);
+    if (site->act == FL_ACT_STATIC)
+        fl__tune_static_rows(s->ex, site, s->x_hat, x, R);
+    else
+        fl__fake_quant_rows(s->ex, &q, s->x_hat, NULL, NULL, NULL, x, R, site->n_in);
+}
+
+static void quantise_grad(fl_tune_pass *s, const fl_site *site, int linear, float *d,
+                          const float *x, int R)
+{
+    const fl_fake_quant q = quantiser(site, linear);
+    double ignored[2];
+    if (site->act == FL_ACT_STATIC)
+        fl__tune_static_grad(s->ex, site, d, d, x, R);
+    else
+        fl__fake_quant_rows_grad(s->ex, &q, d, ignored, d, x, R, site->n_in);
 }
 
 typedef struct multiply_job {
@@ -313,9 +326,7 @@ static fl_status site_forward(fl_tune_pass *s, int which, float *const *y,
         memcpy(xt, x, (size_t)R * (size_t)site->n_in * sizeof *xt);
     for (int i = 0; i < site->n_linears && !st; i++) {
         const fl_linear *lin = site->linears[i];
-        const fl_fake_quant q = quantiser(site, i);
-        if (is_new_range(site, i))
-            fl__fake_quant_rows(s->ex, &q, s->x_hat, NULL, NULL, NULL, xt, R, site->n_in);
+        if (is_new_range(site, i)) quantise(s, site, i, xt, R);
         st = fl__train_gemm_nt(s->gemm, R, lin->n_out, lin->n_in, s->x_hat,
                                s->w[lin - s->block->linear], 0, y[i], err);
         if (!st && lin->bias) fl__flatquant_add_bias(s->ex, y[i], lin->bias, R, lin->n_out);
@@ -371,13 +382,11 @@ static fl_status site_backward(fl_tune_pass *s, int which, float *dx,
     const fl_site *site = &s->block->site[which];
     const fl_transform *t = &site->transform;
     const int64_t n = (int64_t)R * site->n_in;
-    double ignored[2];
     fl_status st = FL_OK;
     float *part = dx; /* of the linears that share a range; the first one's place is dx */
     for (int i = 0; i < site->n_linears && !st; i++) {
         const fl_linear *lin = site->linears[i];
         const int number = (int)(lin - s->block->linear);
-        const fl_fake_quant q = quantiser(site, i);
         const bool first = is_new_range(site, i);
         const bool last = i + 1 == site->n_linears || is_new_range(site, i + 1);
         if (y[i]) factor_gradient(s, number, dy[i], y[i], R);
@@ -385,7 +394,7 @@ static fl_status site_backward(fl_tune_pass *s, int which, float *dx,
         st = fl__train_gemm_nn(s->gemm, R, lin->n_in, lin->n_out, dy[i], s->w[number],
                                first ? 0 : 1, part, err);
         if (st || !last) continue;
-        fl__fake_quant_rows_grad(s->ex, &q, part, ignored, part, s->xt[which], R, site->n_in);
+        quantise_grad(s, site, i, part, s->xt[which], R);
         if (part != dx) fl__add_forward(s->ex, dx, dx, part, n);
     }
     if (!st && t->n1)

@@ -29,9 +29,6 @@ static inline float *fl__tune_gradient(const fl_tune_factors *f, const float *pa
     return f->g + (part - f->p);
 }
 
-/* NULL, or why a block cannot be tuned. */
-const char *fl__tune_obstacle(const fl_model *model, const fl_block *block);
-
 typedef struct fl_tune_pass fl_tune_pass;
 /* Buffers for batches of n_windows windows of seq_len tokens; bf16: products in bfloat16. */
 fl_status fl__tune_pass_new(fl_tune_pass **out, const fl_model *model, const fl_exec *ex,

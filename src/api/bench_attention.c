@@ -1,0 +1,147 @@
+/* bench_attention.c - one token against 8,192 quantised keys and values in the shape of Llama 3
+ * 8B, beside a plain read of the same bytes.
+ *
+ * Layers of one cache are used in turn, together beyond the last level of cache. The rate is
+ * GB/s of codes, scales and zeros, the floor the read. SPDX-License-Identifier: MIT */
+#include "api/bench_gemm.h"
+#include "api/bench_race.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "kernels/attention_codes.h"
+#include "model/kv_attention.h"
+
+#include <string.h>
+#include <unistd.h>
+
+enum { HEADS = 32, KV_HEADS = 8, D = 128, TOKENS = 8192, MAX_ROWS = 8, MAX_LAYERS = 32 };
+#define MAX_BYTES ((size_t)256 << 20)
+
+typedef struct {
+    const fl_bench_context *bench;
+    fl_kv_options o;
+    fl_kv_cache *kv;
+    float *q, *out; /* [HEADS * D] */
+    void *scratch;
+    size_t scratch_bytes;
+    const void *layers[MAX_LAYERS];
+    size_t layer_bytes;
+} attention_bench;
+
+typedef struct {
+    const attention_bench *b;
+    const char *kernel;
+    fl_exec ex; /* isa masked so that this row is chosen */
+} attention_entry;
+
+static void run_entry(void *arg, int call)
+{
+    static const fl_span last = {.seq = 0, .pos = TOKENS - 1, .n_rows = 1};
+    const attention_entry *e = arg;
+    const attention_bench *b = e->b;
+    const fl_attention a = {.kv = b->kv, .layer = call % b->o.n_layers, .spans = &last,
+                            .n_spans = 1, .n_heads = HEADS, .q = b->q, .out = b->out,
+                            .q_stride = HEADS * D, .out_stride = HEADS * D,
+                            .scratch = b->scratch, .scratch_bytes = b->scratch_bytes};
+    fl__attention_run(&e->ex, &a);
+}
+
+/* The same page of random keys and values all over the cache. */
+static fl_status fill(attention_bench *b, fl_err *err)
+{
+    fl_rng rng = fl__rng_init(0, 0, "bench-attention");
+    const size_t n = (size_t)FL_KV_PAGE * KV_HEADS * D;
+    float *x = fl__alloc(n, sizeof *x);
+    if (!x) return fl__fail_nomem(err, "bench keys", n * sizeof *x);
+    for (size_t i = 0; i < n; i++) x[i] = (float)fl__rng_normal(&rng);
+    for (int i = 0; i < HEADS * D; i++) b->q[i] = (float)fl__rng_normal(&rng);
+    const fl_kv_rows rows = {.k = x, .v = x, .k_stride = KV_HEADS * D,
+                             .v_stride = KV_HEADS * D, .n = FL_KV_PAGE};
+    fl__kv_resize(b->kv, 0, TOKENS);
+    for (int layer = 0; layer < b->o.n_layers; layer++)
+        for (int pos = 0; pos < TOKENS; pos += FL_KV_PAGE)
+            fl__kv_append(b->kv, b->bench->ex.isa, layer, 0, pos, &rows);
+    fl__free(&x);
+    return FL_OK;
+}
+
+static fl_status bench_init(attention_bench *b, fl_kv_format format, fl_err *err)
+{
+    const long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    const size_t want = FL_MIN(l3 > 0 ? 2 * (size_t)l3 : MAX_BYTES, MAX_BYTES);
+    b->o = (fl_kv_options){.n_layers = 1, .n_kv_heads = KV_HEADS, .head_dim = D,
+                           .n_sequences = 1, .n_positions = TOKENS, .k_format = format,
+                           .v_format = format};
+    const size_t layer_bytes = fl__kv_token_bytes(&b->o) * TOKENS;
+    b->o.n_layers = (int)FL_MIN(want / layer_bytes + 1, (size_t)MAX_LAYERS);
+    b->scratch_bytes = fl__attention_scratch_bytes(&b->bench->ex, &b->o, HEADS);
+    b->q = fl__alloc(HEADS * D, sizeof *b->q);
+    b->out = fl__alloc(HEADS * D, sizeof *b->out);
+    b->scratch = fl__alloc(b->scratch_bytes, 1);
+    if (!b->q || !b->out || !b->scratch)
+        return fl__fail_nomem(err, "bench attention", b->scratch_bytes);
+    fl_status st = fl__kv_new(&b->kv, &b->o, err);
+    if (st == FL_OK) st = fill(b, err);
+    for (int i = 0; st == FL_OK && i < b->o.n_layers; i++)
+        b->layers[i] = fl__kv_layer(b->kv, i, &b->layer_bytes);
+    return st;
+}
+
+static void bench_fini(attention_bench *b)
+{
+    fl__kv_free(&b->kv);
+    fl__free(&b->q);
+    fl__free(&b->out);
+    fl__free(&b->scratch);
+}
+
+static int entries_init(attention_entry *entries, fl_bench_contender *contenders,
+                        const attention_bench *b)
+{
+    const fl_bench_context *bench = b->bench;
+    const bool only_ref = fl__attention_codes_select(bench->ex.isa)->isa == 0;
+    int n = 0;
+    for (int i = 0; i < FL_MIN(fl__n_attention_codes_kernels, MAX_ROWS); i++) {
+        const fl_attention_codes_kernel *k = &fl__attention_codes_kernels[i];
+        if (k->isa & ~bench->ex.isa || (k->isa == 0 && !only_ref)) continue;
+        if (bench->filter && !strstr(k->name, bench->filter)) continue;
+        entries[n] = (attention_entry){b, k->name, {k->isa, bench->ex.n_threads}};
+        contenders[n] = (fl_bench_contender){.run = run_entry, .arg = &entries[n]};
+        n++;
+    }
+    return n;
+}
+
+static fl_status bench_format(json_t *rows, const fl_bench_context *bench, fl_kv_format format,
+                              const char *op, fl_err *err)
+{
+    attention_bench b = {.bench = bench};
+    attention_entry entries[MAX_ROWS];
+    fl_bench_contender c[MAX_ROWS + 1];
+    fl_status st = FL_OK;
+    const int n = entries_init(entries, c, &b);
+    if (n == 0) return FL_OK;
+    fl__log(bench->log, FL_LOG_INFO, "%s %d tokens", op, TOKENS);
+    st = bench_init(&b, format, err);
+    fl_bench_read read = {&bench->ex, b.layers, b.o.n_layers, b.layer_bytes, 0};
+    c[n] = (fl_bench_contender){.run = fl__bench_read_run, .arg = &read};
+    if (st == FL_OK) st = fl__bench_race(c, n + 1, bench->n_repeats, err);
+    for (int i = 0; i < n && st == FL_OK; i++) {
+        json_t *r = json_pack(
+            "{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:s, s:f, s:n, s:n}", "kernel",
+            entries[i].kernel, "op", op, "M", 1, "N", TOKENS, "K", D, "threads",
+            bench->ex.n_threads, "ms", c[i].ms, "rate", (double)b.layer_bytes / c[i].ms * 1e-6,
+            "unit", "GB/s", "fraction_of_floor", c[n].ms / c[i].ms, "ratio_onednn_s8",
+            "ratio_onednn_bf16");
+        if (!r || json_array_append_new(rows, r) != 0)
+            st = fl__fail_nomem(err, "bench report", 0);
+    }
+    bench_fini(&b);
+    return st;
+}
+
+fl_status fl__bench_attention(json_t *rows, const fl_bench_context *bench, fl_err *err)
+{
+    const fl_status st = bench_format(rows, bench, FL_KV_INT4, "attention_kv4", err);
+    return st ? st : bench_format(rows, bench, FL_KV_INT8, "attention_kv8", err);
+}
