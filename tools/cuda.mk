@@ -10,7 +10,7 @@ cuda_objects = $(patsubst %,$(CUDA_BUILD)/%.o, $(wildcard src/cuda/*.cu src/cuda
 check_gemm_objects = $(patsubst %,$(CUDA_BUILD)/%.o, $(wildcard tests/cuda/*_gemm_cuda.cu))
 
 check_transform_objects = $(patsubst %,$(CUDA_BUILD)/%.o, \
-  $(wildcard tests/cuda/*_transform_cuda.cu) src/kernels/ref/transform_ref.c \
+  $(wildcard tests/cuda/*_transform_cuda.cu tests/cuda/*_rowops_cuda.cu) src/kernels/ref/transform_ref.c \
   src/kernels/ref/quantize_ref.c src/base/float16.c)
 
 cuda: $(CUDA_BUILD)/check_gemm $(CUDA_BUILD)/check_transform ## the GPU kernels and their check (needs nvcc)

@@ -1,5 +1,5 @@
-/* transform_cuda.h - activations to codes on the GPU: the contracts of kernels/transform.h and
- * kernels/quantize.h with device pointers.
+/* transform_cuda.h - activations to codes on the GPU: the contracts of kernels/transform.h
+ * and kernels/quantize.h with device pointers.
  *
  * Transform + per-token quantise, a row at a time, from any of these rows:
  *   x                           bf16 or float32
@@ -7,16 +7,16 @@
  *   silu(x) * up                both bf16; float32 inside
  * then times premul, rounded to bf16, X' = left^T bf16(U right), codes, sums, scales and zero
  * points as on the CPU. Sums of the tensor cores run in their own order: codes may differ from
- * the CPU's where X' lies at the border of two (at most one in 10,000 on random data), scales by
- * 1e-3 relative. The shapes of fl__cuda_transform_is_fast take the tensor cores; any other one
- * with n1, n2 <= 256 a plain kernel, which sums in the CPU's order.
+ * the CPU's where X' lies at the border of two (at most one in 10,000 on random data), scales
+ * by 1e-3 relative. The shapes of fl__cuda_transform_is_fast take the tensor cores; any other
+ * one with n1, n2 <= 256 a plain kernel, which sums in the CPU's order.
  *
  * Static and per-token quantising without a transform are elementwise and equal the CPU's bits,
  * the scale of a norm or of silu apart.
  *
- * Rows are 16-byte aligned, their strides multiples of 8 elements; ld % 64 == 0, codes beyond
- * the channels are written as 0. Launches are asynchronous on `stream` (a cudaStream_t); nothing
- * here allocates or synchronises.
+ * Rows and vectors are 16-byte aligned, strides of rows multiples of 8 elements; ld % 64 == 0,
+ * codes beyond the channels are written as 0. Launches are asynchronous on `stream` (a
+ * cudaStream_t); nothing here allocates or synchronises.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_CUDA_TRANSFORM_CUDA_H
 #define FL_CUDA_TRANSFORM_CUDA_H
@@ -74,6 +74,10 @@ void fl__cuda_transform_pack(void *dst, int n1, int n2, const float *left, const
 fl_status fl__cuda_transform_quantize(const fl_cuda_codes *y, const fl_cuda_row *x, int M,
                                       const fl_cuda_transform *t, const fl_cuda_grid *grid,
                                       int n_sm, void *stream, fl_err *err);
+
+/* n % 8 == 0, n <= 32768. */
+fl_status fl__cuda_quantize_token(const fl_cuda_codes *y, const fl_cuda_row *x, int M, int n,
+                                  const fl_cuda_grid *grid, void *stream, fl_err *err);
 
 /* gain and up must be NULL. */
 fl_status fl__cuda_quantize_static(const fl_cuda_codes *y, const fl_cuda_row *x, int M,

@@ -25,7 +25,7 @@ template <int N1, int N2> struct shape {
     static constexpr int steps = 2 * warps;      /* of 16 k in the first product */
     static constexpr int threads = 32 * warps;
     static constexpr int n = N1 * N2;
-    static constexpr int vec = N2 % 8 == 0 ? 8 : 4; /* values moved together */
+    static constexpr int vec = N2 % 8 == 0 ? 8 : 4;  /* values moved together */
     static constexpr int u_stride = 64 * warps + 16; /* bytes of a row of U */
     static constexpr int u_bytes = 16 * tiles * u_stride;
     static constexpr int right_bytes = steps * steps * 512;
@@ -143,8 +143,7 @@ DEV void make_u(const group *g, const transform_args *p, int m)
 /* ---- products ---------------------------------------------------------------------------- */
 
 /* z[i tile][8 j][half] = B fragments of bf16(U right) for the warp's 32 columns. */
-template <class S>
-DEV void first_product(uint32_t (*z)[4][2], const group *g, uint32_t u)
+template <class S> DEV void first_product(uint32_t (*z)[4][2], const group *g, uint32_t u)
 {
     uint32_t a[2][S::steps][4];
 #pragma unroll
@@ -172,8 +171,7 @@ DEV void first_product(uint32_t (*z)[4][2], const group *g, uint32_t u)
         for (int t = 0; t < 4; t++)
 #pragma unroll
             for (int h = 0; h < 2; h++)
-                z[i][t][h] =
-                    bf16x2(acc[t / 2][h][t % 2 * 2], acc[t / 2][h][t % 2 * 2 + 1]);
+                z[i][t][h] = bf16x2(acc[t / 2][h][t % 2 * 2], acc[t / 2][h][t % 2 * 2 + 1]);
     }
 }
 
@@ -284,7 +282,8 @@ template <class S> DEV void put_sum(const group *g, const transform_args *p, int
 
 /* ---- kernel ------------------------------------------------------------------------------ */
 
-template <class S, int groups> DEV void fill_shared(char *memory, const void *factors, int u_bytes)
+template <class S, int groups>
+DEV void fill_shared(char *memory, const void *factors, int u_bytes)
 {
     constexpr int n_words = (S::right_bytes + S::left_bytes) / 16;
     uint4 *to = (uint4 *)memory;
@@ -360,10 +359,14 @@ template <int N1, int N2, int groups>
 static cudaError_t launch_shape(const transform_args *p, int n_sm, cudaStream_t stream)
 {
     switch (fl__cuda_row_front(&p->x)) {
-    case FRONT_BARE: return launch_front<N1, N2, FRONT_BARE, groups>(p, n_sm, stream);
-    case FRONT_F32: return launch_front<N1, N2, FRONT_F32, groups>(p, n_sm, stream);
-    case FRONT_SILU: return launch_front<N1, N2, FRONT_SILU, groups>(p, n_sm, stream);
-    default: return launch_front<N1, N2, FRONT_BF16, groups>(p, n_sm, stream);
+    case FRONT_BARE:
+        return launch_front<N1, N2, FRONT_BARE, groups>(p, n_sm, stream);
+    case FRONT_F32:
+        return launch_front<N1, N2, FRONT_F32, groups>(p, n_sm, stream);
+    case FRONT_SILU:
+        return launch_front<N1, N2, FRONT_SILU, groups>(p, n_sm, stream);
+    default:
+        return launch_front<N1, N2, FRONT_BF16, groups>(p, n_sm, stream);
     }
 }
 

@@ -47,8 +47,8 @@ static void pack_right(uint16_t *to, const float *right, int n2)
         for (int step = 0; step < padded / 16; step++)
             for (int w = 0; w < 128; w++, to += 2) {
                 const int lane = w / 4, row = lane / 4 + w % 2 * 8;
-                const int j = tile / 2 * 32 + row % 8 / 2 * 8 + 2 * (tile % 2 * 2 + row / 8) +
-                              row % 2;
+                const int j =
+                    tile / 2 * 32 + row % 8 / 2 * 8 + 2 * (tile % 2 * 2 + row / 8) + row % 2;
                 put(to, right, n2, j, 16 * step + lane % 4 * 2 + w % 4 / 2 * 8);
             }
 }

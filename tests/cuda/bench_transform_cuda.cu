@@ -181,7 +181,8 @@ static bool blas_open(const blas *b, blas_gemm *g, bool transposed)
     cublasLtMatmulPreference_t preference;
     const cublasOperation_t op = transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
     BLAS_OK(cublasLtMatmulDescCreate(&g->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-    BLAS_OK(cublasLtMatmulDescSetAttribute(g->desc, CUBLASLT_MATMUL_DESC_TRANSB, &op, sizeof op));
+    BLAS_OK(
+        cublasLtMatmulDescSetAttribute(g->desc, CUBLASLT_MATMUL_DESC_TRANSB, &op, sizeof op));
     BLAS_OK(cublasLtMatmulPreferenceCreate(&preference));
     BLAS_OK(cublasLtMatmulPreferenceSetAttribute(preference,
                                                  CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
@@ -214,9 +215,10 @@ static float baseline(const blas *b, int M, int n1, int n2, const void *const *x
     const int n = n1 * n2;
     blas_gemm first = {}, second = {};
     void *y = gpu_alloc(2 * (size_t)M * n), *out = gpu_alloc(2 * (size_t)M * n);
-    void *right = random_rows(2 * n2 * n2, 5, false), *left = random_rows(2 * n1 * n1, 6, false);
+    void *right = random_rows(2 * n2 * n2, 5, false),
+         *left = random_rows(2 * n1 * n1, 6, false);
     float ms = 0;
-    /* row-major Y = X right is column-major Y^T = right^T X^T; X' = left^T Y: X'^T = Y^T left */
+    /* column-major Y^T = right^T X^T, and X'^T = Y^T left */
     first.a = layout(n2, n2, 1, 0);
     first.b = layout(n2, M * n1, 1, 0);
     first.c = layout(n2, M * n1, 1, 0);
@@ -326,7 +328,7 @@ static float bench_static(const buffers *b, int M, int n, int n_sm, cudaStream_t
     return measure(
         stream,
         [=](cudaStream_t s, int i) {
-            const fl_cuda_quantize_static spec = {n,   0, 10.0f,     0,         -127, 127,
+            const fl_cuda_quantize_static spec = {n,   0,         10.0f,     0,    -127, 127,
                                                   127, b->vector, b->vector, NULL, NULL};
             fl_cuda_codes y = codes_of(b, i, n);
             fl_cuda_row x = {};
@@ -359,6 +361,77 @@ static void bench_shape(const blas *bl, int M, int n1, int n2, double rate, int 
     buffers_free(&b);
 }
 
+/* ---- small ops --------------------------------------------------------------------------- */
+
+typedef enum small_op { NORM, TOKEN, SILU_MUL, ROPE, EMBED, N_SMALL_OPS } small_op;
+
+typedef struct small_bench {
+    buffers b;
+    int M, n;
+    int32_t *ids;
+} small_bench;
+
+static fl_status run_small(const small_bench *s, small_op op, int i, cudaStream_t stream,
+                           fl_err *err)
+{
+    const int M = s->M, n = s->n;
+    void *set = s->b.x[i % s->b.n_sets];
+    const fl_cuda_matrix x = {set, n, false}, f32 = {set, n, true};
+    const fl_cuda_matrix y = {s->b.codes[i % s->b.n_sets], n, false};
+    const fl_cuda_matrix half = {(uint16_t *)set + (size_t)M * n, n, false};
+    const fl_cuda_grid grid = {8, false, 1, 1};
+    const fl_cuda_codes codes = {(int8_t *)y.data, n, s->b.sum, s->b.scale, s->b.zero};
+    fl_cuda_row row = {};
+    row.x = set;
+    row.ldx = n;
+    switch (op) {
+    case NORM:
+        return fl__cuda_rms_norm(&y, &f32, s->b.vector, M, n, 1e-5f, stream, err);
+    case TOKEN:
+        return fl__cuda_quantize_token(&codes, &row, M, n, &grid, stream, err);
+    case SILU_MUL:
+        return fl__cuda_silu_mul(&y, &x, (uint16_t *)half.data, M, n, stream, err);
+    case ROPE:
+        return fl__cuda_rope(&x, s->b.vector, s->b.vector, s->ids, M, n / 128, 128, stream,
+                             err);
+    default:
+        return fl__cuda_embed(&half, (uint16_t *)s->b.x[(i + 1) % s->b.n_sets], s->ids, M, n, M,
+                              stream, err);
+    }
+}
+
+static void bench_small(int M, int n, double rate, cudaStream_t stream)
+{
+    static const char *const names[] = {"rms_norm f32 > bf16", "quantise per token", "silu_mul",
+                                        "rope bf16", "embed bf16"};
+    static const int bytes[] = {6, 3, 6, 4, 4};
+    small_bench s = {};
+    s.M = M, s.n = n;
+    buffers_init(&s.b, M, 2 * n, 1024); /* codes hold n bf16 */
+    int32_t *ids = (int32_t *)malloc(4 * M);
+    for (int i = 0; i < M; i++) ids[i] = (int)((int64_t)i * 7919 % M) % 64;
+    s.ids = (int32_t *)gpu_copy(ids, 4 * M);
+    for (int i = 0; i < M; i++) ids[i] = (int)((int64_t)i * 7919 % M);
+    int32_t *rows = (int32_t *)gpu_copy(ids, 4 * M), *positions = s.ids;
+    for (int op = 0; op < N_SMALL_OPS; op++) {
+        s.ids = op == EMBED ? rows : positions;
+        const float ms = measure(
+            stream,
+            [=](cudaStream_t to, int i) {
+                fl_err err = {};
+                if (run_small(&s, (small_op)op, i, to, &err) == FL_OK) return;
+                printf("%s\n", err.text);
+                exit(1);
+            },
+            4);
+        print_line(M, n, names[op], ms, (double)M * n * bytes[op], rate);
+    }
+    CUDA_OK(cudaFree(rows));
+    CUDA_OK(cudaFree(positions));
+    buffers_free(&s.b);
+    free(ids);
+}
+
 void bench_transform(int n_sm, bool quick)
 {
     static const int shapes[][2] = {{64, 64}, {64, 128}, {112, 128}, {86, 128}};
@@ -377,6 +450,7 @@ void bench_transform(int n_sm, bool quick)
             if (quick && rows[r] == 128) continue;
             bench_shape(&b, rows[r], shapes[s][0], shapes[s][1], rate, n_sm, stream);
         }
+    bench_small(8192, 4096, rate, stream);
     BLAS_OK(cublasLtDestroy(b.handle));
     CUDA_OK(cudaFree(b.workspace));
     CUDA_OK(cudaStreamDestroy(stream));

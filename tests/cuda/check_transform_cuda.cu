@@ -5,9 +5,9 @@
  *   check_transform --quick    both, under a minute
  *   check_transform --bench    bench only
  *
- * Random near-normal rows with a few loud channels, random factors, outputs in poisoned buffers
- * with spare rows and columns. Codes may differ from the CPU's in one of 10,000 and by one step,
- * scales by 1e-3; static codes in nothing.
+ * Random near-normal rows with a few loud channels, random factors, outputs in poisoned
+ * buffers with spare rows and columns. Codes may differ from the CPU's in one of 10,000 and by
+ * one step, scales by 1e-3; static codes in nothing.
  * SPDX-License-Identifier: MIT */
 #include "check_transform_cuda.h"
 
@@ -19,50 +19,10 @@ typedef enum front { BARE, BF16, F32, NORM_BF16, NORM_F32, SILU, N_FRONTS } fron
 static const char *const front_names[] = {"bf16",      "bf16*premul", "f32*premul",
                                           "norm bf16", "norm f32",    "silu*up"};
 
-typedef struct tally {
-    int passed, failed;
-} tally;
-
 typedef struct counts {
     int64_t codes, differ, far, broken; /* broken: sums, zero points, padding, poison */
     double scale_error;
 } counts;
-
-static uint16_t bf16_of(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, sizeof u);
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-
-static float bf16_to(uint16_t h)
-{
-    const uint32_t u = (uint32_t)h << 16;
-    float f;
-    memcpy(&f, &u, sizeof f);
-    return f;
-}
-
-static float normal(uint64_t *seed)
-{
-    float s = 0;
-    for (int i = 0; i < 12; i++) s += (float)(next_random(seed) % 65536) / 65536.0f;
-    return s - 6.0f;
-}
-
-static float *random_floats(size_t n, float scale, float offset, uint64_t *seed)
-{
-    float *v = (float *)malloc(n * sizeof *v);
-    for (size_t i = 0; i < n; i++) v[i] = offset + scale * normal(seed);
-    return v;
-}
-
-static uint16_t *to_bf16(const float *v, size_t n)
-{
-    uint16_t *h = (uint16_t *)malloc(n * sizeof *h);
-    for (size_t i = 0; i < n; i++) h[i] = bf16_of(v[i]);
-    return h;
-}
 
 typedef struct problem {
     int n1, n2, n, M, stride; /* stride: every how many rows the host checks */
@@ -111,7 +71,8 @@ static void problem_init(problem *p, int n1, int n2, int M, uint64_t *seed)
 
 static void problem_fini(problem *p)
 {
-    void *device[] = {p->d_x32, p->d_x16, p->d_up, p->d_gain, p->d_premul, p->d_factors, p->d_out};
+    void *device[] = {p->d_x32,    p->d_x16,     p->d_up, p->d_gain,
+                      p->d_premul, p->d_factors, p->d_out};
     void *host[] = {p->x, p->up, p->gain, p->premul, p->left, p->right};
     for (size_t i = 0; i < FL_COUNT(device); i++) CUDA_OK(cudaFree(device[i]));
     for (size_t i = 0; i < FL_COUNT(host); i++) free(host[i]);
@@ -185,9 +146,8 @@ static void compare(counts *k, const problem *p, front f, const fl_cuda_grid *gr
     spec.clip_max = grid->clip_max, spec.clip_min = grid->clip_min;
     memset(k, 0, sizeof *k);
     CUDA_OK(cudaMemcpy(out, p->d_out, p->out_bytes, cudaMemcpyDeviceToHost));
-    for (int m = 0; m < p->M; m += m + p->stride < p->M || m == p->M - 1
-                                       ? p->stride
-                                       : p->M - 1 - m) {
+    for (int m = 0; m < p->M;
+         m += m + p->stride < p->M || m == p->M - 1 ? p->stride : p->M - 1 - m) {
         int32_t sum, zero;
         float scale;
         host_row(v, p, f, m);
@@ -227,8 +187,8 @@ static void check_front(tally *t, const problem *p, front f, const fl_cuda_grid 
     }
     CUDA_OK(cudaDeviceSynchronize());
     compare(&k, p, f, grid);
-    const bool ok = k.differ * 10000 <= k.codes && k.far == 0 && k.broken == 0 &&
-                    k.scale_error < 1e-3;
+    const bool ok =
+        k.differ * 10000 <= k.codes && k.far == 0 && k.broken == 0 && k.scale_error < 1e-3;
     printf("%s %5d x %3dx%-3d %-11s %d bits %-4s differ %lld of %lld (far %lld, broken %lld), "
            "scale %.1e\n",
            ok ? "ok  " : "FAIL", p->M, p->n1, p->n2, front_names[f], grid->bits,
@@ -240,8 +200,8 @@ static void check_front(tally *t, const problem *p, front f, const fl_cuda_grid 
 
 static void check_transforms(tally *t, int n_sm, bool quick)
 {
-    static const int shapes[][2] = {{64, 64},  {64, 128}, {112, 128}, {86, 128}, {16, 32},
-                                    {32, 44},  {32, 64},  {7, 13},    {20, 36},  {128, 224}};
+    static const int shapes[][2] = {{64, 64}, {64, 128}, {112, 128}, {86, 128}, {16, 32},
+                                    {32, 44}, {32, 64},  {7, 13},    {20, 36},  {128, 224}};
     static const int rows[] = {1, 3, 129, 1000};
     static const fl_cuda_grid grids[] = {
         {4, false, 1, 1}, {4, true, 0.9f, 0.95f}, {8, false, 0.9f, 1}, {8, true, 1, 1}};
@@ -283,18 +243,29 @@ static void check_static(tally *t, int n, int n_extra, int M, bool f32, int n_sm
     int8_t *d_codes = (int8_t *)gpu_alloc(rows * ld + 4 * rows), *codes = (int8_t *)malloc(ld);
     int8_t *got = (int8_t *)malloc(rows * ld + 4 * rows);
     void *device[] = {f32 ? gpu_copy(x, 4 * n_x) : gpu_copy(x16, 2 * n_x),
-                      gpu_copy(premul, 4 * n), gpu_copy(lo, 4 * n), gpu_copy(hi, 4 * n),
-                      gpu_copy(extra, 8 * (n_extra + 1)), d_codes};
+                      gpu_copy(premul, 4 * n),
+                      gpu_copy(lo, 4 * n),
+                      gpu_copy(hi, 4 * n),
+                      gpu_copy(extra, 8 * (n_extra + 1)),
+                      d_codes};
     fl_cuda_row row = {};
     fl_cuda_codes y = {};
     fl_err err = {};
     const int first = n_extra ? 7 : 127;
-    const fl_cuda_quantize_static spec = {
-        n, n_extra, 0.73f, n_extra ? 3 : 0, -first, first, 7, (float *)device[2],
-        (float *)device[3], (int32_t *)device[4], (int32_t *)device[4] + n_extra};
-    const fl_quantize_static ref = {n,      n_extra, (int)ld, 0.73f, spec.zero,
-                                    -first, first,   7,       premul, lo,
-                                    hi,     extra,   extra + n_extra};
+    const fl_cuda_quantize_static spec = {n,
+                                          n_extra,
+                                          0.73f,
+                                          n_extra ? 3 : 0,
+                                          -first,
+                                          first,
+                                          7,
+                                          (float *)device[2],
+                                          (float *)device[3],
+                                          (int32_t *)device[4],
+                                          (int32_t *)device[4] + n_extra};
+    const fl_quantize_static ref = {
+        n, n_extra, (int)ld, 0.73f, spec.zero, -first,         first,
+        7, premul,  lo,      hi,    extra,     extra + n_extra};
     row.x = device[0], row.ldx = ldx, row.x_f32 = f32, row.premul = (float *)device[1];
     y.codes = d_codes, y.ld = ld, y.x_sum = (int32_t *)(d_codes + rows * ld);
     CUDA_OK(cudaMemset(d_codes, 0xa5, rows * ld + 4 * rows));
@@ -307,8 +278,7 @@ static void check_static(tally *t, int n, int n_extra, int M, bool f32, int n_sm
     float *v = (float *)malloc(4 * ldx);
     for (int m = 0; m < M; m++) {
         int32_t sum;
-        for (int c = 0; c < n; c++)
-            v[c] = f32 ? x[m * ldx + c] : bf16_to(x16[m * ldx + c]);
+        for (int c = 0; c < n; c++) v[c] = f32 ? x[m * ldx + c] : bf16_to(x16[m * ldx + c]);
         fl__quantize_static_ref(codes, &sum, v, &ref);
         for (int64_t c = 0; c < ld; c++) wrong += codes[c] != got[m * ld + c];
         wrong += memcmp(&sum, got + rows * ld + 4 * m, 4) != 0;
@@ -342,6 +312,7 @@ int main(int argc, char **argv)
     printf("%s, %d SMs\n", device.name, device.multiProcessorCount);
     if (strcmp(mode, "--bench") != 0) {
         check_statics(&t, device.multiProcessorCount);
+        check_rowops(&t);
         check_transforms(&t, device.multiProcessorCount, quick);
     }
     if (strcmp(mode, "--check") != 0) bench_transform(device.multiProcessorCount, quick);
