@@ -19,6 +19,7 @@ fl_quantize_token_fn fl__quantize_token_ref;
 
 typedef struct tally {
     int passed, failed;
+    int64_t codes[9], differ[9]; /* of the transform, by bits */
 } tally;
 
 static inline uint16_t bf16_of(float f)
