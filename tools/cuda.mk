@@ -9,7 +9,11 @@ cuda_objects = $(patsubst %,$(CUDA_BUILD)/%.o, $(wildcard src/cuda/*.cu src/cuda
   src/base/status.c)
 check_gemm_objects = $(patsubst %,$(CUDA_BUILD)/%.o, $(wildcard tests/cuda/*_gemm_cuda.cu))
 
-cuda: $(CUDA_BUILD)/check_gemm ## the GPU kernels and their check (needs nvcc)
+check_transform_objects = $(patsubst %,$(CUDA_BUILD)/%.o, \
+  $(wildcard tests/cuda/*_transform_cuda.cu tests/cuda/*_rowops_cuda.cu) src/kernels/ref/transform_ref.c \
+  src/kernels/ref/quantize_ref.c src/base/float16.c)
+
+cuda: $(CUDA_BUILD)/check_gemm $(CUDA_BUILD)/check_transform ## the GPU kernels and their check (needs nvcc)
 
 $(CUDA_BUILD)/%.cu.o: %.cu
 	@mkdir -p $(dir $@)
@@ -22,6 +26,15 @@ $(CUDA_BUILD)/%.c.o: %.c
 $(CUDA_BUILD)/check_gemm: $(cuda_objects) $(check_gemm_objects)
 	$(NVCC) $(NVCC_FLAGS) $^ -o $@ -cudart static -L$(CUDA_LIB) -lcublasLt \
 	  -Xlinker -rpath=$(CUDA_LIB)
+
+$(CUDA_BUILD)/check_transform: $(cuda_objects) $(check_transform_objects)
+	$(NVCC) $(NVCC_FLAGS) $^ -o $@ -cudart static -L$(CUDA_LIB) -lcublasLt \
+	  -Xlinker -rpath=$(CUDA_LIB)
+
+# The references' fmaf as one instruction: a check of a thousand rows in seconds.
+$(CUDA_BUILD)/src/kernels/ref/%.c.o: src/kernels/ref/%.c
+	@mkdir -p $(dir $@)
+	$(CC) -std=c11 -O2 -mfma -ffp-contract=off -Wall -Wextra -Isrc -Iinclude -MMD -c $< -o $@
 
 -include $(shell find $(CUDA_BUILD) -name '*.d' 2>/dev/null)
 .PHONY: cuda
