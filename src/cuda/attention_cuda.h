@@ -53,13 +53,13 @@ typedef struct fl_cuda_kv_append {
     const void *q, *k, *v; /* bf16 or float32, 8-byte aligned; q may be NULL */
     int64_t ldq, ldk, ldv; /* elements between rows; even */
     bool x_bf16;
-    int n_heads;             /* of q */
-    uint16_t *q_out;         /* bf16 [rows, n_heads, D], rotated */
-    const float *cos, *sin;  /* [positions, D / 2]; NULL: no rotation */
+    int n_heads;              /* of q */
+    uint16_t *q_out;          /* bf16 [rows, n_heads, D], rotated */
+    const float *cos, *sin;   /* [positions, D / 2]; NULL: no rotation */
     const int32_t *first_row; /* [n_seqs + 1], device */
-    const int32_t *position; /* [n_seqs], device */
-    int n_seqs, max_rows;    /* the most rows of a sequence */
-    float clip[4];           /* factors on the largest and smallest of K, of V */
+    const int32_t *position;  /* [n_seqs], device */
+    int n_seqs, max_rows;     /* the most rows of a sequence */
+    float clip[4];            /* factors on the largest and smallest of K, of V */
 } fl_cuda_kv_append;
 
 /* One new token per sequence against its cache. */

@@ -16,7 +16,7 @@
  * SPDX-License-Identifier: MIT */
 #include "cuda/attention_cuda.h"
 
-#include "cuda/sm90.h"
+#include "cuda/attention_sm90.h"
 
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -89,8 +89,7 @@ DEV cursor seek(const decode_args *g, int64_t at, int64_t *start, int lane)
     int64_t before = 0;
     for (int b0 = 0; b0 < g->a.n_seqs; b0 += 32) {
         const int b = b0 + lane;
-        const int64_t mine =
-            b < g->a.n_seqs ? (int64_t)n_groups(g, b) * g->kv.n_kv_heads : 0;
+        const int64_t mine = b < g->a.n_seqs ? (int64_t)n_groups(g, b) * g->kv.n_kv_heads : 0;
         int64_t sum = mine;
         for (int i = 1; i < 32; i *= 2) {
             const int64_t v = __shfl_up_sync(~0u, sum, i);
@@ -133,72 +132,6 @@ DEV const uint8_t *group_at(const decode_args *g, const cursor *c, int page, int
     return g->kv.pages + group * n_bytes;
 }
 
-/* ---- fragments --------------------------------------------------------------------------- */
-
-DEV uint32_t lds32(uint32_t addr)
-{
-    uint32_t v;
-    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(addr) : "memory");
-    return v;
-}
-
-template <int N> DEV void load_words(uint32_t *w, uint32_t addr, int lane)
-{
-#pragma unroll
-    for (int i = 0; i < N / 4; i++) lds128(w + 4 * i, addr + i * 512 + lane * 16);
-#pragma unroll
-    for (int i = N / 4 * 4; i < N; i++) w[i] = lds32(addr + i * 128 + lane * 4);
-}
-
-/* Eight nibbles to the A fragment of 16 + nibble. */
-DEV void expand(uint32_t *a, uint32_t w)
-{
-    a[0] = (w << 3 & 0x00780078u) | 0x41804180u;
-    a[1] = (w >> 1 & 0x00780078u) | 0x41804180u;
-    a[2] = (w >> 5 & 0x00780078u) | 0x41804180u;
-    a[3] = (w >> 9 & 0x00780078u) | 0x41804180u;
-}
-
-/* d[16 x 8] += A[16 x 16] * B[16 x 8] of one warp, bf16. */
-DEV void mma_bf16(float *d, const uint32_t *a, uint32_t b0, uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-DEV uint32_t transpose_8x8(uint32_t v)
-{
-    uint32_t out;
-    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(v));
-    return out;
-}
-
-DEV uint32_t times_16(uint32_t v)
-{
-    uint32_t out;
-    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(v), "r"(0x41804180u));
-    return out;
-}
-
-DEV float exp2_fast(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-DEV float low_half(uint32_t v)
-{
-    return __uint_as_float(v << 16);
-}
-
-DEV float high_half(uint32_t v)
-{
-    return __uint_as_float(v & 0xffff0000u);
-}
-
 /* ---- a segment in registers -------------------------------------------------------------- */
 
 /* The lane's part: heads 2 (lane % 4) and the next; m of all lanes of a head is the same. */
@@ -208,7 +141,8 @@ template <int D> struct state {
     float q_sum[2], m[2], l[2], z[2];
 };
 
-template <int D> DEV void open_segment(state<D> *s, const decode_args *g, const cursor *c, int lane)
+template <int D>
+DEV void open_segment(state<D> *s, const decode_args *g, const cursor *c, int lane)
 {
     const int h = lane / 4;
     const int64_t at =
@@ -364,7 +298,8 @@ DEV void add_group(state<D> *s, uint32_t at, int n_left, float scale, int lane)
         x[i] = fmaf(-g.k_zero[t], s->q_sum[i % 2], x[i]) * (g.k_scale[t] * scale);
         if (lane / 4 + 8 * t >= n_left) x[i] = -INFINITY;
     }
-    const bool above = fmaxf(x[0], x[2]) > s->m[0] + SLACK || fmaxf(x[1], x[3]) > s->m[1] + SLACK;
+    const bool above =
+        fmaxf(x[0], x[2]) > s->m[0] + SLACK || fmaxf(x[1], x[3]) > s->m[1] + SLACK;
     if (__any_sync(~0u, above)) raise_max(s, x);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -401,8 +336,7 @@ template <int D> DEV void close_segment(state<D> *s)
 
 DEV void put_output(const decode_args *g, int b, int kv_head, int h, int d, float value)
 {
-    const int64_t at =
-        ((int64_t)b * g->a.n_heads + kv_head * g->heads + h) * g->kv.D + d;
+    const int64_t at = ((int64_t)b * g->a.n_heads + kv_head * g->heads + h) * g->kv.D + d;
     if (g->a.y_bf16) ((uint16_t *)g->a.y)[at] = (uint16_t)bf16x2(value, 0.0f);
     else ((float *)g->a.y)[at] = value;
 }
@@ -462,7 +396,6 @@ DEV void merge(float *o, float *m, float *l, const float *const *pieces, int n, 
     }
 }
 
-
 /* The CTA whose run holds place `at`. */
 DEV int cta_of(line all, int64_t at)
 {
@@ -474,8 +407,8 @@ DEV int cta_of(line all, int64_t at)
 
 /* This CTA's piece of a segment that spans CTAs is stored; the last CTA writes the output. */
 template <int D>
-DEV void finish_segment(const decode_args *g, const leftover *f, line all,
-                        const float **list, int *last)
+DEV void finish_segment(const decode_args *g, const leftover *f, line all, const float **list,
+                        int *last)
 {
     typedef shape<D, 4> sh;
     const int first = cta_of(all, f->start), end = cta_of(all, f->start + f->n - 1) + 1;
@@ -502,8 +435,8 @@ DEV void finish_segment(const decode_args *g, const leftover *f, line all,
 }
 
 template <int D>
-DEV void merge_run(const decode_args *g, const leftover *f, const float **list, int n,
-                   line all, int *last)
+DEV void merge_run(const decode_args *g, const leftover *f, const float **list, int n, line all,
+                   int *last)
 {
     typedef shape<D, 4> sh;
     const int64_t begin = cta_begin(all, blockIdx.x), end = cta_begin(all, blockIdx.x + 1);
@@ -535,14 +468,15 @@ DEV void merge_run(const decode_args *g, const leftover *f, const float **list, 
 /* ---- the warp's run ---------------------------------------------------------------------- */
 
 template <int D, int BITS>
-DEV void run_line(const decode_args *g, line all, uint8_t *ring, uint32_t bars,
-                  leftover *left, int lane)
+DEV void run_line(const decode_args *g, line all, uint8_t *ring, uint32_t bars, leftover *left,
+                  int lane)
 {
     typedef shape<D, BITS> sh;
     const int64_t begin = cta_begin(all, blockIdx.x),
                   n_cta = cta_begin(all, blockIdx.x + 1) - begin;
     const int warp = threadIdx.x / 32;
-    const int64_t w0 = begin + n_cta * warp / N_WARPS, w1 = begin + n_cta * (warp + 1) / N_WARPS;
+    const int64_t w0 = begin + n_cta * warp / N_WARPS,
+                  w1 = begin + n_cta * (warp + 1) / N_WARPS;
     const int n = (int)(w1 - w0);
     const uint32_t slots = smem_addr(ring);
     int64_t start = 0;
@@ -603,7 +537,8 @@ DEV void run_line(const decode_args *g, line all, uint8_t *ring, uint32_t bars,
 }
 
 template <int D, int BITS>
-__global__ __launch_bounds__(N_THREADS, 1) void decode_kernel(const __grid_constant__ decode_args g)
+__global__ __launch_bounds__(N_THREADS,
+                             1) void decode_kernel(const __grid_constant__ decode_args g)
 {
     typedef shape<D, BITS> sh;
     extern __shared__ __align__(128) uint8_t raw[];
@@ -648,13 +583,15 @@ static size_t counter_bytes(int n_kv_heads, int n_seqs)
     return ((size_t)n_kv_heads * (size_t)n_seqs * 4 + 127) / 128 * 128;
 }
 
-extern "C" size_t fl__cuda_attention_workspace_bytes(int D, int n_kv_heads, int n_seqs, int n_sm)
+extern "C" size_t fl__cuda_attention_workspace_bytes(int D, int n_kv_heads, int n_seqs,
+                                                     int n_sm)
 {
     return counter_bytes(n_kv_heads, n_seqs) +
            (size_t)n_sm * (2 + N_WARPS) * HEADS * (size_t)(D + 2) * sizeof(float);
 }
 
-template <int D, int BITS> static cudaError_t launch(decode_args *g, int n_sm, cudaStream_t stream)
+template <int D, int BITS>
+static cudaError_t launch(decode_args *g, int n_sm, cudaStream_t stream)
 {
     typedef shape<D, BITS> sh;
     g->n_slots = FL_MIN((SMEM_MAX - 8192) / N_WARPS / sh::BYTES, (int)MAX_SLOTS);
@@ -686,8 +623,8 @@ extern "C" fl_status fl__cuda_attention_decode(const fl_cuda_attention *a, int n
     g.heads = a->n_heads / a->kv->n_kv_heads;
     g.scale_log2 = a->scale * 1.44269504f;
     g.arrived = (uint32_t *)a->workspace;
-    g.partials = (float *)((uint8_t *)a->workspace +
-                           counter_bytes(a->kv->n_kv_heads, a->n_seqs));
+    g.partials =
+        (float *)((uint8_t *)a->workspace + counter_bytes(a->kv->n_kv_heads, a->n_seqs));
     if (g.heads >= 1 && g.heads <= HEADS) {
         if (g.kv.D == 64) e = launch_bits<64>(&g, n_sm, (cudaStream_t)stream);
         if (g.kv.D == 80) e = launch_bits<80>(&g, n_sm, (cudaStream_t)stream);

@@ -80,9 +80,8 @@ DEV void quantize_row(shared_rows *s, int which, int t, const float *x, int bits
     const float qmax = (float)((1 << bits) - 1);
     const float hi = __fmul_rn(
         clip[0], warp_max(fmaxf(fmaxf(fmaxf(0, x[0]), x[1]), fmaxf(fmaxf(0, x[2]), x[3]))));
-    const float lo = __fmul_rn(
-        clip[1],
-        -warp_max(fmaxf(fmaxf(fmaxf(0, -x[0]), -x[1]), fmaxf(fmaxf(0, -x[2]), -x[3]))));
+    const float lo = __fmul_rn(clip[1], -warp_max(fmaxf(fmaxf(fmaxf(0, -x[0]), -x[1]),
+                                                        fmaxf(fmaxf(0, -x[2]), -x[3]))));
     uint16_t scale = __half_as_ushort(__float2half_rn(__fdiv_rn(__fsub_rn(hi, lo), qmax)));
     if (scale == 0 || (scale & 0x7c00u) == 0x7c00u) scale = 0x3c00u;
     const float inv = __fdiv_rn(1.0f, __half2float(__ushort_as_half(scale)));
@@ -183,7 +182,8 @@ DEV void rotate_q(const append_args *g, const span *p, int head)
     }
 }
 
-__global__ __launch_bounds__(N_THREADS) void append_kernel(const __grid_constant__ append_args g)
+__global__
+__launch_bounds__(N_THREADS) void append_kernel(const __grid_constant__ append_args g)
 {
     __shared__ shared_rows rows;
     const int b = blockIdx.z, head = blockIdx.y, start = g.a.position[b];
@@ -202,8 +202,8 @@ __global__ __launch_bounds__(N_THREADS) void append_kernel(const __grid_constant
     fill_rows(&rows, &g, &p, head);
     const int page = g.kv.table[(int64_t)b * g.kv.table_stride + group / 4];
     uint32_t *words =
-        (uint32_t *)(g.kv.pages +
-                     (((int64_t)page * g.kv.n_kv_heads + head) * 4 + group % 4) * g.group_bytes);
+        (uint32_t *)(g.kv.pages + (((int64_t)page * g.kv.n_kv_heads + head) * 4 + group % 4) *
+                                      g.group_bytes);
     __syncthreads();
     const int n = g.kv.D * g.kv.bits / 64; /* words per lane */
     const bool whole = p.t0 == 0 && p.t1 == GROUP;

@@ -4,8 +4,8 @@
  *   check_attention [--quick] [--check | --bench]
  *
  * Append: the codes, scales and zeros of kv_codec's reference row for the same floats, rotated
- * as on the CPU, compared bit for bit; in one piece and token by token. Decode: softmax in double over
- * the values that the cache holds; error relative to the largest |y| of a row.
+ * as on the CPU, compared bit for bit; in pieces and token by token. Decode: softmax in double
+ * over the values that the cache holds; error relative to the largest |y| of a row.
  * SPDX-License-Identifier: MIT */
 #include "cuda_test.h"
 
@@ -135,9 +135,12 @@ static void append(problem *p, const float *clip, int from, int to)
     memcpy(a.clip, clip, sizeof a.clip);
     FL_OK_OR_EXIT(fl__cuda_kv_append(&a, NULL, &err));
     CUDA_OK(cudaDeviceSynchronize());
-    CUDA_OK(cudaFree((void *)a.k)); CUDA_OK(cudaFree((void *)a.v));
-    CUDA_OK(cudaFree((void *)a.cos)); CUDA_OK(cudaFree((void *)a.sin));
-    CUDA_OK(cudaFree((void *)a.first_row)); CUDA_OK(cudaFree((void *)a.position));
+    CUDA_OK(cudaFree((void *)a.k));
+    CUDA_OK(cudaFree((void *)a.v));
+    CUDA_OK(cudaFree((void *)a.cos));
+    CUDA_OK(cudaFree((void *)a.sin));
+    CUDA_OK(cudaFree((void *)a.first_row));
+    CUDA_OK(cudaFree((void *)a.position));
 }
 
 static std::vector<uint8_t> fetch_pages(const problem *p)
@@ -179,7 +182,8 @@ static token_view view(const problem *p, const std::vector<uint8_t> &pages, int 
                        int t, bool is_v)
 {
     const size_t group = fl__cuda_kv_group_bytes(p->D, p->bits);
-    const uint8_t *at = pages.data() + (size_t)p->table[b * p->stride + t / 64] * p->page_bytes +
+    const uint8_t *at = pages.data() +
+                        (size_t)p->table[b * p->stride + t / 64] * p->page_bytes +
                         ((size_t)head * 4 + t % 64 / 16) * group;
     const size_t half = (size_t)2 * p->D * p->bits;
     return {at + (is_v ? half : 0), at + 2 * half, p->bits, p->D, t % 16, is_v};
@@ -262,8 +266,9 @@ static void check_append(int bits, int D, bool one_by_one, tally *total)
         for (int t = 0; t < p.n[b]; t++)
             for (int i = 0; i < 2 * p.n_kv; i++)
                 wrong += token_differences(&p, pages, b, i / 2, t, i % 2, clip);
-    if (wrong) printf("FAIL append kv%d D %d %s: %d wrong\n", bits, D,
-                      one_by_one ? "singly" : "in pieces", wrong);
+    if (wrong)
+        printf("FAIL append kv%d D %d %s: %d wrong\n", bits, D,
+               one_by_one ? "singly" : "in pieces", wrong);
     *(wrong ? &total->failed : &total->passed) += 1;
     problem_fini(&p);
 }
@@ -283,7 +288,8 @@ static void check_rotate_q(int D, bool bf16, tally *total)
     fl_cuda_kv_append a = {};
     a.kv = &p.kv;
     a.q = bf16 ? gpu_copy(q16.data(), q16.size() * 2) : gpu_copy(q.data(), q.size() * 4);
-    a.k = a.v = bf16 ? gpu_copy(k16.data(), k16.size() * 2) : gpu_copy(p.k.data(), p.k.size() * 4);
+    a.k = a.v =
+        bf16 ? gpu_copy(k16.data(), k16.size() * 2) : gpu_copy(p.k.data(), p.k.size() * 4);
     a.ldq = width, a.ldk = a.ldv = 2 * D, a.x_bf16 = bf16, a.n_heads = 4;
     a.q_out = (uint16_t *)gpu_alloc(q.size() * 2);
     a.cos = (float *)gpu_copy(p.cos_.data(), p.cos_.size() * 4);
@@ -389,12 +395,15 @@ static void check_decode(int bits, int D, int n_kv, int group, const std::vector
     const bool same = memcmp(y.data(), again.data(), y.size() * 4) == 0;
     const double typical = sum / count;
     const bool good = worst < 2e-2 && typical < 3e-3 && same;
-    printf("%s decode kv%-2d D %-3d kv heads %d x %d, %2d seqs, first %5d: max %.1e mean %.1e%s\n",
-           good ? "ok  " : "FAIL", bits, D, n_kv, group, p.B, n[0], worst, typical,
-           same ? "" : ", not deterministic");
+    printf(
+        "%s decode kv%-2d D %-3d kv heads %d x %d, %2d seqs, first %5d: max %.1e mean %.1e%s\n",
+        good ? "ok  " : "FAIL", bits, D, n_kv, group, p.B, n[0], worst, typical,
+        same ? "" : ", not deterministic");
     fflush(stdout);
     *(good ? &total->passed : &total->failed) += 1;
-    CUDA_OK(cudaFree((void *)a.q)); CUDA_OK(cudaFree(a.y)); CUDA_OK(cudaFree(a.workspace));
+    CUDA_OK(cudaFree((void *)a.q));
+    CUDA_OK(cudaFree(a.y));
+    CUDA_OK(cudaFree(a.workspace));
     problem_fini(&p);
 }
 
@@ -460,7 +469,8 @@ template <typename F> static float median_ms(F launch)
     cudaEvent_t start, stop;
     float ms[ROUNDS];
     CUDA_OK(cudaStreamCreate(&stream));
-    CUDA_OK(cudaEventCreate(&start)); CUDA_OK(cudaEventCreate(&stop));
+    CUDA_OK(cudaEventCreate(&start));
+    CUDA_OK(cudaEventCreate(&stop));
     launch(0, stream);
     CUDA_OK(cudaStreamSynchronize(stream));
     CUDA_OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
@@ -474,8 +484,10 @@ template <typename F> static float median_ms(F launch)
         CUDA_OK(cudaEventSynchronize(stop));
         CUDA_OK(cudaEventElapsedTime(&ms[r < 0 ? 0 : r], start, stop));
     }
-    CUDA_OK(cudaGraphExecDestroy(exec)); CUDA_OK(cudaGraphDestroy(graph));
-    CUDA_OK(cudaEventDestroy(start)); CUDA_OK(cudaEventDestroy(stop));
+    CUDA_OK(cudaGraphExecDestroy(exec));
+    CUDA_OK(cudaGraphDestroy(graph));
+    CUDA_OK(cudaEventDestroy(start));
+    CUDA_OK(cudaEventDestroy(stop));
     CUDA_OK(cudaStreamDestroy(stream));
     qsort(ms, ROUNDS, sizeof *ms, float_order);
     return ms[ROUNDS / 2] / PER_ROUND;
@@ -485,7 +497,7 @@ static double copy_rate(uint8_t *arena, size_t n)
 {
     const float ms = median_ms([&](int, cudaStream_t s) {
         copy_kernel<<<n_sm * 16, 512, 0, s>>>((uint4 *)arena, (const uint4 *)(arena + n / 2),
-                                               n / 32);
+                                              n / 32);
     });
     return n / (ms * 1e6);
 }
@@ -519,8 +531,11 @@ static float bench_decode(uint8_t *arena, size_t arena_bytes, int bits, int D, i
         FL_OK_OR_EXIT(fl__cuda_attention_decode(&a, n_sm, s, &err));
     });
     *gb = bytes / (ms * 1e6);
-    CUDA_OK(cudaFree((void *)a.q)); CUDA_OK(cudaFree(a.y)); CUDA_OK(cudaFree(a.workspace));
-    CUDA_OK(cudaFree((void *)a.n_tokens)); CUDA_OK(cudaFree((void *)kv.table));
+    CUDA_OK(cudaFree((void *)a.q));
+    CUDA_OK(cudaFree(a.y));
+    CUDA_OK(cudaFree(a.workspace));
+    CUDA_OK(cudaFree((void *)a.n_tokens));
+    CUDA_OK(cudaFree((void *)kv.table));
     return ms;
 }
 
@@ -533,7 +548,8 @@ static void bench_append(uint8_t *arena, double copy, int bits, int B, int rows)
     for (int b = 0; b < B; b++) first.push_back((b + 1) * rows);
     fl_cuda_kv kv = {bits, D, N_KV, NULL, NULL, pages};
     const size_t kv_bytes = fl__cuda_kv_page_bytes(&kv) * table.size();
-    const size_t x_bytes = (size_t)B * rows * width * 2, q_bytes = (size_t)B * rows * N_HEADS * D * 2;
+    const size_t x_bytes = (size_t)B * rows * width * 2,
+                 q_bytes = (size_t)B * rows * N_HEADS * D * 2;
     const size_t set = (kv_bytes + x_bytes + q_bytes + 255) / 256 * 256;
     const int n_sets = set > (100u << 20) ? 2 : 4;
     std::vector<float> one(4096 * D / 2, 0.7f);
@@ -555,20 +571,22 @@ static void bench_append(uint8_t *arena, double copy, int bits, int B, int rows)
         FL_OK_OR_EXIT(fl__cuda_kv_append(&a, s, &err));
     });
     const double bytes = x_bytes + q_bytes + (rows > 1 ? (double)kv_bytes : 0);
-    printf("append kv%-2d %2d x %4d rows: %.4f ms, %5.0f GB/s, %3.0f %% of copy\n", bits, B, rows,
-           ms, bytes / (ms * 1e6), 100 * bytes / (ms * 1e6) / copy);
-    CUDA_OK(cudaFree((void *)a.cos)); CUDA_OK(cudaFree((void *)a.first_row));
-    CUDA_OK(cudaFree((void *)a.position)); CUDA_OK(cudaFree((void *)kv.table));
+    printf("append kv%-2d %2d x %4d rows: %.4f ms, %5.0f GB/s, %3.0f %% of copy\n", bits, B,
+           rows, ms, bytes / (ms * 1e6), 100 * bytes / (ms * 1e6) / copy);
+    CUDA_OK(cudaFree((void *)a.cos));
+    CUDA_OK(cudaFree((void *)a.first_row));
+    CUDA_OK(cudaFree((void *)a.position));
+    CUDA_OK(cudaFree((void *)kv.table));
 }
 
 static void bench_all(bool quick)
 {
     static const int shapes[][5] = {
         /* D, kv heads, group, B, n */
-        {128, 8, 4, 1, 32768}, {128, 8, 4, 1, 16384}, {128, 8, 4, 1, 4096},
+        {128, 8, 4, 1, 32768},  {128, 8, 4, 1, 16384}, {128, 8, 4, 1, 4096},
         {128, 8, 4, 1, 131072}, {128, 8, 4, 16, 2048}, {128, 8, 4, 64, 2048},
         {128, 32, 1, 16, 2048}, {64, 32, 1, 16, 2048}, {80, 32, 1, 16, 2048},
-        {128, 8, 8, 8, 4096}, {128, 8, 4, 64, 512},
+        {128, 8, 8, 8, 4096},   {128, 8, 4, 64, 512},
     };
     const size_t arena_bytes = (size_t)3 << 30;
     uint8_t *arena = (uint8_t *)gpu_alloc(arena_bytes);
@@ -581,11 +599,15 @@ static void bench_all(bool quick)
         float ms[3];
         double gb[3];
         for (int f = 0; f < 3; f++)
-            ms[f] = bench_decode(arena, arena_bytes, 4 << f, s[0], s[1], s[2], s[3], s[4], &gb[f]);
+            ms[f] =
+                bench_decode(arena, arena_bytes, 4 << f, s[0], s[1], s[2], s[3], s[4], &gb[f]);
         printf("decode D %-3d %2d x %d heads, %2d x %6d tokens:", s[0], s[1], s[2], s[3], s[4]);
         for (int f = 0; f < 3; f++)
-            printf("  %s %.4f ms %4.0f GB/s %3.0f %%", f == 2 ? "bf16" : f ? "kv8" : "kv4", ms[f],
-                   gb[f], 100 * gb[f] / copy);
+            printf("  %s %.4f ms %4.0f GB/s %3.0f %%",
+                   f == 2 ? "bf16"
+                   : f    ? "kv8"
+                          : "kv4",
+                   ms[f], gb[f], 100 * gb[f] / copy);
         printf("  bf16/kv4 %.2f bf16/kv8 %.2f\n", ms[2] / ms[0], ms[2] / ms[1]);
         fflush(stdout);
     }
