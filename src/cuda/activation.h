@@ -78,18 +78,25 @@ template <int n> DEV void scale_row(float *v, const fl_cuda_row *x, int c, float
     if (x->premul) multiply<n>(v, x->premul + c);
 }
 
-/* The row before it is rounded: gated, or normed, times premul. */
+/* What the row is before it is rounded: normed (factor is 1 / rms), gated, times premul. */
 template <int F, int n>
 DEV void load_row(float *v, const fl_cuda_row *x, int64_t m, int c, float factor)
 {
+    alignas(16) float w[n];
     load_values<F, n>(v, x, m, c);
     if (F == FRONT_SILU) {
-        alignas(16) float w[n];
         load_bf16<n>(w, x->up + m * x->ldx + c);
 #pragma unroll
         for (int i = 0; i < n; i++) v[i] = silu(v[i]) * w[i];
-        if (x->premul) multiply<n>(v, x->premul + c);
-    } else if (F != FRONT_BARE) scale_row<n>(v, x, c, factor);
+    } else if (F != FRONT_BARE && x->gain) {
+        load_f32<n>(w, x->gain + c);
+#pragma unroll
+        for (int i = 0; i < n; i++) v[i] = __fmul_rn(__fmul_rn(v[i], factor), w[i]);
+    }
+    if (F == FRONT_BARE || !x->premul) return;
+    load_f32<n>(w, x->premul + c);
+#pragma unroll
+    for (int i = 0; i < n; i++) v[i] = __fmul_rn(v[i], w[i]);
 }
 
 /* ---- codes ------------------------------------------------------------------------------- */

@@ -61,19 +61,12 @@ typedef struct fl_cuda_gemm {
                            not split */
 } fl_cuda_gemm;
 
-/* How the prefill kernel cuts the problem: tiles of 128 channels x `tokens` (64, 128 or 256),
- * K cut into n_split parts. */
+/* Which kernel, and how it cuts the problem. decode_ctas > 0: the decode kernel, with so many
+ * CTAs per multiprocessor. Otherwise the prefill kernel: tiles of 128 channels x `tokens` (64,
+ * 128 or 256), K cut into n_split parts; these two are always set. */
 typedef struct fl_cuda_gemm_plan {
-    int tokens, n_split;
+    int tokens, n_split, decode_ctas;
 } fl_cuda_gemm_plan;
-
-/* How the decode kernel cuts it: CTAs of 8 or 16 warps, `ctas` of them per multiprocessor;
- * overlap: starts before the kernel ahead in the stream has ended, which must not write the
- * weights (programmatic dependent launch); bulk: weights pass through shared memory. */
-typedef struct fl_cuda_decode_plan {
-    int warps, ctas;
-    bool overlap, bulk;
-} fl_cuda_decode_plan;
 
 size_t fl__cuda_weight_bytes(int N, int K, int bits);
 /* Host: packs codes [N, K] row-major into dst (fl__cuda_weight_bytes) and col_sum [N_pad]. */
@@ -83,7 +76,8 @@ void fl__cuda_weight_pack(uint8_t *dst, int32_t *col_sum, const int8_t *codes, i
 /* Enough for every plan that fl__cuda_gemm_plan makes. */
 size_t fl__cuda_gemm_workspace_bytes(void);
 
-/* The fastest plan by a model of the kernel's time on n_sm multiprocessors. */
+/* The fastest plan: prefill by a model of the kernel's time on n_sm multiprocessors, decode
+ * where it was measured to win. */
 fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm);
 
 /* Prefill: any M; best from 17 rows on. stream is a cudaStream_t. */
@@ -92,9 +86,9 @@ fl_status fl__cuda_gemm_w4_sm90(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, i
 fl_status fl__cuda_gemm_w8_sm90(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, int n_sm,
                                 void *stream, fl_err *err);
 
-/* Decode: M <= 16, 4-bit weights. */
-fl_status fl__cuda_gemm_w4_decode(const fl_cuda_gemm *g, int n_sm, void *stream, fl_err *err);
-fl_status fl__cuda_gemm_w4_stream(const fl_cuda_gemm *g, fl_cuda_decode_plan plan, int n_sm,
+/* Decode: M <= 16, 4-bit weights, 1 or 2 CTAs per multiprocessor. Begins to read the weights
+ * before the kernel ahead of it in the stream has ended, which must not write them. */
+fl_status fl__cuda_gemm_w4_decode(const fl_cuda_gemm *g, int ctas_per_sm, int n_sm,
                                   void *stream, fl_err *err);
 
 #ifdef __cplusplus

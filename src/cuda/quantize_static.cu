@@ -1,17 +1,12 @@
 /* quantize_static.cu - one fixed scale: rows to codes, at the speed of memory.
  *
- * A thread owns eight channels and keeps their limits in registers over all its rows, two or
- * four of which are in flight. Rows wider than 8,192 channels go through more CTAs side by
- * side, which add to x_sum.
+ * A thread owns eight channels and keeps their limits in registers over all its rows, four of
+ * which are in flight. Rows wider than 8,192 channels go through more CTAs side by side, which
+ * add to x_sum.
  * SPDX-License-Identifier: MIT */
 #include "cuda/activation.h"
 
-enum { MAX_SPAN = 8192, MAX_ROWS = 4 };
-
-/* In flight. */
-template <int F> struct flight {
-    static constexpr int rows = F == FRONT_F32 ? 2 : MAX_ROWS;
-};
+enum { MAX_SPAN = 8192, ROWS = 4 };
 
 typedef struct static_args {
     fl_cuda_row x;
@@ -93,18 +88,17 @@ DEV int put_eight(const static_args *p, const limits *l, const float *v, int64_t
     return sum_codes(w.x, sum_codes(w.y, 0));
 }
 
-/* The sums of `rows` rows over the CTA; every warp's part lies in shared[parity]. */
-template <int rows>
+/* The sums of ROWS rows over the CTA; every warp's part lies in shared[parity]. */
 DEV void put_sums(const static_args *p, int32_t (*shared)[32], const int *sum, int64_t m)
 {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_warps = blockDim.x / 32;
 #pragma unroll
-    for (int r = 0; r < rows; r++) {
+    for (int r = 0; r < ROWS; r++) {
         const int part = __reduce_add_sync(0xffffffffu, sum[r]);
         if (lane == 0) shared[r][warp] = part;
     }
     __syncthreads();
-    for (int r = warp; r < rows && m + r < p->M; r += n_warps) {
+    for (int r = warp; r < ROWS && m + r < p->M; r += n_warps) {
         const int total = __reduce_add_sync(0xffffffffu, lane < n_warps ? shared[r][lane] : 0);
         if (lane != 0) continue;
         if (gridDim.y == 1) p->y.x_sum[m + r] = total;
@@ -112,29 +106,29 @@ DEV void put_sums(const static_args *p, int32_t (*shared)[32], const int *sum, i
     }
 }
 
-template <int F> __global__ void __launch_bounds__(1024, 1) static_kernel(const static_args p)
+template <int F>
+__global__ void __launch_bounds__(1024, 1) static_kernel(const static_args p)
 {
-    __shared__ int32_t shared[2][MAX_ROWS][32];
+    __shared__ int32_t shared[2][ROWS][32];
     const int c = blockIdx.y * p.span + 8 * threadIdx.x;
     const bool inside = c < p.s.n_channels, stored = c < p.y.ld;
-    constexpr int rows = flight<F>::rows;
     limits l;
     int parity = 0;
     load_limits(&l, &p, c);
-    for (int64_t m = rows * blockIdx.x; m < p.M; m += rows * gridDim.x, parity ^= 1) {
-        raw_eight<F> raw[rows] = {};
-        int sum[rows] = {};
+    for (int64_t m = ROWS * blockIdx.x; m < p.M; m += ROWS * gridDim.x, parity ^= 1) {
+        raw_eight<F> raw[ROWS] = {};
+        int sum[ROWS] = {};
 #pragma unroll
-        for (int r = 0; r < rows; r++)
+        for (int r = 0; r < ROWS; r++)
             if (inside && m + r < p.M) load_raw<F>(&raw[r], &p, m + r, c);
 #pragma unroll
-        for (int r = 0; r < rows; r++) {
+        for (int r = 0; r < ROWS; r++) {
             float v[8];
             if (!stored || m + r >= p.M) continue;
             values_of<F>(v, &raw[r], &l);
             sum[r] = put_eight(&p, &l, v, m + r, c);
         }
-        if (p.y.x_sum) put_sums<rows>(&p, shared[parity], sum, m);
+        if (p.y.x_sum) put_sums(&p, shared[parity], sum, m);
     }
 }
 
@@ -164,8 +158,7 @@ template <int F> static cudaError_t launch(static_args *p, int n_sm, cudaStream_
 {
     const int ld = (int)p->y.ld, n_y = (ld + MAX_SPAN - 1) / MAX_SPAN;
     const int threads = ((ld + n_y - 1) / n_y + 255) / 256 * 32;
-    const int n_x = FL_MIN((p->M + flight<F>::rows - 1) / flight<F>::rows,
-                           n_sm * FL_MAX(1, 1024 / threads));
+    const int n_x = FL_MIN((p->M + ROWS - 1) / ROWS, n_sm * FL_MAX(1, 1024 / threads));
     p->span = 8 * threads;
     if (n_y > 1 && p->y.x_sum) {
         const cudaError_t e =

@@ -7,9 +7,10 @@
  *   silu(x) * up                both bf16; float32 inside
  * then times premul, rounded to bf16, X' = left^T bf16(U right), codes, sums, scales and zero
  * points as on the CPU. Sums of the tensor cores run in their own order: codes may differ from
- * the CPU's where X' lies at the border of two (at most one in 10,000 on random data), scales
- * by 1e-3 relative. The shapes of fl__cuda_transform_is_fast take the tensor cores; any other
- * one with n1, n2 <= 256 a plain kernel, which sums in the CPU's order.
+ * the CPU's by a step where X' lies at the border of two (on random data one in 10,000 of 4
+ * bits, one in 600 of 8), scales by 1e-3 relative. The shapes of fl__cuda_transform_is_fast
+ * take the tensor cores; any other one with n1, n2 <= 256 a plain kernel, which sums in the
+ * CPU's order.
  *
  * Static and per-token quantising without a transform are elementwise and equal the CPU's bits,
  * the scale of a norm or of silu apart.

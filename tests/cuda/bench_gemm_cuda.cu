@@ -50,7 +50,6 @@ typedef struct entry {
     entry_kind kind;
     gemm_kind gemm;
     fl_cuda_gemm_plan plan;
-    int variant; /* of decode */
     blas_gemm *blas;
     bool scale_pass; /* int32 of cuBLASLt to bf16 in scaled */
     uint16_t *scaled;
@@ -178,8 +177,9 @@ static void launch_entry(const bench *b, const entry *e, int i)
     g.y_bf16 = true;
     g.M = b->M;
     g.workspace = b->workspace;
-    const fl_cuda_gemm_plan plan = e->plan.tokens ? e->plan : fl__cuda_gemm_plan(&g, b->n_sm);
-    run_gemm(e->gemm, &g, plan, e->variant, b->n_sm, b->stream);
+    const bool named = e->plan.tokens > 0 || e->plan.decode_ctas > 0;
+    const fl_cuda_gemm_plan plan = named ? e->plan : fl__cuda_gemm_plan(&g, b->n_sm);
+    run_gemm(e->gemm, &g, plan, b->n_sm, b->stream);
 }
 
 static float time_launches(const bench *b, const entry *e, int n)
@@ -360,28 +360,25 @@ static int add_plans(const bench *b, entry *entries, int n, gemm_kind kind)
             if (b->M > 512 && (tokens == 64 || n_split > 1)) continue;
             snprintf(name, sizeof name, "w%d %d/%d", kind == GEMM_W4 ? 4 : 8, tokens, n_split);
             entry *e = add_ours(b, &entries[n++], name, kind);
-            e->plan = {tokens, n_split};
+            e->plan = {tokens, n_split, 0};
         }
     return n;
 }
 
-static int add_decode(const bench *b, entry *entries, int n, int variant)
+static int add_decode(const bench *b, entry *entries, int n)
 {
     entry *e = add_ours(b, &entries[n++], "read", GEMM_DECODE);
     e->kind = ENTRY_READ;
-    for (int v = 0; v < (int)FL_COUNT(DECODE_PLANS); v++) {
-        const fl_cuda_decode_plan p = DECODE_PLANS[v];
+    for (int ctas = 1; ctas <= 2; ctas++) {
         char name[48];
-        if (variant >= 0 && v != variant) continue;
-        snprintf(name, sizeof name, "w4 decode %d: %dx%d%s%s", v, p.ctas, p.warps,
-                 p.bulk ? " bulk" : "", p.overlap ? " o" : "");
+        snprintf(name, sizeof name, "w4 decode, %d CTA%s", ctas, ctas > 1 ? "s" : "");
         e = add_ours(b, &entries[n++], name, GEMM_DECODE);
-        e->variant = v;
+        e->plan.decode_ctas = ctas;
     }
     return n;
 }
 
-static void bench_shape(const bench *b, bool plans, int variant)
+static void bench_shape(const bench *b, bool plans)
 {
     entry *entries = (entry *)calloc(MAX_ENTRIES, sizeof *entries);
     float bf16_ms = 0, int8_ms = 0;
@@ -389,7 +386,7 @@ static void bench_shape(const bench *b, bool plans, int variant)
     if (add_blas(b, &entries[n], "cublasLt bf16", false, false)) bf16 = n++;
     if (add_blas(b, &entries[n], "cublasLt int8->int32", true, false)) int8 = n++;
     if (add_blas(b, &entries[n], "cublasLt int8 + scale", true, true)) n++;
-    if (b->M <= 16) n = add_decode(b, entries, n, variant);
+    if (b->M <= 16) n = add_decode(b, entries, n);
     add_ours(b, &entries[n++], "w4 prefill", GEMM_W4);
     add_ours(b, &entries[n++], "w8 prefill", GEMM_W8);
     if (plans) n = add_plans(b, entries, n, GEMM_W4);
@@ -406,25 +403,12 @@ static void bench_shape(const bench *b, bool plans, int variant)
 static void print_copy_rate(const bench *b)
 {
     const size_t n_bytes = (size_t)1 << 30;
-    void *from = filled(n_bytes, FILL_BYTES, 3), *to = gpu_alloc(n_bytes);
-    cudaEvent_t start, stop;
-    float ms[ROUNDS];
-    CUDA_OK(cudaEventCreate(&start));
-    CUDA_OK(cudaEventCreate(&stop));
-    for (int i = -2; i < ROUNDS; i++) {
-        CUDA_OK(cudaEventRecord(start, b->stream));
-        CUDA_OK(cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyDeviceToDevice, b->stream));
-        CUDA_OK(cudaEventRecord(stop, b->stream));
-        CUDA_OK(cudaEventSynchronize(stop));
-        CUDA_OK(cudaEventElapsedTime(&ms[i < 0 ? 0 : i], start, stop));
-    }
-    qsort(ms, ROUNDS, sizeof(float), by_value);
-    printf("copy: %.3f TB/s (read + write)\n", 2.0 * n_bytes / ms[ROUNDS / 2] * 1e-9);
+    void *from = filled(n_bytes, FILL_BYTES, 3);
+    printf("copy: %.3f TB/s (read + write)\n", 1e-9 * gpu_copy_rate(from, n_bytes, b->stream));
     CUDA_OK(cudaFree(from));
-    CUDA_OK(cudaFree(to));
 }
 
-void bench_gemm(int n_sm, bool quick, bool plans, int max_rows, int variant)
+void bench_gemm(int n_sm, bool quick, bool plans, int max_rows)
 {
     static const int shapes[][2] = {{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}};
     static const int rows[] = {1, 4, 16, 64, 256, 2048, 8192};
@@ -446,7 +430,7 @@ void bench_gemm(int n_sm, bool quick, bool plans, int max_rows, int variant)
             b.N = shapes[j][0];
             b.K = shapes[j][1];
             CUDA_OK(cudaDeviceSynchronize());
-            bench_shape(&b, plans, variant);
+            bench_shape(&b, plans);
         }
     BLAS_OK(cublasLtDestroy(b.blas));
     CUDA_OK(cudaStreamDestroy(b.stream));

@@ -94,20 +94,13 @@ static float measure(cudaStream_t stream, const launcher &launch, float budget_m
     return ms[ROUNDS / 2] / (float)n;
 }
 
-/* Bytes per ms. */
 static double copy_rate(cudaStream_t stream)
 {
     const size_t n_bytes = (size_t)1 << 30;
-    void *from = random_rows(n_bytes, 3, false), *to = gpu_alloc(n_bytes);
-    const float ms = measure(
-        stream,
-        [=](cudaStream_t s, int) {
-            CUDA_OK(cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyDeviceToDevice, s));
-        },
-        4);
+    void *from = random_rows(n_bytes, 3, false);
+    const double rate = gpu_copy_rate(from, n_bytes, stream);
     CUDA_OK(cudaFree(from));
-    CUDA_OK(cudaFree(to));
-    return 2.0 * (double)n_bytes / ms;
+    return rate;
 }
 
 /* ---- baseline ---------------------------------------------------------------------------- */

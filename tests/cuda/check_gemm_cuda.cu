@@ -7,7 +7,6 @@
  *   check_gemm --bench    bench only
  *   check_gemm --plans    bench with every plan of the prefill kernel
  *   check_gemm --bench-decode        bench of up to 16 rows only
- *   check_gemm --decode-variant N    decode: this variant only
  *
  * Sums come from a kernel of one dp4a loop per output, itself compared with a scalar loop on
  * the host at random places; scales are applied on the host in the contract's order: f32 and
@@ -205,24 +204,24 @@ static int64_t differences(const problem *p, int mode, bool bf16, const char *na
     return wrong;
 }
 
-static void check_run(const problem *p, gemm_kind kind, fl_cuda_gemm_plan plan, int variant,
-                      int mode, bool bf16, int n_sm, tally *t)
+static void check_run(const problem *p, gemm_kind kind, fl_cuda_gemm_plan plan, int mode,
+                      bool bf16, int n_sm, tally *t)
 {
     char name[96];
     fl_cuda_gemm g = p->g;
     static const float one = 1.0f;
     float *device_one = (float *)gpu_copy(&one, sizeof one);
-    snprintf(name, sizeof name, "%s tokens %d split %d variant %d mode %d %s",
+    snprintf(name, sizeof name, "%s tokens %d split %d ctas %d mode %d %s",
              kind == GEMM_W4   ? "w4"
              : kind == GEMM_W8 ? "w8"
                                : "decode",
-             plan.tokens, plan.n_split, variant, mode, bf16 ? "bf16" : "f32");
+             plan.tokens, plan.n_split, plan.decode_ctas, mode, bf16 ? "bf16" : "f32");
     g.y_bf16 = bf16;
     g.x_scale_stride = g.x_zero_stride = g.w_scale_stride = mode == 1;
     if (mode == 0) g.x_scale = g.w_scale = device_one, g.x_zero = NULL;
     if (mode != 1) g.bias = NULL;
     CUDA_OK(cudaMemset(g.y, 0xa5, p->y_bytes));
-    run_gemm(kind, &g, plan, variant, n_sm, NULL);
+    run_gemm(kind, &g, plan, n_sm, NULL);
     CUDA_OK(cudaDeviceSynchronize());
     CUDA_OK(cudaMemcpy(p->y_host, g.y, p->y_bytes, cudaMemcpyDeviceToHost));
     CUDA_OK(cudaFree(device_one));
@@ -245,12 +244,12 @@ static void check_prefill(int M, int N, int K, bool all, int n_sm, int32_t *work
         for (int tokens = 64; all && tokens <= 256; tokens *= 2)
             for (int n_split = 1; n_split <= 3; n_split += 2)
                 for (int bf16 = 0; bf16 <= 1; bf16++)
-                    check_run(&p, kind, {tokens, n_split}, 0, bf16, bf16, n_sm, t);
+                    check_run(&p, kind, {tokens, n_split, 0}, bf16, bf16, n_sm, t);
         const fl_cuda_gemm_plan plan = fl__cuda_gemm_plan(&p.g, n_sm);
-        check_run(&p, kind, plan, 0, 0, false, n_sm, t);
-        check_run(&p, kind, plan, 0, 1, true, n_sm, t);
-        check_run(&p, kind, plan, 0, 1, false, n_sm, t);
-        check_run(&p, kind, plan, 0, 2, true, n_sm, t);
+        check_run(&p, kind, plan, 0, false, n_sm, t);
+        check_run(&p, kind, plan, 1, true, n_sm, t);
+        check_run(&p, kind, plan, 1, false, n_sm, t);
+        check_run(&p, kind, plan, 2, true, n_sm, t);
         problem_fini(&p);
     }
     printf("prefill [%d, %d, %d]: %d passed, %d failed so far\n", M, N, K, t->passed,
@@ -258,25 +257,24 @@ static void check_prefill(int M, int N, int K, bool all, int n_sm, int32_t *work
     fflush(stdout);
 }
 
-static void check_decode(int N, int K, int variant, int n_sm, tally *t)
+static void check_decode(int N, int K, int n_sm, tally *t)
 {
     static const int rows[] = {1, 2, 3, 5, 8, 9, 13, 16};
     uint64_t seed = 0x9e3779b97f4a7c15ull + N * 1009 + K;
     for (size_t i = 0; i < FL_COUNT(rows); i++) {
         problem p;
         problem_init(&p, rows[i], N, K, 4, NULL, &seed);
-        for (int v = 0; v < (int)FL_COUNT(DECODE_PLANS); v++)
+        for (int ctas = 1; ctas <= 2; ctas++)
             for (int mode = 0; mode <= 2; mode++)
                 for (int bf16 = mode == 0 ? 0 : 1; bf16 >= 0; bf16--)
-                    if (variant < 0 || variant == v)
-                        check_run(&p, GEMM_DECODE, {0, 0}, v, mode, bf16, n_sm, t);
+                    check_run(&p, GEMM_DECODE, {0, 0, ctas}, mode, bf16, n_sm, t);
         problem_fini(&p);
     }
     printf("decode [1..16, %d, %d]: %d passed, %d failed so far\n", N, K, t->passed, t->failed);
     fflush(stdout);
 }
 
-static tally check_all(int n_sm, bool quick, bool prefill, bool decoding, int variant)
+static tally check_all(int n_sm, bool quick, bool prefill, bool decoding)
 {
     static const int small[][3] = {{1, 16, 64},     {7, 48, 100},     {64, 128, 128},
                                    {63, 208, 1376}, {65, 2048, 4160}, {129, 1040, 1377},
@@ -293,7 +291,7 @@ static tally check_all(int n_sm, bool quick, bool prefill, bool decoding, int va
     for (size_t i = 0; prefill && i < FL_COUNT(large) - (quick ? 2 : 0); i++)
         check_prefill(large[i][0], large[i][1], large[i][2], false, n_sm, workspace, &t);
     for (size_t i = 0; decoding && i < FL_COUNT(decode) - (quick ? 2 : 0); i++)
-        check_decode(decode[i][0], decode[i][1], variant, n_sm, &t);
+        check_decode(decode[i][0], decode[i][1], n_sm, &t);
     CUDA_OK(cudaFree(workspace));
     return t;
 }
@@ -302,7 +300,7 @@ int main(int argc, char **argv)
 {
     bool quick = false, check = true, bench = true, plans = false;
     bool prefill = true, decoding = true;
-    int n_sm = 0, variant = -1, max_rows = 1 << 20;
+    int n_sm = 0, max_rows = 1 << 20;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--quick") == 0) quick = true;
         if (strcmp(argv[i], "--check") == 0) bench = false;
@@ -311,14 +309,11 @@ int main(int argc, char **argv)
         if (strcmp(argv[i], "--bench") == 0) check = false;
         if (strcmp(argv[i], "--plans") == 0) check = false, plans = true;
         if (strcmp(argv[i], "--bench-decode") == 0) check = false, max_rows = 16;
-        if (strcmp(argv[i], "--decode-variant") == 0 && i + 1 < argc)
-            variant = (int)strtol(argv[++i], NULL, 10);
     }
-    if (variant >= (int)FL_COUNT(DECODE_PLANS)) return 2;
     CUDA_OK(cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, 0));
     tally t = {0, 0};
-    if (check) t = check_all(n_sm, quick, prefill, decoding, variant);
-    if (bench) bench_gemm(n_sm, quick, plans, max_rows, variant);
+    if (check) t = check_all(n_sm, quick, prefill, decoding);
+    if (bench) bench_gemm(n_sm, quick, plans, max_rows);
     if (check) printf("%d passed, %d failed, 0 skipped\n", t.passed, t.failed);
     return t.failed > 0 || (check && t.passed == 0);
 }

@@ -20,6 +20,16 @@
         }                                                                                      \
     } while (0)
 
+/* A launch of the library's that must succeed; `err` is its last argument. */
+#define FL_OK_OR_EXIT(call)                                                                    \
+    do {                                                                                       \
+        fl_err err = {};                                                                       \
+        if ((call) != FL_OK) {                                                                 \
+            printf("%s:%d: %s\n", __FILE__, __LINE__, err.text);                               \
+            exit(1);                                                                           \
+        }                                                                                      \
+    } while (0)
+
 static inline void *gpu_alloc(size_t n_bytes)
 {
     void *p = NULL;
@@ -42,26 +52,45 @@ static inline uint64_t next_random(uint64_t *state)
     return *state * 0x2545f4914f6cdd1dull >> 11;
 }
 
-/* One of the library's GEMMs: 4 or 8 bits by plan, or decode by variant: 0 the ring kernel,
- * from 1 on the stream kernel's plans. */
+/* Bytes per ms, read + write, of a device copy: the median of 9. Launched plainly: as nodes of
+ * a graph such copies came to two thirds of the rate (2.77 against 4.23 TB/s). */
+static inline double gpu_copy_rate(const void *from, size_t n_bytes, cudaStream_t stream)
+{
+    enum { COPIES = 9 };
+    void *to = gpu_alloc(n_bytes);
+    cudaEvent_t start, stop;
+    float ms[COPIES];
+    CUDA_OK(cudaEventCreate(&start));
+    CUDA_OK(cudaEventCreate(&stop));
+    for (int i = -2; i < COPIES; i++) {
+        CUDA_OK(cudaEventRecord(start, stream));
+        CUDA_OK(cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyDeviceToDevice, stream));
+        CUDA_OK(cudaEventRecord(stop, stream));
+        CUDA_OK(cudaEventSynchronize(stop));
+        CUDA_OK(cudaEventElapsedTime(&ms[i < 0 ? 0 : i], start, stop));
+    }
+    for (int i = 1; i < COPIES; i++)
+        for (int j = i; j > 0 && ms[j] < ms[j - 1]; j--) {
+            const float swap = ms[j];
+            ms[j] = ms[j - 1], ms[j - 1] = swap;
+        }
+    CUDA_OK(cudaEventDestroy(start));
+    CUDA_OK(cudaEventDestroy(stop));
+    CUDA_OK(cudaFree(to));
+    return 2.0 * (double)n_bytes / ms[COPIES / 2];
+}
+
+/* One of the library's GEMMs: prefill by 4 or 8 bits, or decode. */
 typedef enum gemm_kind { GEMM_W4, GEMM_W8, GEMM_DECODE } gemm_kind;
 
-static const fl_cuda_decode_plan DECODE_PLANS[] = {
-    {0, 0, false, false}, {16, 1, false, false}, {16, 2, false, false}, {8, 2, false, false},
-    {8, 3, false, false}, {16, 1, true, false},  {16, 2, true, false},  {8, 2, true, false},
-    {8, 3, true, false},  {16, 1, false, true},  {8, 2, false, true},   {16, 1, true, true},
-    {8, 2, true, true},
-};
-
 static inline void run_gemm(gemm_kind kind, const fl_cuda_gemm *g, fl_cuda_gemm_plan plan,
-                            int variant, int n_sm, cudaStream_t stream)
+                            int n_sm, cudaStream_t stream)
 {
     fl_err err = {};
     fl_status st;
     if (kind == GEMM_W4) st = fl__cuda_gemm_w4_sm90(g, plan, n_sm, stream, &err);
     else if (kind == GEMM_W8) st = fl__cuda_gemm_w8_sm90(g, plan, n_sm, stream, &err);
-    else if (variant == 0) st = fl__cuda_gemm_w4_decode(g, n_sm, stream, &err);
-    else st = fl__cuda_gemm_w4_stream(g, DECODE_PLANS[variant], n_sm, stream, &err);
+    else st = fl__cuda_gemm_w4_decode(g, plan.decode_ctas, n_sm, stream, &err);
     if (st != FL_OK) {
         printf("launch failed: %s\n", err.text);
         exit(1);
@@ -69,7 +98,10 @@ static inline void run_gemm(gemm_kind kind, const fl_cuda_gemm *g, fl_cuda_gemm_
 }
 
 /* bench_gemm_cuda.cu: prints the table; quick: fewer shapes; plans: every plan of the prefill
- * kernel as well; max_rows: up to so many rows; variant: of decode, -1 for all. */
-void bench_gemm(int n_sm, bool quick, bool plans, int max_rows, int variant);
+ * kernel as well; max_rows: up to so many rows. */
+void bench_gemm(int n_sm, bool quick, bool plans, int max_rows);
+
+/* bench_attention_cuda.cu */
+void bench_attention(int n_sm, bool quick);
 
 #endif
