@@ -34,14 +34,16 @@ static void list_fini(tuned_list *list)
     list->n = 0;
 }
 
+/* unit 0: factors, else shifts. */
 static fl_status add(tuned_list *list, const char *name, const float *was, const float *by,
-                     size_t n, fl_err *err)
+                     float unit, size_t n, fl_err *err)
 {
     tuned *t = &list->at[list->n];
     *t = (tuned){.was = was, .by = by, .n = n, .value = fl__alloc(n, sizeof(float))};
     if (!t->value) return fl__fail_nomem(err, name, n * sizeof(float));
     (void)snprintf(t->name, sizeof t->name, "%s", name);
-    for (size_t i = 0; i < n; i++) t->value[i] = was[i] * by[i];
+    for (size_t i = 0; i < n; i++)
+        t->value[i] = unit == 0 ? was[i] * by[i] : was[i] + unit * by[i];
     list->n++;
     return FL_OK;
 }
@@ -50,7 +52,7 @@ static fl_status add(tuned_list *list, const char *name, const float *was, const
 static fl_status list_tuned(tuned_list *list, const fl_model *model, const fl_block *blocks,
                             const fl_tune_result *r, fl_err *err)
 {
-    const size_t most = (size_t)model->cfg.n_layers * (2 + FL_N_LINEARS) + 1;
+    const size_t most = (size_t)model->cfg.n_layers * (4 + 2 * FL_N_LINEARS) + 1;
     const size_t D = (size_t)model->cfg.hidden_size;
     char name[FL_MAX_TENSOR_NAME];
     fl_status st = FL_OK;
@@ -60,19 +62,27 @@ static fl_status list_tuned(tuned_list *list, const fl_model *model, const fl_bl
         const fl_tune_factors *f = &r->factors[l];
         for (int i = 0; i < 2 && !st; i++) {
             fl__norm_tensor_name(name, model, l, i, ".weight");
-            st = add(list, name, blocks[l].norm[i].gain, f->norm[i], D, err);
+            st = add(list, name, blocks[l].norm[i].gain, f->norm[i], 0, D, err);
+            if (st || !f->norm_shift[i] || f->norm_unit[i] == 0) continue;
+            fl__norm_tensor_name(name, model, l, i, ".bias");
+            st = add(list, name, blocks[l].norm[i].bias, f->norm_shift[i], f->norm_unit[i], D,
+                     err);
         }
         for (int i = 0; i < FL_N_LINEARS && !st; i++) {
             const fl_linear *lin = &blocks[l].linear[i];
-            if (!f->scale[i]) continue;
             fl__linear_tensor_name(name, model, l, i, ".weight_scale");
-            st = add(list, name, lin->w_scale, f->scale[i],
-                     lin->w_scale_stride ? (size_t)lin->n_out : 1, err);
+            if (f->scale[i])
+                st = add(list, name, lin->w_scale, f->scale[i], 0,
+                         lin->w_scale_stride ? (size_t)lin->n_out : 1, err);
+            fl__linear_tensor_name(name, model, l, i, ".bias");
+            if (!st && f->shift[i] && f->unit[i] != 0)
+                st = add(list, name, lin->bias, f->shift[i], f->unit[i], (size_t)lin->n_out,
+                         err);
         }
     }
     (void)snprintf(name, sizeof name, "%s%s.weight", model->prefix,
                    fl__family(&model->cfg)->final_norm);
-    if (!st) st = add(list, name, model->final_norm.gain, r->final_norm, D, err);
+    if (!st) st = add(list, name, model->final_norm.gain, r->final_norm, 0, D, err);
     return st;
 }
 

@@ -76,7 +76,7 @@ static tuned_block start(fl_model *m)
     b.dy = fl_test_normal(b.n, 1, "dy");
     b.y = fl__alloc(b.n, sizeof(float));
     assert_non_null(b.y);
-    for (size_t i = 0; i < b.f.n; i++) b.f.p[i] = 1 + 0.1f * sinf((float)i);
+    for (size_t i = 0; i < b.f.n; i++) b.f.p[i] += 0.1f * sinf((float)i);
     return b;
 }
 
@@ -138,6 +138,14 @@ static void gradients_are_slopes(fl_model *m, double tolerance)
         if (b.f.scale[i])
             assert_true(worst(&b, b.f.scale[i], fl__tune_gradient(&b.f, b.f.scale[i]),
                               (size_t)m->blocks[0].linear[i].n_out, 5) < tolerance);
+    for (int i = 0; i < 2; i++)
+        if (b.f.norm_shift[i])
+            assert_true(worst(&b, b.f.norm_shift[i], fl__tune_gradient(&b.f, b.f.norm_shift[i]),
+                              (size_t)m->cfg.hidden_size, 3) < tolerance);
+    for (int i = 0; i < FL_N_LINEARS; i++)
+        if (b.f.shift[i] && i != FL_LIN_K) /* that one's shift comes to nothing */
+            assert_true(worst(&b, b.f.shift[i], fl__tune_gradient(&b.f, b.f.shift[i]),
+                              (size_t)m->blocks[0].linear[i].n_out, 5) < tolerance);
     assert_true(worst(&b, b.x, d, b.n, b.n / 40) < tolerance);
     fl__free(&d);
     finish(&b);
@@ -168,7 +176,7 @@ static void runs_as_the_model(const char *model, const char *name, const char *m
     fl_kv_cache *kv;
     fl_span spans[WINDOWS];
     double off = 0, all = 0;
-    for (size_t i = 0; i < b.f.n; i++) b.f.p[i] = 1;
+    fl__tune_factors_reset(&b.f);
     (void)value(&b);
     must(fl__workspace_new(&ws, b.m, &ex, ROWS, &err));
     must(fl__kv_new(&kv, &o, &err));

@@ -131,8 +131,7 @@ static fl_status make_optimiser(tuner *t, double rate, fl_err *err)
 
 static void start(tuner *t)
 {
-    for (int l = 0; l < t->L; l++)
-        for (size_t i = 0; i < t->r->factors[l].n; i++) t->r->factors[l].p[i] = 1;
+    for (int l = 0; l < t->L; l++) fl__tune_factors_reset(&t->r->factors[l]);
     for (int c = 0; c < t->D; c++) t->r->final_norm[c] = 1;
 }
 

@@ -13,6 +13,7 @@
 #include "train/train_rope.h"
 #include "train/train_rows.h"
 
+#include <math.h>
 #include <string.h>
 
 struct fl_tune_pass {
@@ -26,7 +27,8 @@ struct fl_tune_pass {
     fl_train_gemm *gemm;
     fl_train_attention *attention;
     fl_kron *kron;
-    float *gain[2];            /* [D] */
+    float *gain[2], *norm_bias[2]; /* [D] */
+    float *bias[FL_N_LINEARS]; /* [n_out]; read where the linear has one */
     float *w[FL_N_LINEARS];    /* [N, K] codes times scales and factors */
     float *xt[FL_N_SITES];     /* [rows, K] transformed input */
     float *x_hat;              /* [rows, widest] of the site at hand */
@@ -40,31 +42,74 @@ struct fl_tune_pass {
 
 /* ---- factors ----------------------------------------------------------------------------- */
 
+static float root_mean_square(const float *x, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
+    return (float)sqrt(sum / (double)n);
+}
+
+static bool is_rounded(const fl_linear *lin)
+{
+    return lin->n_out && lin->w_bits != 16;
+}
+
+static size_t n_scales(const fl_linear *lin)
+{
+    return lin->w_scale_stride ? (size_t)lin->n_out : 1;
+}
+
+/* Factors first, then shifts. */
+static void lay_out(fl_tune_factors *f, const fl_block *block, size_t D)
+{
+    float *at = f->p;
+    for (int i = 0; i < 2; i++, at += D) f->norm[i] = at;
+    for (int i = 0; i < FL_N_LINEARS; i++) {
+        const fl_linear *lin = &block->linear[i];
+        if (!is_rounded(lin)) continue;
+        f->scale[i] = at;
+        at += n_scales(lin);
+    }
+    f->n_factors = (size_t)(at - f->p);
+    for (int i = 0; i < 2; i++) {
+        if (!block->norm[i].bias) continue;
+        f->norm_shift[i] = at;
+        f->norm_unit[i] = root_mean_square(block->norm[i].bias, D);
+        at += D;
+    }
+    for (int i = 0; i < FL_N_LINEARS; i++) {
+        const fl_linear *lin = &block->linear[i];
+        if (!lin->bias) continue;
+        f->shift[i] = at;
+        f->unit[i] = root_mean_square(lin->bias, (size_t)lin->n_out);
+        at += lin->n_out;
+    }
+}
+
+void fl__tune_factors_reset(fl_tune_factors *f)
+{
+    for (size_t i = 0; i < f->n; i++) f->p[i] = i < f->n_factors ? 1.0f : 0.0f;
+}
+
 fl_status fl__tune_factors_init(fl_tune_factors *f, const fl_model *model,
                                 const fl_block *block, fl_err *err)
 {
     const size_t D = (size_t)model->cfg.hidden_size;
     *f = (fl_tune_factors){.n = 2 * D};
+    for (int i = 0; i < 2; i++) f->n += block->norm[i].bias ? D : 0;
     for (int i = 0; i < FL_N_LINEARS; i++) {
         const fl_linear *lin = &block->linear[i];
-        if (lin->n_out && lin->w_bits != 16)
-            f->n += lin->w_scale_stride ? (size_t)lin->n_out : 1;
+        f->n += (is_rounded(lin) ? n_scales(lin) : 0) + (lin->bias ? (size_t)lin->n_out : 0);
     }
     f->p = fl__alloc(f->n, sizeof *f->p);
     f->g = fl__calloc(f->n, sizeof *f->g);
     if (!f->p || !f->g) {
+        const size_t n_bytes = f->n * 2 * sizeof *f->p;
         fl__tune_factors_fini(f);
-        return fl__fail_nomem(err, "tuning", f->n * 2 * sizeof *f->p);
+        return fl__fail_nomem(err, "tuning", n_bytes);
     }
-    for (size_t i = 0; i < f->n; i++) f->p[i] = 1;
-    float *at = f->p;
-    for (int i = 0; i < 2; i++, at += D) f->norm[i] = at;
-    for (int i = 0; i < FL_N_LINEARS; i++) {
-        const fl_linear *lin = &block->linear[i];
-        if (!lin->n_out || lin->w_bits == 16) continue;
-        f->scale[i] = at;
-        at += lin->w_scale_stride ? lin->n_out : 1;
-    }
+    lay_out(f, block, D);
+    fl__tune_factors_reset(f);
     return FL_OK;
 }
 
@@ -77,7 +122,7 @@ void fl__tune_factors_fini(fl_tune_factors *f)
 
 /* ---- memory ------------------------------------------------------------------------------ */
 
-enum { MAX_BUFFERS = 48 };
+enum { MAX_BUFFERS = 64 };
 typedef struct buffer {
     float **at;
     size_t n;
@@ -92,10 +137,13 @@ static int list_buffers(buffer list[MAX_BUFFERS], fl_tune_pass *s)
     for (int i = 0; i < FL_N_LINEARS; i++) {
         int N, K;
         fl__linear_shape(&N, &K, &s->model->cfg, i);
-        if (N) list[n++] = (buffer){&s->w[i], (size_t)N * (size_t)K};
+        if (!N) continue;
+        list[n++] = (buffer){&s->w[i], (size_t)N * (size_t)K};
+        list[n++] = (buffer){&s->bias[i], (size_t)N};
     }
     const buffer all[] = {
-        {&s->gain[0], D}, {&s->gain[1], D}, {&s->xt[FL_SITE_QKV], R * D},
+        {&s->gain[0], D}, {&s->gain[1], D}, {&s->norm_bias[0], D}, {&s->norm_bias[1], D},
+        {&s->xt[FL_SITE_QKV], R * D},
         {&s->xt[FL_SITE_O], R * HD}, {&s->xt[FL_SITE_UP], R * D}, {&s->xt[FL_SITE_DOWN], R * F},
         {&s->x_hat, R * wide}, {&s->norm[0], R * D}, {&s->norm[1], R * D}, {&s->mean[0], R},
         {&s->mean[1], R}, {&s->inv[0], R}, {&s->inv[1], R}, {&s->q, R * HD}, {&s->k, R * GD},
@@ -235,6 +283,13 @@ void fl__tune_pass_load(fl_tune_pass *s, const fl_block *block, fl_tune_factors 
     for (int i = 0; i < 2; i++)
         for (int c = 0; c < s->D; c++)
             s->gain[i][c] = block->norm[i].gain[c] * factors->norm[i][c];
+    for (int i = 0; i < 2; i++)
+        for (int c = 0; block->norm[i].bias && c < s->D; c++)
+            s->norm_bias[i][c] =
+                block->norm[i].bias[c] + factors->norm_unit[i] * factors->norm_shift[i][c];
+    for (int i = 0; i < FL_N_LINEARS; i++)
+        for (int n = 0; block->linear[i].bias && n < block->linear[i].n_out; n++)
+            s->bias[i][n] = block->linear[i].bias[n] + factors->unit[i] * factors->shift[i][n];
     for (int i = 0; i < FL_N_SITES; i++) {
         const fl_site *site = &block->site[i];
         for (int k = 0; k < site->n_linears; k++) {
@@ -329,7 +384,8 @@ static fl_status site_forward(fl_tune_pass *s, int which, float *const *y,
         if (is_new_range(site, i)) quantise(s, site, i, xt, R);
         st = fl__train_gemm_nt(s->gemm, R, lin->n_out, lin->n_in, s->x_hat,
                                s->w[lin - s->block->linear], 0, y[i], err);
-        if (!st && lin->bias) fl__flatquant_add_bias(s->ex, y[i], lin->bias, R, lin->n_out);
+        if (!st && lin->bias)
+            fl__flatquant_add_bias(s->ex, y[i], s->bias[lin - s->block->linear], R, lin->n_out);
     }
     return st;
 }
@@ -354,17 +410,20 @@ static void column_item(void *arg, int64_t item, int thread)
 }
 
 /* Gradient of a linear's factors: sum over rows of dy (y - bias) / factor, added up in double
- * where one factor serves all outputs. */
+ * where one factor serves all outputs. And of its shifts: the sum of dy, in their unit. */
 static void factor_gradient(fl_tune_pass *s, int which, const float *dy, const float *y, int R)
 {
     const fl_linear *lin = &s->block->linear[which];
-    float *factor = s->f->scale[which], *to;
-    if (!factor) return;
+    float *factor = s->f->scale[which], *shift = s->f->shift[which];
     float *sum = s->d[3], *dy_sum = sum + lin->n_out; /* free here, a few rows of it used */
     column_job j = {s, sum, dy_sum, dy, y, R, lin->n_out};
+    if (!factor && !shift) return;
     fl__parallel_for(s->ex, (lin->n_out + COLUMNS - 1) / COLUMNS, column_item, &j);
-    for (int n = 0; lin->bias && n < lin->n_out; n++) sum[n] -= dy_sum[n] * lin->bias[n];
-    to = fl__tune_gradient(s->f, factor);
+    for (int n = 0; shift && n < lin->n_out; n++)
+        fl__tune_gradient(s->f, shift)[n] = dy_sum[n] * s->f->unit[which];
+    if (!factor) return;
+    for (int n = 0; lin->bias && n < lin->n_out; n++) sum[n] -= dy_sum[n] * s->bias[which][n];
+    float *to = fl__tune_gradient(s->f, factor);
     if (lin->w_scale_stride) {
         for (int n = 0; n < lin->n_out; n++) to[n] = sum[n] / factor[n];
         return;
@@ -411,7 +470,7 @@ static void norm_forward(fl_tune_pass *s, int which, const float *x, int R)
     const double eps = s->model->cfg.norm_eps;
     if (s->opt)
         fl__layer_norm_rows(s->ex, s->norm[which], s->mean[which], s->inv[which], x,
-                            s->gain[which], s->block->norm[which].bias, R, s->D, eps);
+                            s->gain[which], s->norm_bias[which], R, s->D, eps);
     else
         fl__rms_norm_rows(s->ex, s->norm[which], s->inv[which], x, s->gain[which], R, s->D,
                           eps);
@@ -422,12 +481,15 @@ static void norm_backward(fl_tune_pass *s, int which, float *dx, const float *d,
                           int R)
 {
     float *to = fl__tune_gradient(s->f, s->f->norm[which]);
+    float *shift = s->f->norm_shift[which] ? fl__tune_gradient(s->f, s->f->norm_shift[which])
+                                           : NULL;
     if (s->opt)
-        fl__layer_norm_grad(s->ex, dx, to, NULL, d, x, s->gain[which], s->mean[which],
+        fl__layer_norm_grad(s->ex, dx, to, shift, d, x, s->gain[which], s->mean[which],
                             s->inv[which], R, s->D);
     else
         fl__rms_norm_grad(s->ex, dx, to, d, x, s->gain[which], s->inv[which], R, s->D);
     for (int c = 0; c < s->D; c++) to[c] *= s->block->norm[which].gain[c];
+    for (int c = 0; shift && c < s->D; c++) shift[c] *= s->f->norm_unit[which];
 }
 
 static fl_status heads_forward(fl_tune_pass *s, int R, fl_err *err)

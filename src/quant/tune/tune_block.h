@@ -2,8 +2,9 @@
  * as they are, the floats around them learn.
  *
  *   norm -> site -> linears -> ...   as the model runs it, in float32 with quantised values
- *   y = m * (x_hat w_hat^T) + bias   m: a factor per weight scale
- *   norm gain * m                    m: a factor per channel
+ *   y = m * (x_hat w_hat^T) + bias + u b   m: a factor per weight scale
+ *   norm gain * m, norm bias + u b         m: a factor per channel
+ * with b a shift per channel in units u, the root mean square of what it is added to.
  * Rounding of activations, keys and values is straight-through (train/fake_quant.h).
  * SPDX-License-Identifier: MIT */
 #ifndef FL_QUANT_TUNE_BLOCK_H
@@ -11,18 +12,24 @@
 
 #include "model/model.h"
 
-/* What is learned for one block: factors, 1 at first. One array, one gradient. */
+/* What is learned for one block: factors, 1 at first, and shifts, 0 at first. One array, one
+ * gradient. */
 typedef struct fl_tune_factors {
-    size_t n;
+    size_t n, n_factors;    /* the factors come first */
     float *p, *g;           /* [n] owned */
     float *norm[2];         /* in p: [hidden] */
     float *scale[FL_N_LINEARS]; /* in p: [n_out], or [1] with one scale per weight; NULL: a
                                    float weight */
+    float *norm_shift[2];          /* in p: [hidden], NULL: no bias */
+    float *shift[FL_N_LINEARS];    /* in p: [n_out], NULL: no bias */
+    float norm_unit[2], unit[FL_N_LINEARS]; /* of the shifts */
 } fl_tune_factors;
 
 fl_status fl__tune_factors_init(fl_tune_factors *f, const fl_model *model,
                                 const fl_block *block, fl_err *err);
 void fl__tune_factors_fini(fl_tune_factors *f);
+/* As they are at first. */
+void fl__tune_factors_reset(fl_tune_factors *f);
 /* Where the gradient of a part of p is. */
 static inline float *fl__tune_gradient(const fl_tune_factors *f, const float *part)
 {
