@@ -11,9 +11,10 @@ CMAKE_FLAGS ?=
 
 configure = cmake -S . -B $(1) -G Ninja $(2) $(CMAKE_FLAGS) >/dev/null
 compile = cmake --build $(1) --parallel $(JOBS)
+gpu = $(MAKE) --no-print-directory -f tools/cuda.mk -j$(JOBS)
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 deps: ## install the Debian packages that are missing (apt-get, sudo unless root)
 	@tools/deps.sh build
@@ -61,9 +62,19 @@ install: build ## program, library, header and pkg-config file under PREFIX=/usr
 	@$(call configure,$(BUILD),-DCMAKE_INSTALL_PREFIX=$(PREFIX))
 	@DESTDIR=$(DESTDIR) cmake --install $(BUILD)
 
+cuda: ## the GPU kernels and their checks, build-cuda/ (needs nvcc)
+	@$(gpu) $@
+
+cuda-check: ## the GPU kernels against references (needs nvcc and an H100 or H200)
+	@$(gpu) $@
+
+cuda-bench: ## rates of the GPU kernels beside cuBLASLt's
+	@$(gpu) $@
+
 clean: ## remove all build directories
 	rm -rf build build-*
 
 comma := ,
 .NOTPARALLEL:
-.PHONY: help deps build check demo bench asan fuzz style headers mutate man install clean
+.PHONY: help deps build check demo bench asan fuzz style headers mutate man install clean \
+  cuda cuda-check cuda-bench

@@ -1,0 +1,97 @@
+/* gemm_cuda.h - integer GEMM on the GPU: the contract of kernels/gemm.h with device pointers.
+ *
+ *   sum[m,n] = sum_k x[m,k] * w[n,k] - x_zero[m] * col_sum[n]                  (int32, exact)
+ *   y[m,n]   = (float)sum[m,n] * (x_scale[m] * w_scale[n]) + bias[n]
+ *
+ * every float operation rounded separately, y in float32 or rounded to bf16 (nearest even), so
+ * that all paths here give the bits of the CPU's reference row. What differs from the CPU:
+ * x_sum is not needed (nibbles are signed here), ldx % 16 == 0 and x is 16-byte aligned; a bf16
+ * y needs ldy % 8 == 0 and 16 bytes; N % 16 == 0.
+ *
+ * Weight layout "n16k64", one for prefill and decode, made so that one 16-byte load per thread
+ * is a tensor core A fragment: output channels in panels of 16 (N padded to 16 with zeros), a
+ * panel is K_pad / 64 blocks of 64 k one after another; in a block, lane l = 0..31 has 16 bytes
+ * (twice 16 at 8 bits), word j, byte b:
+ *   n = 16 panel + l / 4 + 8 * (j % 2)     k = 64 block + 4 * (l % 4) + 16 * (j / 2) + b
+ *   4 bits: the high nibble is code[n, k], the low one code[n, k + 32], two's complement
+ *   8 bits: the first 512 bytes of a block hold code[n, k], the next 512 code[n, k + 32]
+ * A nibble masked into the high half of its byte is an int8 of 16 times the code: the kernels
+ * multiply these and shift the sum right by 4, exactly. |16 sum| < 2^31 holds for K <= 65536.
+ *
+ * Launches are asynchronous on `stream`; nothing here allocates or synchronises.
+ * SPDX-License-Identifier: MIT */
+#ifndef FL_CUDA_GEMM_CUDA_H
+#define FL_CUDA_GEMM_CUDA_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "base/status.h"
+
+/* Most tiles whose K may be split; the workspace begins with two counters for each. */
+enum { FL_CUDA_MAX_SPLIT_TILES = 256 };
+
+typedef struct fl_cuda_weight {
+    int bits; /* 4: codes -8..7; 8: codes -128..127 */
+    int N, K;
+    int N_pad, K_pad;       /* multiples of 16 and 64 */
+    const uint8_t *data;    /* layout n16k64, device, 16-byte aligned */
+    const int32_t *col_sum; /* [N_pad], device */
+} fl_cuda_weight;
+
+typedef struct fl_cuda_gemm {
+    const int8_t *x; /* [M, ldx]; columns from K on are not read as long as K % 64 == 0, and
+                        must be zero up to K_pad otherwise */
+    int64_t ldx;
+    const float *x_scale;
+    int x_scale_stride;
+    const int32_t *x_zero; /* NULL: 0 */
+    int x_zero_stride;
+    const fl_cuda_weight *w;
+    const float *w_scale;
+    int w_scale_stride;
+    const float *bias; /* NULL: none */
+    void *y;
+    int64_t ldy;
+    bool y_bf16;
+    int M;
+    int32_t
+        *workspace; /* fl__cuda_gemm_workspace_bytes, zero at first and left zero; NULL: K is
+                           not split */
+} fl_cuda_gemm;
+
+/* Which kernel, and how it cuts the problem. decode_ctas > 0: the decode kernel, with so many
+ * CTAs per multiprocessor. Otherwise the prefill kernel: tiles of 128 channels x `tokens` (64,
+ * 128 or 256), K cut into n_split parts; these two are always set. */
+typedef struct fl_cuda_gemm_plan {
+    int tokens, n_split, decode_ctas;
+} fl_cuda_gemm_plan;
+
+size_t fl__cuda_weight_bytes(int N, int K, int bits);
+/* Host: packs codes [N, K] row-major into dst (fl__cuda_weight_bytes) and col_sum [N_pad]. */
+void fl__cuda_weight_pack(uint8_t *dst, int32_t *col_sum, const int8_t *codes, int N, int K,
+                          int bits);
+
+/* Enough for every plan that fl__cuda_gemm_plan makes. */
+size_t fl__cuda_gemm_workspace_bytes(void);
+
+/* The fastest plan: prefill by a model of the kernel's time on n_sm multiprocessors, decode
+ * where it was measured to win. */
+fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm);
+
+/* Prefill: any M; best from 17 rows on. stream is a cudaStream_t. */
+fl_status fl__cuda_gemm_w4_sm90(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, int n_sm,
+                                void *stream, fl_err *err);
+fl_status fl__cuda_gemm_w8_sm90(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, int n_sm,
+                                void *stream, fl_err *err);
+
+/* Decode: M <= 16, 4-bit weights, 1 or 2 CTAs per multiprocessor. Begins to read the weights
+ * before the kernel ahead of it in the stream has ended, which must not write them. */
+fl_status fl__cuda_gemm_w4_decode(const fl_cuda_gemm *g, int ctas_per_sm, int n_sm,
+                                  void *stream, fl_err *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,75 @@
+/* gemm_plan.c - which kernel takes a problem, and how it cuts it (gemm_cuda.h).
+ *
+ * Prefill by a model of its time: items (a tile, or a part of one's K) run in waves over the
+ * multiprocessors; an item takes a time per stage of K and a time of its own (filling the ring,
+ * epilogue), and joining the parts of a tile takes longer the more there are. The microseconds
+ * are those of an H200. Decode where it won there: always up to 8 rows, beyond only while x is
+ * small, since each multiprocessor reads all of x.
+ * SPDX-License-Identifier: MIT */
+#include "cuda/gemm_cuda.h"
+
+enum {
+    STAGE_K = 128,
+    CHANNELS = 128,
+    MAX_SPLIT = 8,
+    DECODE_ROWS = 16,
+    DECODE_X_BYTES = 131072, /* of more than 8 rows: 64 KB won, 224 KB lost, between unknown */
+};
+
+typedef struct tile_cost {
+    int tokens;
+    double stage, item;
+} tile_cost;
+
+/* The tensor cores need 0.14 us for a stage of 64 tokens: small tiles wait for fragments. */
+static const tile_cost COSTS[] = {{256, 0.572, 3.6}, {128, 0.295, 1.9}, {64, 0.22, 1.4}};
+
+static int ceil_div(int n, int d)
+{
+    return (n + d - 1) / d;
+}
+
+static int count_tiles(const fl_cuda_gemm *g, int tokens)
+{
+    return ceil_div(g->M, tokens) * ceil_div(g->w->N, CHANNELS);
+}
+
+static double plan_time(const fl_cuda_gemm *g, const tile_cost *c, int n_split, int n_sm)
+{
+    const int n_stages = ceil_div(ceil_div(g->w->K, STAGE_K), n_split);
+    const int waves = ceil_div(count_tiles(g, c->tokens) * n_split, n_sm);
+    const double join = n_split > 1 ? (1.0 + 0.75 * n_split) * c->tokens / 64.0 : 0.0;
+    return waves * (n_stages * c->stage + c->item + join);
+}
+
+/* 8 rows or fewer leave registers for a second CTA. */
+static int decode_ctas(const fl_cuda_gemm *g)
+{
+    if (g->w->bits != 4 || g->M > DECODE_ROWS) return 0;
+    if (g->M <= 8) return 2;
+    return (int64_t)g->M * g->w->K_pad <= DECODE_X_BYTES ? 1 : 0;
+}
+
+fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm)
+{
+    fl_cuda_gemm_plan best = {0, 0, 0};
+    double best_time = 0.0;
+    for (size_t i = 0; i < FL_COUNT(COSTS); i++)
+        for (int n_split = 1; n_split <= MAX_SPLIT; n_split++) {
+            const double t = plan_time(g, &COSTS[i], n_split, n_sm);
+            if (n_split > 1 && (!g->workspace || n_split > ceil_div(g->w->K, STAGE_K) / 4 ||
+                                count_tiles(g, COSTS[i].tokens) > FL_CUDA_MAX_SPLIT_TILES))
+                break;
+            if (best.tokens != 0 && t >= best_time) continue;
+            best_time = t;
+            best = (fl_cuda_gemm_plan){COSTS[i].tokens, n_split, 0};
+        }
+    best.decode_ctas = decode_ctas(g);
+    return best;
+}
+
+size_t fl__cuda_gemm_workspace_bytes(void)
+{
+    const size_t tile = (size_t)CHANNELS * 256;
+    return sizeof(int32_t) * FL_CUDA_MAX_SPLIT_TILES * (tile + 2);
+}

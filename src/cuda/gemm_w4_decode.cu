@@ -1,0 +1,268 @@
+/* gemm_w4_decode.cu - GEMM for up to 16 tokens: streams the 4-bit weights once.
+ *
+ * Memory-bound: what matters is bytes in flight from the first cycle to the last. A CTA has a
+ * run of neighbouring panels of 16 channels (with n_parts > 1 a part of their K, the parts of a
+ * run being a cluster, so that x fits); its blocks of layout n16k64 are cut evenly into one
+ * stretch per warp, which the warp reads through DEPTH registers ahead, across panel borders. A
+ * block is one 16-byte load per lane, two expansions to int8 and two mma m16n8k32 per 8 tokens.
+ * The first loads go out before the kernel waits for the one before it in the stream
+ * (programmatic dependent launch): weights depend on nothing.
+ *
+ * x lies in shared memory as [block of 64 k][token][q = 0..3][j = 0..3], the word of k = 16 j +
+ * 4 q: the four B registers of a lane are one load. At the end of a panel or stretch the exact
+ * int32 sums are added in shared memory, panel p's in CTA p % n_parts of the cluster, in any
+ * order; at the end all threads scale and store.
+ * SPDX-License-Identifier: MIT */
+#include "cuda/gemm_cuda.h"
+
+#include "cuda/sm90.h"
+
+#include <cuda_runtime.h>
+
+enum {
+    WARPS = 16,
+    DEPTH = 8,        /* blocks a warp has in flight in registers */
+    SUMS_STRIDE = 20, /* of a token's 16 sums: conflict-free adds */
+    MAX_PARTS = 8,
+    X_BYTES = 36864, /* aim; more only when MAX_PARTS is not enough */
+    SUMS_BYTES = 49152,
+    SMEM_MAX = 231424,
+};
+
+typedef struct decode_args {
+    const int8_t *x;
+    const uint8_t *w;
+    const float *x_scale, *w_scale, *bias;
+    const int32_t *x_zero, *col_sum;
+    void *y;
+    int64_t ldx, ldy;
+    int x_scale_stride, x_zero_stride, w_scale_stride;
+    int M, N, n_panels, n_blocks; /* blocks of 64 k */
+    int per_run, n_parts;         /* panels of a run, CTAs of a cluster */
+    bool y_bf16;
+} decode_args;
+
+/* Where a warp reads: block k of its part of a panel. */
+typedef struct reader {
+    const uint8_t *at;
+    int k, n_left;
+} reader;
+
+DEV void load_next(uint32_t *q, reader *r, int n_part, int skip)
+{
+    if (r->n_left <= 0) return;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(q[0]), "=r"(q[1]), "=r"(q[2]), "=r"(q[3])
+                 : "l"(r->at));
+    r->n_left--;
+    r->at += 512;
+    if (++r->k == n_part) {
+        r->k = 0;
+        r->at += skip;
+    }
+}
+
+DEV void fill_x(uint32_t x_smem, const decode_args *g, int b0, int n_blocks)
+{
+    for (int i = threadIdx.x; i < n_blocks * g->M * 4; i += blockDim.x) {
+        const int q = i % 4, m = i / 4 % g->M, block = i / 4 / g->M;
+        const int8_t *from = g->x + m * g->ldx + (b0 + block) * 64 + 4 * q;
+        uint32_t v[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) v[j] = *(const uint32_t *)(from + 16 * j);
+        asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(x_smem + 16 * i),
+                     "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3])
+                     : "memory");
+    }
+}
+
+/* acc += one block: 16 channels x 64 k times up to 8 NT tokens. x: the lane's word address. */
+template <int NT>
+DEV void multiply_block(int32_t *acc, const uint32_t *q, uint32_t x, int lane, int M)
+{
+    uint32_t a[4], b[4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) expand_w4(&a[j], &b[j], q[j]);
+#pragma unroll
+    for (int t = 0; t < NT; t++) {
+        uint32_t v[4] = {0, 0, 0, 0};
+        if (8 * t + lane / 4 < M) lds128(v, x + 8 * t * 64);
+        mma_s8(acc + 4 * t, a, v[0], v[1]);
+        mma_s8(acc + 4 * t, b, v[2], v[3]);
+    }
+}
+
+/* Adds acc to panel's sums, and clears it. */
+template <int NT>
+DEV void flush(int32_t *acc, uint32_t sums, const decode_args *g, int panel, int lane)
+{
+    sums += panel * g->M * (4 * SUMS_STRIDE);
+    if (g->n_parts > 1) sums = mapa(sums, panel % g->n_parts);
+#pragma unroll
+    for (int i = 0; i < 4 * NT; i++) {
+        const int token = i / 4 * 8 + 2 * (lane % 4) + i % 2,
+                  channel = lane / 4 + i % 4 / 2 * 8;
+        const uint32_t to = sums + 4 * (token * SUMS_STRIDE + channel);
+        if (token < g->M) {
+            if (g->n_parts == 1)
+                asm volatile("red.shared::cta.add.s32 [%0], %1;" ::"r"(to), "r"(acc[i])
+                             : "memory");
+            else
+                asm volatile("red.relaxed.cluster.shared::cluster.add.s32 [%0], %1;" ::"r"(to),
+                             "r"(acc[i])
+                             : "memory");
+        }
+        acc[i] = 0;
+    }
+}
+
+DEV void finish(const decode_args *g, const int32_t *sums, int panel0, int n_panels, int rank)
+{
+    const int width = 16 * n_panels;
+    for (int i = threadIdx.x; i < width * g->M; i += blockDim.x) {
+        const int m = i / width, at = i % width, panel = at / 16, n = panel0 * 16 + at;
+        if (n >= g->N || panel % g->n_parts != rank) continue;
+        const int32_t x_zero = g->x_zero ? g->x_zero[m * g->x_zero_stride] : 0;
+        const int32_t acc = sums[(panel * g->M + m) * SUMS_STRIDE + at % 16];
+        const int32_t sum = (acc >> 4) - x_zero * g->col_sum[n];
+        const float scale = __fmul_rn(g->x_scale[m * g->x_scale_stride],
+                                      g->w_scale[(int64_t)n * g->w_scale_stride]);
+        const float y = __fadd_rn(__fmul_rn((float)sum, scale), g->bias ? g->bias[n] : -0.0f);
+        if (g->y_bf16) ((uint16_t *)g->y)[m * g->ldy + n] = (uint16_t)bf16x2(y, 0.0f);
+        else ((float *)g->y)[m * g->ldy + n] = y;
+    }
+}
+
+/* Blocks of the largest part: every part's sums lie at the same place. */
+static __host__ __device__ int max_part(const decode_args *g)
+{
+    return (g->n_blocks + g->n_parts - 1) / g->n_parts;
+}
+
+DEV void sync_parts(int n_parts)
+{
+    if (n_parts == 1) __syncthreads();
+    else cluster_sync();
+}
+
+/* Registers for two CTAs on a multiprocessor, or one where NT needs more of them. */
+template <int NT>
+__global__ __launch_bounds__(WARPS * 32, NT == 1 ? 2 : 1) void decode_kernel(
+    const __grid_constant__ decode_args g)
+{
+    extern __shared__ __align__(128) uint32_t raw[];
+    const int rank = g.n_parts == 1 ? 0 : (int)cluster_rank();
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int b0 = rank * g.n_blocks / g.n_parts;
+    const int n_part = (rank + 1) * g.n_blocks / g.n_parts - b0;
+    const int panel0 = blockIdx.x / g.n_parts * g.per_run;
+    const int n_panels = min(g.per_run, g.n_panels - panel0), total = n_panels * n_part;
+    const int first = warp * total / WARPS, end = (warp + 1) * total / WARPS;
+    const int skip = (g.n_blocks - n_part) * 512, x_block = g.M * 64;
+    int32_t *sums = (int32_t *)(raw + max_part(&g) * g.M * 16);
+    const uint32_t x = smem_addr(raw) + lane * 16, sums_at = smem_addr(sums);
+    int panel = first / n_part, k = first % n_part;
+    reader r = {g.w + ((int64_t)(panel0 + panel) * g.n_blocks + b0 + k) * 512 + lane * 16, k,
+                end - first};
+    uint32_t q[DEPTH][4];
+    int32_t acc[4 * NT] = {};
+
+#pragma unroll
+    for (int i = 0; i < DEPTH; i++) load_next(q[i], &r, n_part, skip);
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    for (int i = threadIdx.x; i < n_panels * g.M * SUMS_STRIDE; i += WARPS * 32) sums[i] = 0;
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    fill_x(smem_addr(raw), &g, b0, n_part);
+    sync_parts(g.n_parts);
+    for (int at = first; at < end; at += DEPTH)
+#pragma unroll
+        for (int i = 0; i < DEPTH; i++) {
+            if (at + i >= end) break;
+            multiply_block<NT>(acc, q[i], x + k * x_block, lane, g.M);
+            load_next(q[i], &r, n_part, skip);
+            if (++k == n_part) {
+                flush<NT>(acc, sums_at, &g, panel++, lane);
+                k = 0;
+            }
+        }
+    if (k > 0 && first < end) flush<NT>(acc, sums_at, &g, panel, lane);
+    sync_parts(g.n_parts);
+    finish(&g, sums, panel0, n_panels, rank);
+}
+
+/* ---- host -------------------------------------------------------------------------------- */
+
+static int x_bytes(const decode_args *a)
+{
+    return max_part(a) * a->M * 64;
+}
+
+static decode_args make_args(const fl_cuda_gemm *g, int n_ctas)
+{
+    const fl_cuda_weight *w = g->w;
+    decode_args a = {};
+    a.x = g->x;
+    a.w = w->data;
+    a.x_scale = g->x_scale;
+    a.w_scale = g->w_scale;
+    a.bias = g->bias;
+    a.x_zero = g->x_zero;
+    a.col_sum = w->col_sum;
+    a.y = g->y;
+    a.ldx = g->ldx;
+    a.ldy = g->ldy;
+    a.x_scale_stride = g->x_scale_stride;
+    a.x_zero_stride = g->x_zero_stride;
+    a.w_scale_stride = g->w_scale_stride;
+    a.M = g->M;
+    a.N = w->N;
+    a.n_panels = w->N_pad / 16;
+    a.n_blocks = w->K_pad / 64;
+    a.y_bf16 = g->y_bf16;
+    a.n_parts = 1;
+    while (a.n_parts < MAX_PARTS && x_bytes(&a) > X_BYTES) a.n_parts *= 2;
+    const int n_runs = FL_MAX(1, n_ctas / a.n_parts);
+    a.per_run = (a.n_panels + n_runs - 1) / n_runs;
+    a.per_run = FL_MIN(a.per_run, SUMS_BYTES / (a.M * SUMS_STRIDE * 4));
+    return a;
+}
+
+template <int NT> static cudaError_t launch(const decode_args *a, cudaStream_t stream)
+{
+    cudaLaunchAttribute attributes[2];
+    cudaLaunchConfig_t config = {};
+    const int n_runs = (a->n_panels + a->per_run - 1) / a->per_run;
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = (unsigned)a->n_parts;
+    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+    config.gridDim = dim3((unsigned)(n_runs * a->n_parts));
+    config.blockDim = dim3(WARPS * 32);
+    config.dynamicSmemBytes = (size_t)(x_bytes(a) + a->per_run * a->M * SUMS_STRIDE * 4);
+    config.stream = stream;
+    config.attrs = attributes;
+    config.numAttrs = a->n_parts > 1 ? 2 : 1;
+    /* all of the multiprocessor's memory as shared, or the next launch may not fit beside this
+     * one; the limit is the same for every problem, since graphs keep the kernel */
+    const void *kernel = (const void *)decode_kernel<NT>;
+    cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                         cudaSharedmemCarveoutMaxShared);
+    if (e == cudaSuccess)
+        e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM_MAX);
+    if (e != cudaSuccess) return e;
+    return cudaLaunchKernelEx(&config, decode_kernel<NT>, *a);
+}
+
+extern "C" fl_status fl__cuda_gemm_w4_decode(const fl_cuda_gemm *g, int ctas_per_sm, int n_sm,
+                                             void *stream, fl_err *err)
+{
+    const decode_args a = make_args(g, n_sm * ctas_per_sm);
+    cudaError_t e = cudaErrorInvalidValue;
+    if (g->M <= 8) e = launch<1>(&a, (cudaStream_t)stream);
+    else if (g->M <= 16) e = launch<2>(&a, (cudaStream_t)stream);
+    if (e != cudaSuccess)
+        return fl__fail(err, FL_E_FAIL, "cuda: decode gemm [%d, %d, %d]: %s; see the GPU's log",
+                        g->M, g->w->N, g->w->K, cudaGetErrorString(e));
+    return FL_OK;
+}

@@ -1,0 +1,32 @@
+/* transform_args.h - what the transform's launches share. SPDX-License-Identifier: MIT */
+#ifndef FL_CUDA_TRANSFORM_ARGS_H
+#define FL_CUDA_TRANSFORM_ARGS_H
+
+#include "cuda/transform_cuda.h"
+
+#include <cuda_runtime.h>
+
+/* The kinds of row. BARE: bf16 without premul. */
+enum { FRONT_BARE, FRONT_BF16, FRONT_F32, FRONT_SILU };
+
+typedef struct transform_args {
+    fl_cuda_row x;
+    fl_cuda_codes y;
+    fl_cuda_grid grid;
+    const void *factors;
+    int n1, n2, M;
+} transform_args;
+
+static inline int fl__cuda_row_front(const fl_cuda_row *x)
+{
+    if (x->up) return FRONT_SILU;
+    if (x->x_f32) return FRONT_F32;
+    return x->gain || x->premul ? FRONT_BF16 : FRONT_BARE;
+}
+
+cudaError_t fl__cuda_transform_small(const transform_args *p, int n_sm, cudaStream_t stream);
+cudaError_t fl__cuda_transform_64x64(const transform_args *p, int n_sm, cudaStream_t stream);
+cudaError_t fl__cuda_transform_64x128(const transform_args *p, int n_sm, cudaStream_t stream);
+cudaError_t fl__cuda_transform_112x128(const transform_args *p, int n_sm, cudaStream_t stream);
+
+#endif

@@ -1,0 +1,91 @@
+/* transform_cuda.h - activations to codes on the GPU: the contracts of kernels/transform.h
+ * and kernels/quantize.h with device pointers.
+ *
+ * Transform + per-token quantise, a row at a time, from any of these rows:
+ *   x                           bf16 or float32
+ *   x / rms(x) * gain           rms over the n channels, float32
+ *   silu(x) * up                both bf16; float32 inside
+ * then times premul, rounded to bf16, X' = left^T bf16(U right), codes, sums, scales and zero
+ * points as on the CPU. Sums of the tensor cores run in their own order: codes may differ from
+ * the CPU's by a step where X' lies at the border of two (on random data one in 10,000 of 4
+ * bits, one in 600 of 8), scales by 1e-3 relative. The shapes of fl__cuda_transform_is_fast
+ * take the tensor cores; any other one with n1, n2 <= 256 a plain kernel, which sums in the
+ * CPU's order.
+ *
+ * Static and per-token quantising without a transform are elementwise and equal the CPU's bits,
+ * the scale of a norm or of silu apart.
+ *
+ * Rows and vectors are 16-byte aligned, strides of rows multiples of 8 elements; ld % 64 == 0,
+ * codes beyond the channels are written as 0. Launches are asynchronous on `stream` (a
+ * cudaStream_t); nothing here allocates or synchronises.
+ * SPDX-License-Identifier: MIT */
+#ifndef FL_CUDA_TRANSFORM_CUDA_H
+#define FL_CUDA_TRANSFORM_CUDA_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "base/status.h"
+
+/* The row that is read; one of gain and up at most. */
+typedef struct fl_cuda_row {
+    const void *x; /* [M, ldx] */
+    int64_t ldx;
+    bool x_f32;
+    const uint16_t *up; /* bf16 [M, ldx] with x bf16, or NULL */
+    const float *gain;  /* [n] or NULL */
+    float eps;
+    const float *premul; /* [n] or NULL */
+} fl_cuda_row;
+
+typedef struct fl_cuda_codes {
+    int8_t *codes; /* [M, ld] */
+    int64_t ld;
+    int32_t *x_sum; /* [M] or NULL */
+    float *x_scale; /* [M]; not written by the static quantiser */
+    int32_t *x_zero;
+} fl_cuda_codes;
+
+typedef struct fl_cuda_grid {
+    int bits;
+    bool asymmetric;
+    float clip_max, clip_min;
+} fl_cuda_grid;
+
+/* factors: what _pack makes, on the device. */
+typedef struct fl_cuda_transform {
+    int n1, n2;
+    const void *factors;
+} fl_cuda_transform;
+
+typedef struct fl_cuda_quantize_static {
+    int n_channels, n_extra;
+    float inv_scale;
+    int zero, first_lo, first_hi, cap;
+    const float *lo, *hi; /* [n_channels] device, whole */
+    const int32_t *extra_src, *extra_off;
+} fl_cuda_quantize_static;
+
+bool fl__cuda_transform_is_fast(int n1, int n2);
+size_t fl__cuda_transform_bytes(int n1, int n2);
+/* Host: left [n1, n1], right [n2, n2] row-major, rounded to bf16 here. */
+void fl__cuda_transform_pack(void *dst, int n1, int n2, const float *left, const float *right);
+
+fl_status fl__cuda_transform_quantize(const fl_cuda_codes *y, const fl_cuda_row *x, int M,
+                                      const fl_cuda_transform *t, const fl_cuda_grid *grid,
+                                      int n_sm, void *stream, fl_err *err);
+
+/* n % 8 == 0, n <= 32768. */
+fl_status fl__cuda_quantize_token(const fl_cuda_codes *y, const fl_cuda_row *x, int M, int n,
+                                  const fl_cuda_grid *grid, void *stream, fl_err *err);
+
+/* gain and up must be NULL. */
+fl_status fl__cuda_quantize_static(const fl_cuda_codes *y, const fl_cuda_row *x, int M,
+                                   const fl_cuda_quantize_static *spec, int n_sm, void *stream,
+                                   fl_err *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
