@@ -83,7 +83,16 @@ static fl_status forget_blocks(char *path, const char *dir, int first, int n_blo
 
 fl_status fl__checkpoint_redo(const fl_checkpoint *c, int first, int n_blocks, fl_err *err)
 {
-    char *path = path_for_forgetting(c->dir, err);
+    char *path = fl__checkpoint_path(c, FL_CHECKPOINT_TUNED);
+    if (!path) return fl__fail_nomem(err, "redo", 64);
+    const bool tuned = fl__file_exists(path);
+    fl__free(&path);
+    if (tuned) /* blocks may hold tuned values already */
+        return fl__fail(err, FL_E_USAGE,
+                        "redo: %s: all blocks are tuned already; finish with --resume, or start "
+                        "again elsewhere",
+                        c->dir);
+    path = path_for_forgetting(c->dir, err);
     const fl_status st =
         path ? forget_blocks(path, c->dir, first, n_blocks, err) : FL_E_NOMEM;
     fl__free(&path);

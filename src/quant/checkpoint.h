@@ -37,7 +37,7 @@ fl_status fl__checkpoint_load(json_t **out, const fl_checkpoint *c, const char *
                               fl_err *err);
 fl_status fl__checkpoint_save(const fl_checkpoint *c, const char *name, const json_t *v,
                               fl_err *err);
-/* Forgets the finished blocks from first on. */
+/* Forgets the finished blocks from first on. FL_E_USAGE where they have been tuned. */
 fl_status fl__checkpoint_redo(const fl_checkpoint *c, int first, int n_blocks, fl_err *err);
 
 /* The tuned tensors, once tuning is done. */

@@ -174,6 +174,9 @@ static void redo_forgets_from_a_block_on(void **state)
     assert_int_equal(n_blocks_done(&c), 3);
     assert_true(exists("out.partial/block-00002.json"));
     assert_false(exists("out.partial/block-00003.json"));
+    assert_int_equal(fl__checkpoint_save(&c, FL_CHECKPOINT_TUNED, json_true(), NULL), FL_OK);
+    assert_int_equal(fl__checkpoint_redo(&c, 1, 8, NULL), FL_E_USAGE);
+    assert_true(exists("out.partial/block-00002.json"));
     fl__checkpoint_close(&c, false);
 }
 
