@@ -88,13 +88,14 @@ fl_status fl__checkpoint_redo(const fl_checkpoint *c, int first, int n_blocks, f
     const bool tuned = fl__file_exists(path);
     fl__free(&path);
     if (tuned) /* blocks may hold tuned values already */
-        return fl__fail(err, FL_E_USAGE,
-                        "redo: %s: all blocks are tuned already; finish with --resume, or start "
-                        "again elsewhere",
-                        c->dir);
+        return fl__fail(
+            err, FL_E_USAGE,
+            "redo: %s: all blocks are tuned already; finish with --resume, or start "
+            "again elsewhere",
+            c->dir);
     path = path_for_forgetting(c->dir, err);
-    const fl_status st =
-        path ? forget_blocks(path, c->dir, first, n_blocks, err) : FL_E_NOMEM;
+    fl_status st = path ? forget_blocks(path, c->dir, first, n_blocks, err) : FL_E_NOMEM;
+    if (!st) st = forget(path, c->dir, FL_CHECKPOINT_TUNING, err);
     fl__free(&path);
     return st;
 }
@@ -200,6 +201,7 @@ fl_status fl__checkpoint_finish(fl_checkpoint *c, int n_blocks, fl_err *err)
     if (!st) st = forget_blocks(path, c->out_dir, 0, n_blocks, err);
     if (!st) st = forget(path, c->out_dir, "plan.json", err);
     if (!st) st = forget(path, c->out_dir, FL_CHECKPOINT_TUNED, err);
+    if (!st) st = forget(path, c->out_dir, FL_CHECKPOINT_TUNING, err);
     if (!st) st = forget(path, c->out_dir, "tuning.json", err);
     if (!st) st = forget(path, c->out_dir, "state.json", err);
     fl__free(&path);

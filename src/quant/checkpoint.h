@@ -40,6 +40,8 @@ fl_status fl__checkpoint_save(const fl_checkpoint *c, const char *name, const js
 /* Forgets the finished blocks from first on. FL_E_USAGE where they have been tuned. */
 fl_status fl__checkpoint_redo(const fl_checkpoint *c, int first, int n_blocks, fl_err *err);
 
+/* Where tuning is, after each of its epochs. */
+#define FL_CHECKPOINT_TUNING "tuning.safetensors"
 /* The tuned tensors, once tuning is done. */
 #define FL_CHECKPOINT_TUNED "tuned.safetensors"
 

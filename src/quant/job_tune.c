@@ -2,7 +2,8 @@
  * writes the shards anew with the tuned floats.
  *
  * tuned.safetensors in the checkpoint holds the tuned tensors as they go into the shards; with
- * it a run that stopped while writing goes on without tuning again.
+ * it a run that stopped while writing goes on without tuning again. tuning.safetensors is where
+ * a run that stopped while tuning goes on.
  * SPDX-License-Identifier: MIT */
 #include "quant/job.h"
 
@@ -195,11 +196,100 @@ const char *fl__quant_tune_obstacle(const fl_quant_config *c, const fl_model_con
     return NULL;
 }
 
-static void tell_epoch(void *user, int epoch, double kl)
+/* ---- its own checkpoint ------------------------------------------------------------------ */
+
+/* One file, so that it is whole or not there: numbers as JSON in the metadata, arrays beside
+ * them. */
+static fl_status save_state(const fl_tune_state *s, const char *path, fl_err *err)
+{
+    static const char *const names[] = {"p", "m", "v", "best"};
+    const float *const arrays[] = {s->adamw.p, s->adamw.m, s->adamw.v, s->adamw.best};
+    fl_tensor_decl decls[FL_COUNT(names)] = {0};
+    fl_safetensors_writer *w = NULL;
+    json_t *kl = json_array();
+    for (int e = 0; e < s->n_epochs; e++) (void)json_array_append_new(kl, json_real(s->kl[e]));
+    json_t *numbers =
+        json_pack("{s:o,s:I,s:f,s:b,s:i,s:f}", "kl", kl, "steps", (json_int_t)s->adamw.n_done,
+                  "best_kl", s->adamw.best_value, "has_best", s->adamw.has_best, "restarts",
+                  s->n_restarts, "rate", s->rate);
+    char *text = numbers ? fl__json_dump(numbers, 0) : NULL;
+    const fl_metadata_pair metadata = {"state", text};
+    for (size_t i = 0; i < FL_COUNT(names); i++)
+        decls[i] = (fl_tensor_decl){.name = names[i], .dtype = FL_DTYPE_F32, .n_dims = 1,
+                                    .dims = {(int64_t)s->n}};
+    fl_status st = text ? fl__safetensors_writer_open(&w, path, decls, FL_COUNT(names),
+                                                      &metadata, 1, err)
+                        : fl__fail_nomem(err, "tuning", 256);
+    for (size_t i = 0; i < FL_COUNT(names) && !st; i++)
+        st = fl__safetensors_writer_write(w, names[i], arrays[i], s->n * sizeof(float), err);
+    if (!st) st = fl__safetensors_writer_commit(&w, err);
+    fl__safetensors_writer_discard(&w);
+    json_decref(numbers);
+    fl__free(&text);
+    return st;
+}
+
+typedef struct saved_state {
+    fl_tensors *file;
+    double *kl; /* owned */
+    fl_tune_state state;
+} saved_state;
+
+static void saved_fini(saved_state *s)
+{
+    fl__tensors_close(&s->file);
+    fl__free(&s->kl);
+}
+
+/* The arrays stay in the map; they are only read. */
+static fl_status load_state(saved_state *s, const char *path, fl_err *err)
+{
+    static const char *const names[] = {"p", "m", "v", "best"};
+    float **const arrays[] = {&s->state.adamw.p, &s->state.adamw.m, &s->state.adamw.v,
+                              &s->state.adamw.best};
+    json_t *o = NULL;
+    fl_status st = fl__tensors_open_file(&s->file, path, err);
+    const char *text = st ? NULL : fl__tensors_metadata(s->file, "state");
+    if (text) st = fl__json_parse(&o, text, strlen(text), path, err);
+    json_t *kl = json_object_get(o, "kl");
+    const size_t n_epochs = json_array_size(kl);
+    if (!st && !json_is_array(kl))
+        st = fl__fail(err, FL_E_INPUT, "resume: %s: no state of tuning in it; remove it", path);
+    for (size_t i = 0; i < FL_COUNT(names) && !st; i++) {
+        const fl_tensor_view *t;
+        const int64_t dims[] = {i ? (int64_t)s->state.n : -1};
+        st = fl__tensors_require(&t, s->file, names[i], FL_DTYPE_BIT(FL_DTYPE_F32), 1, dims,
+                                 err);
+        if (st) break;
+        s->state.n = (size_t)t->n_elements;
+        *arrays[i] = (float *)(uintptr_t)t->data;
+    }
+    if (!st) s->kl = fl__alloc(FL_MAX(n_epochs, (size_t)1), sizeof *s->kl);
+    if (!st && !s->kl) st = fl__fail_nomem(err, "tuning", n_epochs * sizeof *s->kl);
+    for (size_t e = 0; e < n_epochs && !st; e++)
+        s->kl[e] = json_number_value(json_array_get(kl, e));
+    s->state.kl = s->kl;
+    s->state.n_epochs = (int)n_epochs;
+    s->state.n_restarts = (int)json_integer_value(json_object_get(o, "restarts"));
+    s->state.rate = json_number_value(json_object_get(o, "rate"));
+    s->state.adamw.n_done = json_integer_value(json_object_get(o, "steps"));
+    s->state.adamw.best_value = json_number_value(json_object_get(o, "best_kl"));
+    s->state.adamw.has_best = json_is_true(json_object_get(o, "has_best"));
+    json_decref(o);
+    return st;
+}
+
+static fl_status tell_epoch(void *user, const fl_tune_state *state, fl_err *err)
 {
     const fl_quant_job *job = user;
-    fl__quant_progress(job, "tune", job->model->cfg.n_layers - 1, kl,
-                       0.9 + 0.1 * (epoch + 1) / job->c.tune.epochs);
+    char *path = fl__checkpoint_path(&job->checkpoint, FL_CHECKPOINT_TUNING);
+    const fl_status st =
+        path ? save_state(state, path, err) : fl__fail_nomem(err, "tuning", 64);
+    fl__free(&path);
+    fl__quant_progress(job, "tune", job->model->cfg.n_layers - 1,
+                       state->kl[state->n_epochs - 1],
+                       0.9 + 0.1 * state->n_epochs / job->c.tune.epochs);
+    return st;
 }
 
 static json_t *report_of(const fl_tune_result *r, const fl_tune_options *o)
@@ -214,6 +304,16 @@ static fl_status tune(fl_quant_job *job, const rounded *m, const char *path, fl_
 {
     fl_tune_result r;
     tuned_list list = {0};
+    saved_state saved = {0};
+    char *state = fl__checkpoint_path(&job->checkpoint, FL_CHECKPOINT_TUNING);
+    if (!state) return fl__fail_nomem(err, "tuning", 64);
+    const bool resumes = fl__file_exists(state);
+    fl_status st = resumes ? load_state(&saved, state, err) : FL_OK;
+    fl__free(&state);
+    if (st) {
+        saved_fini(&saved);
+        return st;
+    }
     fl__stream_embed_lane(job->stream, FL_LANE_QUANT);
     const fl_tune_data data = {.x = job->stream->x_quant,
                                .teacher = job->stream->x_float,
@@ -223,8 +323,10 @@ static fl_status tune(fl_quant_job *job, const rounded *m, const char *path, fl_
                                .user = job->o->user,
                                .log = &job->o->log,
                                .on_epoch = tell_epoch,
-                               .epoch_user = job};
-    fl_status st = fl__tune(&r, job->model, m->blocks, &data, &job->c.tune, job->ex, err);
+                               .epoch_user = job,
+                               .resume = resumes ? &saved.state : NULL};
+    st = fl__tune(&r, job->model, m->blocks, &data, &job->c.tune, job->ex, err);
+    saved_fini(&saved);
     if (st) return st;
     job->tuning = report_of(&r, &job->c.tune);
     st = fl__checkpoint_save(&job->checkpoint, "tuning.json", job->tuning, err);

@@ -153,3 +153,43 @@ void fl__adamw_restore_best(fl_adamw *adamw)
         at += group->n;
     }
 }
+
+/* ---- state ------------------------------------------------------------------------------- */
+
+size_t fl__adamw_count(const fl_adamw *adamw)
+{
+    return adamw->n;
+}
+
+void fl__adamw_get(const fl_adamw *a, fl_adamw_state *to)
+{
+    const size_t bytes = a->n * sizeof(float);
+    size_t at = 0;
+    for (int i = 0; i < a->n_groups; i++) {
+        if (a->groups[i].n) memcpy(to->p + at, a->groups[i].p, a->groups[i].n * sizeof(float));
+        at += a->groups[i].n;
+    }
+    memcpy(to->m, a->m, bytes);
+    memcpy(to->v, a->v, bytes);
+    memcpy(to->best, a->has_best ? a->best : to->p, bytes);
+    to->n_done = a->n_done;
+    to->best_value = a->has_best ? a->best_value : 0;
+    to->has_best = a->has_best;
+}
+
+void fl__adamw_set(fl_adamw *a, const fl_adamw_state *from)
+{
+    const size_t bytes = a->n * sizeof(float);
+    size_t at = 0;
+    for (int i = 0; i < a->n_groups; i++) {
+        if (a->groups[i].n)
+            memcpy(a->groups[i].p, from->p + at, a->groups[i].n * sizeof(float));
+        at += a->groups[i].n;
+    }
+    memcpy(a->m, from->m, bytes);
+    memcpy(a->v, from->v, bytes);
+    memcpy(a->best, from->best, bytes);
+    a->n_done = from->n_done;
+    a->best_value = from->best_value;
+    a->has_best = from->has_best;
+}

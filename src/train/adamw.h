@@ -52,4 +52,17 @@ int64_t fl__adamw_n_done(const fl_adamw *adamw); /* steps taken */
 bool fl__adamw_keep_best(fl_adamw *adamw, double value);
 void fl__adamw_restore_best(fl_adamw *adamw);
 
+/* All that a run needs to go on, in arrays of the optimiser's number of parameters: those of
+ * the groups (copied out, and back in), moments, best parameters. The caller owns the
+ * arrays. */
+typedef struct fl_adamw_state {
+    float *p, *m, *v, *best; /* [n], groups one after the other */
+    int64_t n_done;
+    double best_value;
+    bool has_best;
+} fl_adamw_state;
+size_t fl__adamw_count(const fl_adamw *adamw); /* n */
+void fl__adamw_get(const fl_adamw *adamw, fl_adamw_state *to);
+void fl__adamw_set(fl_adamw *adamw, const fl_adamw_state *from);
+
 #endif

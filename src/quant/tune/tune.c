@@ -26,6 +26,8 @@ typedef struct tuner {
     float *d, *hidden, *goal; /* [rows, D] gradient, hidden states of both models */
     float *gain, *d_final; /* [D] */
     float *mean, *inv;        /* [rows] of the final norm */
+    fl_tune_state state;      /* its arrays: [state.n] owned, one behind the other */
+    bool resumes;             /* the next attempt goes on from data->resume */
 } tuner;
 
 static size_t batch_floats(const tuner *t)
@@ -92,6 +94,15 @@ static fl_status step(double *kl, tuner *t, int first, fl_err *err)
 
 /* ---- epochs ------------------------------------------------------------------------------ */
 
+static fl_status tell(tuner *t, fl_err *err)
+{
+    fl__adamw_get(t->adamw, &t->state.adamw);
+    t->state.n_epochs = t->r->n_epochs;
+    t->state.n_restarts = t->r->n_restarts;
+    t->state.kl = t->r->kl;
+    return t->data->on_epoch(t->data->epoch_user, &t->state, err);
+}
+
 static fl_status epoch(tuner *t, int number, fl_err *err)
 {
     double sum = 0, kl = 0;
@@ -106,8 +117,7 @@ static fl_status epoch(tuner *t, int number, fl_err *err)
     t->r->kl[number] = sum / n;
     t->r->n_epochs = number + 1;
     (void)fl__adamw_keep_best(t->adamw, sum / n);
-    if (t->data->on_epoch) t->data->on_epoch(t->data->epoch_user, number, sum / n);
-    return FL_OK;
+    return t->data->on_epoch ? tell(t, err) : FL_OK;
 }
 
 static fl_status make_optimiser(tuner *t, double rate, fl_err *err)
@@ -141,13 +151,44 @@ static fl_status attempt(tuner *t, double rate, fl_err *err)
 {
     start(t);
     fl_status st = make_optimiser(t, rate, err);
-    for (int e = 0; e < t->o->epochs && !st; e++) st = epoch(t, e, err);
+    int first = 0;
+    t->state.rate = rate;
+    if (!st && t->resumes) {
+        fl__adamw_set(t->adamw, &t->data->resume->adamw);
+        first = t->r->n_epochs;
+    }
+    t->resumes = false;
+    for (int e = first; e < t->o->epochs && !st; e++) st = epoch(t, e, err);
     if (!st) fl__adamw_restore_best(t->adamw);
     fl__adamw_free(&t->adamw);
     return st;
 }
 
 /* ---- the whole --------------------------------------------------------------------------- */
+
+static fl_status make_state(tuner *t, fl_err *err)
+{
+    const fl_tune_state *from = t->data->resume;
+    size_t n = (size_t)t->D;
+    for (int l = 0; l < t->L; l++) n += t->r->factors[l].n;
+    float *all = fl__alloc(4 * n, sizeof *all);
+    if (!all) return fl__fail_nomem(err, "tuning", 4 * n * sizeof *all);
+    t->state.n = n;
+    t->state.adamw = (fl_adamw_state){.p = all, .m = all + n, .v = all + 2 * n,
+                                      .best = all + 3 * n};
+    if (!from) return FL_OK;
+    if (from->n != n || from->n_epochs > t->o->epochs)
+        return fl__fail(
+            err, FL_E_INPUT,
+            "resume: tuning: %zu parameters and %d epochs instead of %zu and at most "
+            "%d; remove the directory and start again",
+            from->n, from->n_epochs, n, t->o->epochs);
+    t->r->n_epochs = from->n_epochs;
+    t->r->n_restarts = from->n_restarts;
+    memcpy(t->r->kl, from->kl, (size_t)from->n_epochs * sizeof(double));
+    t->resumes = true;
+    return FL_OK;
+}
 
 static fl_status prepare(tuner *t, fl_err *err)
 {
@@ -169,6 +210,7 @@ static fl_status prepare(tuner *t, fl_err *err)
         return fl__fail_nomem(err, "tuning", ((size_t)t->L + 4) * R * D * sizeof(float));
     for (int l = 0; l < t->L && !st; l++)
         st = fl__tune_factors_init(&t->r->factors[l], t->model, &t->blocks[l], err);
+    if (!st) st = make_state(t, err);
     if (!st) st = fl__tune_pass_new(&t->pass, t->model, t->ex, t->batch, t->data->seq_len,
                                     t->o->bf16, err);
     if (!st) st = fl__tune_head_new(&t->head, t->model, t->ex, (int)R, t->o->bf16, err);
@@ -187,6 +229,7 @@ static void release(tuner *t)
     fl__free(&t->d_final);
     fl__free(&t->mean);
     fl__free(&t->inv);
+    fl__free(&t->state.adamw.p); /* and what lies behind it */
 }
 
 fl_status fl__tune(fl_tune_result *result, const fl_model *model, const fl_block *blocks,
@@ -196,7 +239,7 @@ fl_status fl__tune(fl_tune_result *result, const fl_model *model, const fl_block
     tuner t = {.r = result, .model = model, .blocks = blocks, .data = data, .o = o, .ex = ex,
                .batch = FL_MIN(o->batch_windows, data->n_windows),
                .D = model->cfg.hidden_size, .L = model->cfg.n_layers};
-    double rate = o->lr;
+    double rate = data->resume ? data->resume->rate : o->lr;
     *result = (fl_tune_result){0};
     fl_status st = prepare(&t, err);
     while (!st) {

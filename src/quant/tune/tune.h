@@ -18,6 +18,7 @@
 
 #include "base/log.h"
 #include "quant/tune/tune_block.h"
+#include "train/adamw.h"
 
 typedef struct fl_tune_options {
     int epochs; /* 0: no tuning */
@@ -26,6 +27,15 @@ typedef struct fl_tune_options {
     bool bf16;
 } fl_tune_options;
 
+/* Where an interrupted run goes on: behind n_epochs of them. */
+typedef struct fl_tune_state {
+    fl_adamw_state adamw;
+    size_t n;            /* of its arrays */
+    int n_epochs, n_restarts;
+    double rate;
+    const double *kl;    /* [n_epochs] */
+} fl_tune_state;
+
 typedef struct fl_tune_data {
     const float *x;       /* [n_windows * seq_len, hidden]: embedded text */
     const float *teacher; /* the same: what the float model's last block gives */
@@ -33,8 +43,10 @@ typedef struct fl_tune_data {
     bool (*should_stop)(void *user); /* NULL: never */
     void *user;
     const fl_log *log;
-    void (*on_epoch)(void *user, int epoch, double kl); /* NULL: not told */
+    /* Told after each epoch, with the state to go on from; FL_OK to go on. NULL: not told. */
+    fl_status (*on_epoch)(void *user, const fl_tune_state *state, fl_err *err);
     void *epoch_user;
+    const fl_tune_state *resume; /* NULL: from the start */
 } fl_tune_data;
 
 typedef struct fl_tune_result {
