@@ -154,8 +154,10 @@ void fl__stream_embed_lane(fl_stream *s, fl_lane lane)
 
 void fl__stream_embed(fl_stream *s)
 {
+    const size_t n = (size_t)s->calib->n_windows * (size_t)s->calib->seq_len *
+                     (size_t)s->model->cfg.hidden_size;
     fl__stream_embed_lane(s, FL_LANE_FLOAT);
-    if (s->x_quant) fl__stream_embed_lane(s, FL_LANE_QUANT);
+    if (s->x_quant) memcpy(s->x_quant, s->x_float, n * sizeof(float));
 }
 
 static void walk_batch(fl_stream *s, fl_lane lane, const fl_block *block, fl_half half,

@@ -17,6 +17,7 @@
  * SPDX-License-Identifier: MIT */
 #include "quant/flatquant/flatquant.h"
 
+#include "base/buffers.h"
 #include "base/mem.h"
 #include "quant/flatquant/flatquant_site.h"
 #include "quant/flatquant/flatquant_weight.h"
@@ -76,18 +77,13 @@ struct fl_flatquant_pass {
 /* ---- memory ------------------------------------------------------------------------------ */
 
 enum { MAX_BUFFERS = 40 };
-typedef struct buffer {
-    float **at;
-    size_t n;
-} buffer;
-
 static size_t most(size_t a, size_t b)
 {
     return a > b ? a : b;
 }
 
 /* What the pass owns beside weights and sites; the same list allocates, counts and frees. */
-static int list_buffers(buffer list[MAX_BUFFERS], fl_flatquant_pass *s)
+static int list_buffers(fl_float_buffer list[MAX_BUFFERS], fl_flatquant_pass *s)
 {
     const size_t R = (size_t)s->max_rows, D = (size_t)s->D, F = (size_t)s->F;
     const size_t HD = (size_t)s->H * (size_t)s->hd, GD = (size_t)s->G * (size_t)s->hd;
@@ -100,7 +96,7 @@ static int list_buffers(buffer list[MAX_BUFFERS], fl_flatquant_pass *s)
         const size_t l = (size_t)s->p->site[i].n_left, r = (size_t)s->p->site[i].n_right;
         matrices = most(matrices, l * l + r * r);
     }
-    const buffer all[] = {
+    const fl_float_buffer all[] = {
         {&s->gain[0], D}, {&s->gain[1], D}, {&s->bias[0], D}, {&s->bias[1], D},
         {&s->in[0], R * D}, {&s->in[1], R * D}, {&s->mean[0], R}, {&s->mean[1], R},
         {&s->mid, s->post ? R * D : 0}, {&s->sum, s->post ? R * D : 0},
@@ -167,7 +163,7 @@ fl_status fl__flatquant_pass_new(fl_flatquant_pass **out, const fl_model *model,
                                  const fl_block *block, fl_flatquant_params *params,
                                  const fl_exec *ex, int n_windows, int seq_len, fl_err *err)
 {
-    buffer list[MAX_BUFFERS];
+    fl_float_buffer list[MAX_BUFFERS];
     *out = NULL;
     fl_flatquant_pass *s = fl__calloc(1, sizeof *s);
     if (!s) return fl__fail_nomem(err, "training", sizeof *s);
@@ -178,10 +174,7 @@ fl_status fl__flatquant_pass_new(fl_flatquant_pass **out, const fl_model *model,
     fl_status st = fl__train_gemm_new(&s->gemm, ex, params->o.bf16, err);
     if (!st) st = init_parts(s, err);
     const int n = list_buffers(list, s);
-    for (int i = 0; i < n && !st; i++) {
-        *list[i].at = fl__alloc(list[i].n, sizeof(float));
-        if (!*list[i].at) st = fl__fail_nomem(err, "training", list[i].n * sizeof(float));
-    }
+    if (!st) st = fl__buffers_alloc(list, n, "training", err);
     if (!st) st = fl__train_attention_new(
             &s->attention, ex,
             &(fl_train_attention_shape){n_windows, seq_len, s->H, s->G, s->hd},
@@ -197,11 +190,11 @@ fl_status fl__flatquant_pass_new(fl_flatquant_pass **out, const fl_model *model,
 
 void fl__flatquant_pass_free(fl_flatquant_pass **pass)
 {
-    buffer list[MAX_BUFFERS];
+    fl_float_buffer list[MAX_BUFFERS];
     fl_flatquant_pass *s = *pass;
     if (!s) return;
     const int n = list_buffers(list, s);
-    for (int i = 0; i < n; i++) fl__free(list[i].at);
+    fl__buffers_free(list, n);
     for (int i = 0; i < FL_N_SITES; i++) fl__flatquant_act_fini(&s->act[i]);
     for (int i = 0; i < FL_N_LINEARS; i++) fl__flatquant_weight_fini(&s->weight[i]);
     fl__train_operand_fini(&s->d_operand);
@@ -255,13 +248,13 @@ size_t fl__flatquant_bytes(const fl_model *model, const fl_exec *ex,
 {
     fl_flatquant_params p = {0};
     fl_flatquant_pass s = {0};
-    buffer list[MAX_BUFFERS];
+    fl_float_buffer list[MAX_BUFFERS];
     size_t n = 0;
     p.o = *o;
     shape_params(&p, model);
     set_shape(&s, model, &p, n_windows * seq_len, seq_len);
     const int n_buffers = list_buffers(list, &s);
-    for (int i = 0; i < n_buffers; i++) n += list[i].n;
+    n += fl__buffers_count(list, n_buffers);
     for (int i = 0; i < FL_N_SITES; i++)
         n += ((1 + n_hats(&s, i)) * (size_t)s.max_rows + FL_KRON_TILES) *
              (size_t)p.site[i].n_in;

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "quant/tune/tune_block.h"
 
+#include "base/buffers.h"
 #include "base/mem.h"
 #include "quant/flatquant/flatquant_site.h"
 #include "quant/tune/tune_static.h"
@@ -78,12 +79,7 @@ void fl__tune_factors_fini(fl_tune_factors *f)
 /* ---- memory ------------------------------------------------------------------------------ */
 
 enum { MAX_BUFFERS = 48 };
-typedef struct buffer {
-    float **at;
-    size_t n;
-} buffer;
-
-static int list_buffers(buffer list[MAX_BUFFERS], fl_tune_pass *s)
+static int list_buffers(fl_float_buffer list[MAX_BUFFERS], fl_tune_pass *s)
 {
     const size_t R = (size_t)s->max_rows, D = (size_t)s->D, F = (size_t)s->F;
     const size_t HD = (size_t)s->H * (size_t)s->hd, GD = (size_t)s->G * (size_t)s->hd;
@@ -92,9 +88,9 @@ static int list_buffers(buffer list[MAX_BUFFERS], fl_tune_pass *s)
     for (int i = 0; i < FL_N_LINEARS; i++) {
         int N, K;
         fl__linear_shape(&N, &K, &s->model->cfg, i);
-        if (N) list[n++] = (buffer){&s->w[i], (size_t)N * (size_t)K};
+        if (N) list[n++] = (fl_float_buffer){&s->w[i], (size_t)N * (size_t)K};
     }
-    const buffer all[] = {
+    const fl_float_buffer all[] = {
         {&s->gain[0], D}, {&s->gain[1], D}, {&s->xt[FL_SITE_QKV], R * D},
         {&s->xt[FL_SITE_O], R * HD}, {&s->xt[FL_SITE_UP], R * D}, {&s->xt[FL_SITE_DOWN], R * F},
         {&s->x_hat, R * wide}, {&s->norm[0], R * D}, {&s->norm[1], R * D}, {&s->mean[0], R},
@@ -133,7 +129,7 @@ static fl_fake_quant cache_quantiser(fl_kv_format format)
 fl_status fl__tune_pass_new(fl_tune_pass **out, const fl_model *model, const fl_exec *ex,
                             int n_windows, int seq_len, bool bf16, fl_err *err)
 {
-    buffer list[MAX_BUFFERS];
+    fl_float_buffer list[MAX_BUFFERS];
     *out = NULL;
     fl_tune_pass *s = fl__calloc(1, sizeof *s);
     if (!s) return fl__fail_nomem(err, "tuning", sizeof *s);
@@ -143,11 +139,7 @@ fl_status fl__tune_pass_new(fl_tune_pass **out, const fl_model *model, const fl_
     s->key = cache_quantiser(model->stream_k_format);
     s->value = cache_quantiser(model->stream_v_format);
     const int n = list_buffers(list, s);
-    fl_status st = FL_OK;
-    for (int i = 0; i < n && !st; i++) {
-        *list[i].at = fl__alloc(list[i].n, sizeof(float));
-        if (!*list[i].at) st = fl__fail_nomem(err, "tuning", list[i].n * sizeof(float));
-    }
+    fl_status st = fl__buffers_alloc(list, n, "tuning", err);
     for (int r = 0; r < s->max_rows && !st; r++) s->ones[r] = 1;
     if (!st) st = fl__train_gemm_new(&s->gemm, ex, bf16, err);
     if (!st) st = fl__train_attention_new(
@@ -163,11 +155,11 @@ fl_status fl__tune_pass_new(fl_tune_pass **out, const fl_model *model, const fl_
 
 void fl__tune_pass_free(fl_tune_pass **pass)
 {
-    buffer list[MAX_BUFFERS];
+    fl_float_buffer list[MAX_BUFFERS];
     fl_tune_pass *s = *pass;
     if (!s) return;
     const int n = list_buffers(list, s);
-    for (int i = 0; i < n; i++) fl__free(list[i].at);
+    fl__buffers_free(list, n);
     fl__train_gemm_free(&s->gemm);
     fl__train_attention_free(&s->attention);
     fl__kron_free(&s->kron);
@@ -177,12 +169,10 @@ void fl__tune_pass_free(fl_tune_pass **pass)
 size_t fl__tune_pass_bytes(const fl_model *model, int n_rows)
 {
     fl_tune_pass s = {0};
-    buffer list[MAX_BUFFERS];
-    size_t n = 0;
+    fl_float_buffer list[MAX_BUFFERS];
     set_shape(&s, model, n_rows, n_rows);
     const int count = list_buffers(list, &s);
-    for (int i = 0; i < count; i++) n += list[i].n;
-    return n * sizeof(float);
+    return fl__buffers_count(list, count) * sizeof(float);
 }
 
 /* ---- weights ----------------------------------------------------------------------------- */

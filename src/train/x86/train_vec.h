@@ -14,7 +14,7 @@
 
 #if defined(__AVX512F__)
 
-#include <immintrin.h>
+#include "kernels/x86/math_avx512.h"
 
 #define VEC_N 16
 typedef __m512 vec;
@@ -98,23 +98,9 @@ static inline float vec_top(vec v)
     return _mm512_reduce_max_ps(v);
 }
 
-/* As exp_avx2 (kernels/x86/math_avx2.h). */
 static inline vec vec_exp(vec x)
 {
-    x = _mm512_min_ps(_mm512_set1_ps(88.0f), _mm512_max_ps(_mm512_set1_ps(-87.0f), x));
-    const vec n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
-                                       _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    vec r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    vec p = _mm512_set1_ps(1.0f / 720);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 120));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 24));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 6));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    const __m512i e = _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23);
-    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), e));
+    return exp_avx512(x);
 }
 
 /* The bits of bfloat16(v), nearest even, in the low half of each 32-bit lane; NaN stays NaN. */
