@@ -175,11 +175,12 @@ extern "C" fl_status fl__cuda_quantize_static(const fl_cuda_codes *y, const fl_c
                                               int n_sm, void *stream, fl_err *err)
 {
     static_args p = {*x, *y, *spec, M, 0};
-    cudaError_t e = cudaErrorInvalidValue;
+    cudaError_t e;
     if (M == 0) return FL_OK;
-    if (!x->up && !x->gain)
-        e = x->x_f32 ? launch<FRONT_F32>(&p, n_sm, (cudaStream_t)stream)
-                     : launch<FRONT_BF16>(&p, n_sm, (cudaStream_t)stream);
+    if (x->up || x->gain || x->layer_norm || x->relu || x->add)
+        return fl__cuda_static_rows(y, x, M, spec, (cudaStream_t)stream, err);
+    e = x->x_f32 ? launch<FRONT_F32>(&p, n_sm, (cudaStream_t)stream)
+                 : launch<FRONT_BF16>(&p, n_sm, (cudaStream_t)stream);
     if (e != cudaSuccess)
         return fl__fail(err, FL_E_FAIL, "cuda: static quantise [%d, %d]: %s; see the GPU's log",
                         M, spec->n_channels, cudaGetErrorString(e));
