@@ -181,9 +181,9 @@ extern "C" fl_status fl__cuda_transform_quantize(const fl_cuda_codes *y, const f
     else if (!fl__cuda_transform_is_fast(t->n1, t->n2))
         e = launch_any(&p, n_sm, (cudaStream_t)stream);
     else if (t->n1 < 64) e = fl__cuda_transform_small(&p, n_sm, (cudaStream_t)stream);
-    else if (t->n2 == 64) e = fl__cuda_transform_64x64(&p, n_sm, (cudaStream_t)stream);
-    else if (t->n1 == 64) e = fl__cuda_transform_64x128(&p, n_sm, (cudaStream_t)stream);
-    else e = fl__cuda_transform_112x128(&p, n_sm, (cudaStream_t)stream);
+    else if (t->n2 == 64) return fl__cuda_transform_64x64(&p, n_sm, (cudaStream_t)stream, err);
+    else if (t->n1 == 64) return fl__cuda_transform_64x128(&p, n_sm, (cudaStream_t)stream, err);
+    else return fl__cuda_transform_112x128(&p, n_sm, (cudaStream_t)stream, err);
     if (e != cudaSuccess)
         return fl__fail(err, FL_E_FAIL, "cuda: transform [%d, %d x %d]: %s; see the GPU's log",
                         M, t->n1, t->n2, cudaGetErrorString(e));

@@ -30,8 +30,11 @@ fl_status fl__cuda_static_rows(const fl_cuda_codes *y, const fl_cuda_row *x, int
                                fl_err *err);
 
 cudaError_t fl__cuda_transform_small(const transform_args *p, int n_sm, cudaStream_t stream);
-cudaError_t fl__cuda_transform_64x64(const transform_args *p, int n_sm, cudaStream_t stream);
-cudaError_t fl__cuda_transform_64x128(const transform_args *p, int n_sm, cudaStream_t stream);
-cudaError_t fl__cuda_transform_112x128(const transform_args *p, int n_sm, cudaStream_t stream);
+fl_status fl__cuda_transform_64x64(const transform_args *p, int n_sm, cudaStream_t stream,
+                                   fl_err *err);
+fl_status fl__cuda_transform_64x128(const transform_args *p, int n_sm, cudaStream_t stream,
+                                    fl_err *err);
+fl_status fl__cuda_transform_112x128(const transform_args *p, int n_sm, cudaStream_t stream,
+                                     fl_err *err);
 
 #endif
