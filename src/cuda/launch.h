@@ -24,6 +24,10 @@ DEV void launch_next(void)
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
+/* Dynamic shared memory that any kernel may ask for; the limit is the same for every launch,
+ * since graphs keep the kernel and not the limit. */
+enum { LAUNCH_MAX_BYTES = 224 << 10 };
+
 template <class A>
 static inline cudaError_t launch_after(void (*kernel)(A), dim3 grid, int n_threads, int n_bytes,
                                        cudaStream_t stream, const A &args)
@@ -31,7 +35,7 @@ static inline cudaError_t launch_after(void (*kernel)(A), dim3 grid, int n_threa
     cudaLaunchAttribute attribute;
     cudaLaunchConfig_t config = {};
     const cudaError_t e = cudaFuncSetAttribute(
-        (const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, n_bytes);
+        (const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, LAUNCH_MAX_BYTES);
     if (e != cudaSuccess) return e;
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;

@@ -67,21 +67,29 @@ template <class S, int F, int stages> struct wide_memory {
 };
 
 /* What the warps of a team tell each other. */
-typedef struct team_memory {
-    float top[WIDE_MAX_WARPS], bottom[WIDE_MAX_WARPS], squares[2][WIDE_MAX_WARPS];
+typedef struct alignas(16) team_memory {
+    uint2 range[WIDE_MAX_WARPS]; /* bits of the largest and the smallest value */
+    float squares[2][WIDE_MAX_WARPS];
     int32_t sum[WIDE_MAX_WARPS];
     uint64_t full[WIDE_MAX_STAGES];
 } team_memory;
 
 typedef struct team {
-    uint32_t u, raw, image, left, more, full; /* shared memory */
+    uint32_t u, raw, image, left, more, full, range; /* shared memory */
     team_memory *shared;
     int id, group, warp, lane, thread; /* group, warp, thread within the team */
 } team;
 
+/* What does not depend on the row. q: steps of the scale, levels: hi - lo of the codes. */
+typedef struct wide_grid {
+    float clip_max, clip_min, q, inv_q, levels, inv_levels, lo, base;
+    bool asymmetric;
+} wide_grid;
+
 typedef struct wide_args {
     CUtensorMap map; /* bare rows: [M * n1, n2] */
     transform_args t;
+    wide_grid grid;
 } wide_args;
 
 template <class S> DEV void team_sync(const team *g)
@@ -164,29 +172,61 @@ template <class S> DEV float team_sum(const team *g, float v, float *shared)
     return v;
 }
 
-template <class S, int loads, int vec>
-DEV row_stats wide_stats(const team *g, const float (*v)[vec], const fl_cuda_row *x)
+/* A row in registers: chunk i of a thread starts at channel (thread + i * threads) * vec. */
+template <class S, int vec> DEV bool chunk_inside(const team *g, int i)
 {
-    row_stats stats = {0, 1};
+    return (i + 1) * S::threads * vec <= S::n || (g->thread + i * S::threads) * vec < S::n;
+}
+
+/* v = the row without its mean (layer_norm) over its root mean square; beyond the row: 0. */
+template <class S, int loads, int vec>
+DEV void norm_row(const team *g, float (*v)[vec], const fl_cuda_row *x)
+{
     float sum = 0;
     if (x->layer_norm) {
 #pragma unroll
         for (int i = 0; i < loads * vec; i++) sum += v[i / vec][i % vec];
-        stats.mean = team_sum<S>(g, sum, g->shared->squares[1]) / (float)S::n;
+        const float mean = team_sum<S>(g, sum, g->shared->squares[1]) / (float)S::n;
         sum = 0;
+#pragma unroll
+        for (int i = 0; i < loads * vec; i++)
+            if (chunk_inside<S, vec>(g, i / vec)) v[i / vec][i % vec] -= mean;
     }
+#pragma unroll
+    for (int i = 0; i < loads * vec; i++)
+        sum = fmaf(v[i / vec][i % vec], v[i / vec][i % vec], sum);
+    const float factor =
+        norm_factor(team_sum<S>(g, sum, g->shared->squares[0]), S::n, x->eps);
+#pragma unroll
+    for (int i = 0; i < loads * vec; i++) v[i / vec][i % vec] *= factor;
+}
+
+/* v = v * by or v + by, element by element of a vector over the channels. */
+template <class S, int loads, int vec, bool adds>
+DEV void with_vector(const team *g, float (*v)[vec], const float *by)
+{
 #pragma unroll
     for (int i = 0; i < loads; i++) {
-        if ((i + 1) * S::threads * vec > S::n && (g->thread + i * S::threads) * vec >= S::n)
-            continue;
+        alignas(16) float w[vec];
+        if (!chunk_inside<S, vec>(g, i)) continue;
+        load_f32<vec>(w, by + (g->thread + i * S::threads) * vec);
 #pragma unroll
-        for (int j = 0; j < vec; j++) {
-            const float d = v[i][j] - stats.mean;
-            sum = fmaf(d, d, sum);
-        }
+        for (int j = 0; j < vec; j++)
+            v[i][j] = adds ? __fadd_rn(v[i][j], w[j]) : __fmul_rn(v[i][j], w[j]);
     }
-    stats.factor = norm_factor(team_sum<S>(g, sum, g->shared->squares[0]), S::n, x->eps);
-    return stats;
+}
+
+/* finish_row for a whole row. */
+template <class S, int loads, int vec>
+DEV void finish_chunks(const team *g, float (*v)[vec], const fl_cuda_row *x)
+{
+    if (x->gain) with_vector<S, loads, vec, false>(g, v, x->gain);
+    if (x->bias) with_vector<S, loads, vec, true>(g, v, x->bias);
+    if (x->relu) {
+#pragma unroll
+        for (int i = 0; i < loads * vec; i++) v[i / vec][i % vec] = fmaxf(v[i / vec][i % vec], 0);
+    }
+    if (x->premul) with_vector<S, loads, vec, false>(g, v, x->premul);
 }
 
 /* x += add, in memory too. */
@@ -219,14 +259,12 @@ DEV void wide_make_u(const team *g, const transform_args *p, uint32_t raw, int m
     constexpr int vec = F == FRONT_F32 ? 4 : 8, width = F == FRONT_F32 ? 4 : 2;
     constexpr int loads = (S::n + S::threads * vec - 1) / (S::threads * vec);
     float v[loads][vec];
-    row_stats stats = {0, 1};
 #pragma unroll
     for (int i = 0; i < loads; i++) {
         const int c = (g->thread + i * S::threads) * vec;
-        const bool inside = (i + 1) * S::threads * vec <= S::n || c < S::n;
 #pragma unroll
         for (int j = 0; j < vec; j++) v[i][j] = 0;
-        if (!inside) continue;
+        if (!chunk_inside<S, vec>(g, i)) continue;
         raw_values<F, vec>(v[i], raw + c * width);
         if (F == FRONT_SILU) {
             float w[vec];
@@ -234,17 +272,21 @@ DEV void wide_make_u(const team *g, const transform_args *p, uint32_t raw, int m
 #pragma unroll
             for (int j = 0; j < vec; j++) v[i][j] = silu(v[i][j]) * w[j];
         }
-        if (F == FRONT_F32 && p->x.add) add_values<4>(v[i], &p->x, m, c);
     }
-    if (F != FRONT_SILU && is_normed(&p->x)) stats = wide_stats<S, loads, vec>(g, v, &p->x);
-    else team_sync<S>(g); /* the image of codes, which lies in U, has been read */
+    if (F == FRONT_F32 && p->x.add) {
 #pragma unroll
-    for (int i = 0; i < loads; i++) {
-        const int c = (g->thread + i * S::threads) * vec;
-        if ((i + 1) * S::threads * vec > S::n && c >= S::n) continue;
-        if (F != FRONT_SILU || p->x.premul) finish_row<vec>(v[i], &p->x, c, stats);
-        put_u<vec>(wide_u_address<S, N2>(g->u, c), v[i]);
+        for (int i = 0; i < loads; i++)
+            if (chunk_inside<S, vec>(g, i))
+                add_values<4>(v[i], &p->x, m, (g->thread + i * S::threads) * vec);
     }
+    if (F != FRONT_SILU && is_normed(&p->x)) norm_row<S, loads, vec>(g, v, &p->x);
+    else team_sync<S>(g); /* the image of codes, which lies in U, has been read */
+    if (F != FRONT_SILU) finish_chunks<S, loads, vec>(g, v, &p->x);
+    else if (p->x.premul) with_vector<S, loads, vec, false>(g, v, p->x.premul);
+#pragma unroll
+    for (int i = 0; i < loads; i++)
+        if (chunk_inside<S, vec>(g, i))
+            put_u<vec>(wide_u_address<S, N2>(g->u, (g->thread + i * S::threads) * vec), v[i]);
     zero_spare<S, N2>(g);
     fence_async_smem();
 }
@@ -289,31 +331,73 @@ template <class S> DEV void wide_second(float *d, const uint32_t (*z)[4], uint32
 
 /* ---- codes ------------------------------------------------------------------------------- */
 
-template <class S> DEV token_grid wide_grid(const team *g, const transform_args *p, const float *d)
+/* How the row becomes codes: byte of sat(v * factor + offset) * levels + base, where base has
+ * 1.5 * 2^23, which puts the units in the last bit. A NaN becomes the lowest code. */
+typedef struct row_codes {
+    float scale, factor, offset;
+    int zero;
+} row_codes;
+
+/* Both ends of a row's range, in one pass over the bits: as signed integers positive values
+ * are in order and above all negative ones, as unsigned integers it is the other way round. */
+DEV uint2 wider(uint2 range, uint32_t a, uint32_t b)
 {
-    float top = 0, bottom = 0;
+    return make_uint2((uint32_t)__vimax3_s32((int)range.x, (int)a, (int)b),
+                      __vimax3_u32(range.y, a, b));
+}
+
+/* scale = range / q and 1 / scale to the last bit or nearly so, without division. */
+DEV row_codes make_row_codes(const wide_grid *w, uint2 range)
+{
+    const float top = __uint_as_float(range.x) * w->clip_max;
+    const float bottom = range.y >> 31 ? -__uint_as_float(range.y) * w->clip_min : 0.0f;
+    const float width = w->asymmetric ? top + bottom : fmaxf(top, bottom);
+    const float near = width * w->inv_q;
+    row_codes c;
+    float inverse;
+    c.scale = fmaf(fmaf(-near, w->q, width), w->inv_q, near);
+    if (!(c.scale >= FLT_MIN)) c.scale = 1.0f;
+    asm("rcp.approx.f32 %0, %1;" : "=f"(inverse) : "f"(c.scale));
+    inverse = fmaf(fmaf(-c.scale, inverse, 1.0f), inverse, inverse);
+    c.factor = inverse * w->inv_levels;
+    c.offset = -w->lo * w->inv_levels;
+    c.zero = 0;
+    if (!w->asymmetric) return c;
+    const float z = fminf(fmaxf(rintf(bottom * inverse), 0.0f), w->q);
+    c.offset = z * w->inv_levels;
+    c.zero = (int)z - (w->q == 255.0f ? 128 : 0);
+    return c;
+}
+
+template <class S> DEV row_codes wide_codes(const team *g, const wide_grid *w, const float *d)
+{
+    uint2 range = make_uint2(0, 0);
 #pragma unroll
-    for (int i = 0; i < S::cols / 2; i++) {
-        top = fmaxf(top, d[i]);
-        bottom = fminf(bottom, d[i]);
-    }
-    top = warp_max(top);
-    bottom = warp_max(-bottom);
-    if (g->lane == 0) {
-        g->shared->top[g->warp] = top;
-        g->shared->bottom[g->warp] = bottom;
-    }
+    for (int i = 0; i < S::cols / 2; i += 2)
+        range = wider(range, __float_as_uint(d[i]), __float_as_uint(d[i + 1]));
+    range.x = (uint32_t)__reduce_max_sync(0xffffffffu, (int)range.x);
+    range.y = __reduce_max_sync(0xffffffffu, range.y);
+    if (g->lane == 0) g->shared->range[g->warp] = range;
     team_sync<S>(g);
 #pragma unroll
-    for (int w = 0; w < S::warps; w++) {
-        top = fmaxf(top, g->shared->top[w]);
-        bottom = fmaxf(bottom, g->shared->bottom[w]);
+    for (int i = 0; i < S::warps; i += 2) {
+        uint32_t two[4];
+        lds128(two, g->range + 8 * i);
+        range.x = (uint32_t)__vimax3_s32((int)range.x, (int)two[0], (int)two[2]);
+        range.y = __vimax3_u32(range.y, two[1], two[3]);
     }
-    return make_grid(&p->grid, top, bottom);
+    return make_row_codes(w, range);
+}
+
+DEV uint32_t code_bits(const wide_grid *w, const row_codes *c, float v)
+{
+    return __float_as_uint(
+        fmaf(__saturatef(fmaf(v, c->factor, c->offset)), w->levels, w->base));
 }
 
 /* Codes into the image: row a, columns j. */
-template <class S> DEV void put_image(const team *g, const token_grid *grid, const float *d)
+template <class S>
+DEV void put_image(const team *g, const wide_grid *grid, const row_codes *c, const float *d)
 {
     const uint32_t to = g->image + g->lane * S::pitch + 16 * g->warp;
 #pragma unroll
@@ -322,22 +406,24 @@ template <class S> DEV void put_image(const team *g, const token_grid *grid, con
 #pragma unroll
         for (int i = 0; i < 4 && t + i < S::cols / 8; i++) {
             const float *q = d + 4 * (t + i);
-            const float v[4] = {q[0], q[2], q[1], q[3]};
-            w[i] = four_codes(grid, v);
+            w[i] = four_bytes(code_bits(grid, c, q[0]), code_bits(grid, c, q[2]),
+                              code_bits(grid, c, q[1]), code_bits(grid, c, q[3]));
         }
         stmatrix_trans(to + 8 * t * S::pitch, w[0], w[1], w[2], w[3]);
     }
 }
 
 template <class S, int N2>
-DEV void wide_store(const team *g, const transform_args *p, const token_grid *grid, int m)
+DEV void wide_store(const team *g, const transform_args *p, const row_codes *codes, int m)
 {
-    constexpr int chunks = S::n / 16;
+    constexpr int chunks = S::n / 16, rounds = (chunks + S::threads - 1) / S::threads;
     int8_t *row = p->y.codes + m * p->y.ld;
     int sum = 0;
-#pragma unroll 4
-    for (int i = g->thread; i < chunks; i += S::threads) {
+#pragma unroll
+    for (int r = 0; r < rounds; r++) {
+        const int i = g->thread + r * S::threads;
         uint32_t w[4];
+        if ((r + 1) * S::threads > chunks && i >= chunks) continue;
         lds128(w, g->image + i / (N2 / 16) * S::pitch + i % (N2 / 16) * 16);
         *(uint4 *)(row + 16 * i) = make_uint4(w[0], w[1], w[2], w[3]);
 #pragma unroll
@@ -345,11 +431,13 @@ DEV void wide_store(const team *g, const transform_args *p, const token_grid *gr
     }
     for (int c = S::n + 16 * g->thread; c < p->y.ld; c += 16 * S::threads)
         *(uint4 *)(row + c) = make_uint4(0, 0, 0, 0);
-    sum = __reduce_add_sync(0xffffffffu, sum);
-    if (g->lane == 0) g->shared->sum[g->warp] = sum;
+    if (p->y.x_sum) {
+        sum = __reduce_add_sync(0xffffffffu, sum);
+        if (g->lane == 0) g->shared->sum[g->warp] = sum;
+    }
     if (g->thread == 0) {
-        p->y.x_scale[m] = grid->scale;
-        p->y.x_zero[m] = grid->zero;
+        p->y.x_scale[m] = codes->scale;
+        p->y.x_zero[m] = codes->zero;
     }
 }
 
@@ -411,6 +499,7 @@ __global__ void __launch_bounds__(teams *wide_shape<N1, N2>::threads, 1)
                     base,
                     more + thread / 128 * S::more_bytes + thread % 128 * 16,
                     smem_addr(shared[id].full),
+                    smem_addr(shared[id].range),
                     &shared[id],
                     id,
                     thread / 128,
@@ -445,17 +534,28 @@ __global__ void __launch_bounds__(teams *wide_shape<N1, N2>::threads, 1)
         }
         wide_first<S>(z, right, &g, g.u + (L::bare ? stage * S::u_bytes : 0));
         wide_second<S>(d, z, g.left);
-        const token_grid grid = wide_grid<S>(&g, &p.t, d);
+        const row_codes codes = wide_codes<S>(&g, &p.grid, d);
         if (L::bare && thread == 0 && next < p.t.M)
             fetch_row<S, F, stages, N1, N2>(&g, &p, stage, next);
         if (last >= 0) wide_put_sum<S>(&g, &p.t, last);
-        put_image<S>(&g, &grid, d);
+        put_image<S>(&g, &p.grid, &codes, d);
         team_sync<S>(&g);
-        wide_store<S, N2>(&g, &p.t, &grid, m);
+        wide_store<S, N2>(&g, &p.t, &codes, m);
         if (++stage == stages) stage = 0, parity ^= 1;
     }
     team_sync<S>(&g);
     wide_put_sum<S>(&g, &p.t, m - step);
+}
+
+static inline wide_grid make_wide_grid(const fl_cuda_grid *s)
+{
+    const int q_top = (1 << s->bits) - 1, q_max = q_top / 2;
+    const bool clips = s->clip_max != 1.0f || s->clip_min != 1.0f;
+    const int q = s->asymmetric ? q_top : q_max, lo = clips ? -q_max - 1 : -q_max;
+    const int levels = s->asymmetric ? q_top : q_max - lo;
+    const int first = s->asymmetric ? (s->bits == 8 ? -128 : 0) : lo;
+    return {s->clip_max,       s->clip_min,           (float)q,    1.0f / (float)q, (float)levels,
+            1.0f / (float)levels, (float)lo, 12582912.0f + (float)first, s->asymmetric};
 }
 
 template <int N1, int N2, int F, int teams, int stages>
@@ -491,6 +591,7 @@ static fl_status launch_wide(const transform_args *p, int n_sm, cudaStream_t str
     cudaError_t e;
     fl_status st;
     a.t = *p;
+    a.grid = make_wide_grid(&p->grid);
     switch (fl__cuda_row_front(&p->x)) {
     case FRONT_BARE:
         if (p->x.ldx == N1 * N2) {

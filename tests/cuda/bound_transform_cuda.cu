@@ -116,7 +116,9 @@ void transform_bound_code(int *lo, int *hi, const transform_bound *b, const fl_c
     const int z = zero + (grid->asymmetric && grid->bits == 8 ? 128 : 0);
     const double least = grid->asymmetric ? -z : -q_max - 1;
     const double most = grid->asymmetric ? q_top - z : q_max;
-    const double t = b->x[c] / scale, e = b->e[c] / scale + fabs(t) * 3 * UNIT;
+    /* three roundings of t, and those of a value scaled to 0..1 over all codes */
+    const double t = b->x[c] / scale,
+                 e = b->e[c] / scale + fabs(t) * 3 * UNIT + q_top * 2 * UNIT;
     *lo = (int)fmin(fmax(rint(t - e), least), most) + zero;
     *hi = (int)fmin(fmax(rint(t + e), least), most) + zero;
 }
