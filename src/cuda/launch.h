@@ -28,24 +28,35 @@ DEV void launch_next(void)
  * since graphs keep the kernel and not the limit. */
 enum { LAUNCH_MAX_BYTES = 224 << 10 };
 
+/* In clusters of `parts` CTAs. */
 template <class A>
-static inline cudaError_t launch_after(void (*kernel)(A), dim3 grid, int n_threads, int n_bytes,
-                                       cudaStream_t stream, const A &args)
+static inline cudaError_t launch_parts(void (*kernel)(A), dim3 grid, int parts, int n_threads,
+                                       int n_bytes, cudaStream_t stream, const A &args)
 {
-    cudaLaunchAttribute attribute;
+    cudaLaunchAttribute attributes[2];
     cudaLaunchConfig_t config = {};
     const cudaError_t e = cudaFuncSetAttribute(
         (const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, LAUNCH_MAX_BYTES);
     if (e != cudaSuccess) return e;
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = (unsigned)parts;
+    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
     config.gridDim = grid;
     config.blockDim = dim3((unsigned)n_threads);
     config.dynamicSmemBytes = (size_t)n_bytes;
     config.stream = stream;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
+    config.attrs = attributes;
+    config.numAttrs = parts > 1 ? 2 : 1;
     return cudaLaunchKernelEx(&config, kernel, args);
+}
+
+template <class A>
+static inline cudaError_t launch_after(void (*kernel)(A), dim3 grid, int n_threads, int n_bytes,
+                                       cudaStream_t stream, const A &args)
+{
+    return launch_parts(kernel, grid, 1, n_threads, n_bytes, stream, args);
 }
 
 #endif

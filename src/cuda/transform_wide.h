@@ -23,7 +23,7 @@
 #include "cuda/activation.h"
 #include "cuda/launch.h"
 #include "cuda/tensor_map.h"
-#include "cuda/transform_args.h"
+#include "cuda/transform_codes.h"
 #include "cuda/wgmma_bf16.h"
 
 enum { WIDE_MAX_WARPS = 16, WIDE_MAX_STAGES = 4 };
@@ -80,16 +80,10 @@ typedef struct team {
     int id, group, warp, lane, thread; /* group, warp, thread within the team */
 } team;
 
-/* What does not depend on the row. q: steps of the scale, levels: hi - lo of the codes. */
-typedef struct wide_grid {
-    float clip_max, clip_min, q, inv_q, levels, inv_levels, lo, base;
-    bool asymmetric;
-} wide_grid;
-
 typedef struct wide_args {
     CUtensorMap map; /* bare rows: [M * n1, n2] */
     transform_args t;
-    wide_grid grid;
+    code_grid grid;
 } wide_args;
 
 template <class S> DEV void team_sync(const team *g)
@@ -331,45 +325,7 @@ template <class S> DEV void wide_second(float *d, const uint32_t (*z)[4], uint32
 
 /* ---- codes ------------------------------------------------------------------------------- */
 
-/* How the row becomes codes: byte of sat(v * factor + offset) * levels + base, where base has
- * 1.5 * 2^23, which puts the units in the last bit. A NaN becomes the lowest code. */
-typedef struct row_codes {
-    float scale, factor, offset;
-    int zero;
-} row_codes;
-
-/* Both ends of a row's range, in one pass over the bits: as signed integers positive values
- * are in order and above all negative ones, as unsigned integers it is the other way round. */
-DEV uint2 wider(uint2 range, uint32_t a, uint32_t b)
-{
-    return make_uint2((uint32_t)__vimax3_s32((int)range.x, (int)a, (int)b),
-                      __vimax3_u32(range.y, a, b));
-}
-
-/* scale = range / q and 1 / scale to the last bit or nearly so, without division. */
-DEV row_codes make_row_codes(const wide_grid *w, uint2 range)
-{
-    const float top = __uint_as_float(range.x) * w->clip_max;
-    const float bottom = range.y >> 31 ? -__uint_as_float(range.y) * w->clip_min : 0.0f;
-    const float width = w->asymmetric ? top + bottom : fmaxf(top, bottom);
-    const float near = width * w->inv_q;
-    row_codes c;
-    float inverse;
-    c.scale = fmaf(fmaf(-near, w->q, width), w->inv_q, near);
-    if (!(c.scale >= FLT_MIN)) c.scale = 1.0f;
-    asm("rcp.approx.f32 %0, %1;" : "=f"(inverse) : "f"(c.scale));
-    inverse = fmaf(fmaf(-c.scale, inverse, 1.0f), inverse, inverse);
-    c.factor = inverse * w->inv_levels;
-    c.offset = -w->lo * w->inv_levels;
-    c.zero = 0;
-    if (!w->asymmetric) return c;
-    const float z = fminf(fmaxf(rintf(bottom * inverse), 0.0f), w->q);
-    c.offset = z * w->inv_levels;
-    c.zero = (int)z - (w->q == 255.0f ? 128 : 0);
-    return c;
-}
-
-template <class S> DEV row_codes wide_codes(const team *g, const wide_grid *w, const float *d)
+template <class S> DEV row_codes wide_codes(const team *g, const code_grid *w, const float *d)
 {
     uint2 range = make_uint2(0, 0);
 #pragma unroll
@@ -389,15 +345,9 @@ template <class S> DEV row_codes wide_codes(const team *g, const wide_grid *w, c
     return make_row_codes(w, range);
 }
 
-DEV uint32_t code_bits(const wide_grid *w, const row_codes *c, float v)
-{
-    return __float_as_uint(
-        fmaf(__saturatef(fmaf(v, c->factor, c->offset)), w->levels, w->base));
-}
-
 /* Codes into the image: row a, columns j. */
 template <class S>
-DEV void put_image(const team *g, const wide_grid *grid, const row_codes *c, const float *d)
+DEV void put_image(const team *g, const code_grid *grid, const row_codes *c, const float *d)
 {
     const uint32_t to = g->image + g->lane * S::pitch + 16 * g->warp;
 #pragma unroll
@@ -547,17 +497,6 @@ __global__ void __launch_bounds__(teams *wide_shape<N1, N2>::threads, 1)
     wide_put_sum<S>(&g, &p.t, m - step);
 }
 
-static inline wide_grid make_wide_grid(const fl_cuda_grid *s)
-{
-    const int q_top = (1 << s->bits) - 1, q_max = q_top / 2;
-    const bool clips = s->clip_max != 1.0f || s->clip_min != 1.0f;
-    const int q = s->asymmetric ? q_top : q_max, lo = clips ? -q_max - 1 : -q_max;
-    const int levels = s->asymmetric ? q_top : q_max - lo;
-    const int first = s->asymmetric ? (s->bits == 8 ? -128 : 0) : lo;
-    return {s->clip_max,       s->clip_min,           (float)q,    1.0f / (float)q, (float)levels,
-            1.0f / (float)levels, (float)lo, 12582912.0f + (float)first, s->asymmetric};
-}
-
 template <int N1, int N2, int F, int teams, int stages>
 static cudaError_t launch_wide_front(const wide_args *p, int n_sm, cudaStream_t stream)
 {
@@ -591,7 +530,7 @@ static fl_status launch_wide(const transform_args *p, int n_sm, cudaStream_t str
     cudaError_t e;
     fl_status st;
     a.t = *p;
-    a.grid = make_wide_grid(&p->grid);
+    a.grid = make_code_grid(&p->grid);
     switch (fl__cuda_row_front(&p->x)) {
     case FRONT_BARE:
         if (p->x.ldx == N1 * N2) {
