@@ -28,8 +28,9 @@
 
 enum { WIDE_MAX_WARPS = 16, WIDE_MAX_STAGES = 4 };
 
-/* What follows from a shape. */
-template <int N1, int N2> struct wide_shape {
+/* What follows from a shape. H: k steps of right^T that stay in registers, the others are read for
+ * every row; -1: what 128 registers allow. */
+template <int N1, int N2, int H = -1> struct wide_shape {
     static constexpr int n = N1 * N2;
     static constexpr int groups = (N2 + 63) / 64; /* warpgroups, and tiles of U */
     static constexpr int threads = 128 * groups, warps = 4 * groups;
@@ -39,9 +40,8 @@ template <int N1, int N2> struct wide_shape {
     static constexpr int u_tile = rows * 128, u_bytes = groups * u_tile;
     static constexpr int left_tile = cols * 128, left_bytes = (rows + 63) / 64 * left_tile;
     static constexpr int right_bytes = groups * k_steps * 2048;
-    /* k steps of right^T that stay in registers; the others are read for every row */
     static constexpr int held =
-        k_steps * 4 + i_steps * 4 + cols / 2 > 90 ? k_steps / 4 : k_steps;
+        H >= 0 ? H : k_steps * 4 + i_steps * 4 + cols / 2 > 90 ? k_steps / 4 : k_steps;
     static constexpr int more_bytes = (k_steps - held) * 2048; /* of a warpgroup */
     static constexpr int pitch = 64 * groups + 16; /* of the image of codes: no bank conflicts */
     static constexpr int image_bytes = (cols + 31) / 32 * 32 * pitch;
@@ -519,38 +519,6 @@ template <int N1, int N2> static fl_status make_map(wide_args *a, fl_err *err)
                          N1,
                          true};
     return fl__tensor_map(&a->map, &t, err);
-}
-
-/* Teams and stages of bare rows; of the others. */
-template <int N1, int N2, int teams, int stages, int made_teams, int made_stages>
-static fl_status launch_wide(const transform_args *p, int n_sm, cudaStream_t stream,
-                             fl_err *err)
-{
-    wide_args a = {};
-    cudaError_t e;
-    fl_status st;
-    a.t = *p;
-    a.grid = make_code_grid(&p->grid);
-    switch (fl__cuda_row_front(&p->x)) {
-    case FRONT_BARE:
-        if (p->x.ldx == N1 * N2) {
-            if ((st = make_map<N1, N2>(&a, err)) != FL_OK) return st;
-            e = launch_wide_front<N1, N2, FRONT_BARE, teams, stages>(&a, n_sm, stream);
-            break;
-        } /* fall through */
-    default:
-        e = launch_wide_front<N1, N2, FRONT_BF16, made_teams, made_stages>(&a, n_sm, stream);
-        break;
-    case FRONT_F32:
-        e = launch_wide_front<N1, N2, FRONT_F32, made_teams, made_stages>(&a, n_sm, stream);
-        break;
-    case FRONT_SILU:
-        e = launch_wide_front<N1, N2, FRONT_SILU, made_teams, made_stages>(&a, n_sm, stream);
-        break;
-    }
-    if (e == cudaSuccess) return FL_OK;
-    return fl__fail(err, FL_E_FAIL, "cuda: transform [%d, %d x %d]: %s; see the GPU's log",
-                    p->M, N1, N2, cudaGetErrorString(e));
 }
 
 #endif
