@@ -1,4 +1,4 @@
-/* attention_cuda.h - the GPU's paged key/value cache: append and attention of new tokens.
+/* attention_cuda.h - the GPU's paged key/value cache: append, attention of one and of many rows.
  *
  * Formats: codes of 4 or 8 bits with the scale and zero point of kernels/kv_codec.h (the same
  * codes, bit for bit, from the same floats), or bf16. A page is 64 tokens: for each KV head in
@@ -75,6 +75,24 @@ typedef struct fl_cuda_attention {
                         counters */
 } fl_cuda_attention;
 
+/* Causal attention of n_seqs sequences' new rows against their cache, which already holds them
+ * (append first): row i of sequence b, at first_row[b] + i of q and y, sees the tokens
+ * 0 .. position[b] + i. Keys and values are those that decoding sees, rounded to bf16. */
+typedef struct fl_cuda_attention_prefill {
+    const fl_cuda_kv *kv;
+    const uint16_t *q; /* bf16 [rows, n_heads, D], 16-byte aligned, as kv_append's q_out */
+    void *y;           /* [rows, n_heads, D] bf16 or float32, 16-byte aligned */
+    bool y_bf16;
+    int n_heads, n_seqs;
+    const int32_t *first_row; /* [n_seqs + 1], device */
+    const int32_t *position;  /* [n_seqs], device: of each sequence's first row */
+    int max_rows;             /* the most rows of a sequence */
+    int max_tokens;           /* at least position + rows of every sequence */
+    float scale;              /* of q . k */
+    void *workspace; /* fl__cuda_attention_prefill_workspace_bytes, 128-byte aligned; of any
+                        content, used until the launches end */
+} fl_cuda_attention_prefill;
+
 size_t fl__cuda_kv_group_bytes(int D, int bits);
 size_t fl__cuda_kv_page_bytes(const fl_cuda_kv *kv);
 fl_status fl__cuda_kv_append(const fl_cuda_kv_append *a, void *stream, fl_err *err);
@@ -83,6 +101,14 @@ size_t fl__cuda_attention_workspace_bytes(int D, int n_kv_heads, int n_seqs, int
 /* The same bits for the same inputs and n_sm, whatever else runs. */
 fl_status fl__cuda_attention_decode(const fl_cuda_attention *a, int n_sm, void *stream,
                                     fl_err *err);
+
+/* For up to n_seqs sequences of up to max_tokens: all their keys and values as bf16, by tiles of
+ * 128 tokens. */
+size_t fl__cuda_attention_prefill_workspace_bytes(int D, int n_kv_heads, int n_seqs,
+                                                  int max_tokens);
+/* The same bits for the same inputs, whatever else runs. */
+fl_status fl__cuda_attention_prefill(const fl_cuda_attention_prefill *a, void *stream,
+                                     fl_err *err);
 
 #ifdef __cplusplus
 }
