@@ -1,4 +1,4 @@
-/* attention_cuda.h - the GPU's paged key/value cache: append, attention of one and of many rows.
+/* attention_cuda.h - the GPU's paged key/value cache: append, attention of one row or many.
  *
  * Formats: codes of 4 or 8 bits with the scale and zero point of kernels/kv_codec.h (the same
  * codes, bit for bit, from the same floats), or bf16. A page is 64 tokens: for each KV head in
@@ -102,8 +102,8 @@ size_t fl__cuda_attention_workspace_bytes(int D, int n_kv_heads, int n_seqs, int
 fl_status fl__cuda_attention_decode(const fl_cuda_attention *a, int n_sm, void *stream,
                                     fl_err *err);
 
-/* For up to n_seqs sequences of up to max_tokens: all their keys and values as bf16, by tiles of
- * 128 tokens. */
+/* For up to n_seqs sequences of up to max_tokens: all their keys and values as bf16, by tiles
+ * of 128 tokens. */
 size_t fl__cuda_attention_prefill_workspace_bytes(int D, int n_kv_heads, int n_seqs,
                                                   int max_tokens);
 /* The same bits for the same inputs, whatever else runs. */

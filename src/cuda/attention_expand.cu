@@ -34,7 +34,7 @@ template <int N> DEV void load_global_words(uint32_t *w, const uint8_t *at, int 
     for (int i = N / 4 * 4; i < N; i++) w[i] = *(const uint32_t *)(at + i * 128 + lane * 4);
 }
 
-/* Scale and -(offset + zero) * scale of a token, offset: what the fragments hold above a code. */
+/* Scale and -(offset + zero) * scale of a token; fragments hold code + offset. */
 typedef struct grid_point {
     float scale, shift;
 } grid_point;
@@ -66,7 +66,8 @@ DEV void dequantize(uint32_t *a, const uint32_t *w, int f, const grid_point *low
     for (int i = 0; i < 4; i++) {
         float u = low_half(x[i]), v = high_half(x[i]);
         if (BITS == 8) u = fmaf(16, low_half(y[i]), u), v = fmaf(16, high_half(y[i]), v);
-        a[i] = bf16x2(fmaf(u, low[i].scale, low[i].shift), fmaf(v, high[i].scale, high[i].shift));
+        a[i] =
+            bf16x2(fmaf(u, low[i].scale, low[i].shift), fmaf(v, high[i].scale, high[i].shift));
     }
 }
 
@@ -77,7 +78,7 @@ DEV void put_swizzled(uint32_t part, int row, int c, uint32_t v)
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(v) : "memory");
 }
 
-/* Fragments of K: rows are tokens, columns d. n_left tokens of the group count. */
+/* Fragments of K: rows are tokens, columns d. */
 template <int D, int BITS>
 DEV void expand_keys(uint32_t k, const uint8_t *words, const uint32_t *meta, int group,
                      int lane)
@@ -164,8 +165,8 @@ __launch_bounds__(N_THREADS) void expand_kernel(const __grid_constant__ expand_a
     fence_async_smem();
     __syncthreads();
     if (threadIdx.x != 0) return;
-    uint8_t *tile = g.tiles + (((int64_t)b * g.kv.n_kv_heads + head) * g.max_tiles + page / 2) *
-                                  sh::BYTES;
+    uint8_t *tile =
+        g.tiles + (((int64_t)b * g.kv.n_kv_heads + head) * g.max_tiles + page / 2) * sh::BYTES;
     for (int i = 0; i < sh::K_PARTS; i++)
         bulk_store(tile + (2 * i + page % 2) * K_PAGE, k + i * K_PAGE, K_PAGE);
     bulk_store(tile + sh::K_BYTES + page % 2 * (D * 128), v, D * 128);
@@ -174,8 +175,8 @@ __launch_bounds__(N_THREADS) void expand_kernel(const __grid_constant__ expand_a
 
 /* ---- host -------------------------------------------------------------------------------- */
 
-template <int D, int BITS> static cudaError_t launch(const expand_args *g, dim3 grid,
-                                                     cudaStream_t stream)
+template <int D, int BITS>
+static cudaError_t launch(const expand_args *g, dim3 grid, cudaStream_t stream)
 {
     cudaLaunchAttribute attribute;
     cudaLaunchConfig_t config = {};
@@ -201,8 +202,8 @@ static cudaError_t launch_bits(const expand_args *g, dim3 grid, cudaStream_t str
 cudaError_t fl__cuda_kv_expand(const fl_cuda_attention_prefill *a, uint8_t *tiles,
                                uint32_t *counter, cudaStream_t stream)
 {
-    const expand_args g = {*a->kv, a->first_row, a->position, tiles, counter,
-                           tiles_of(a->max_tokens)};
+    const expand_args g = {*a->kv, a->first_row, a->position,
+                           tiles,  counter,      tiles_of(a->max_tokens)};
     const dim3 grid((unsigned)g.max_tiles * 2, (unsigned)a->kv->n_kv_heads,
                     (unsigned)a->n_seqs);
     if (a->kv->D == 64) return launch_bits<64>(&g, grid, stream);

@@ -41,11 +41,11 @@ template <int D> struct shape {
 
 /* What a CTA works on: rows token 0 .. n_tokens - 1 from first_row on, times the heads. */
 typedef struct item {
-    int b, head;   /* KV head */
-    int row;       /* of q and y, of the first token */
-    int n_tokens;  /* in the item */
-    int position;  /* of the first token */
-    int n_tiles;   /* of keys; 0: no more items */
+    int b, head;  /* KV head */
+    int row;      /* of q and y, of the first token */
+    int n_tokens; /* in the item */
+    int position; /* of the first token */
+    int n_tiles;  /* of keys; 0: no more items */
 } item;
 
 typedef struct barriers {
@@ -112,8 +112,8 @@ template <int D> DEV void feed(const prefill_args *g, shared_state *s, uint32_t 
         mbar_arrive(smem_addr(&s->bar.item_full[slot.slot]));
         slot.next();
         if (it.n_tiles == 0) return;
-        const uint8_t *tiles =
-            g->tiles + ((int64_t)it.b * g->n_kv + it.head) * g->max_tiles * tile_shape<D>::BYTES;
+        const uint8_t *tiles = g->tiles + ((int64_t)it.b * g->n_kv + it.head) * g->max_tiles *
+                                              tile_shape<D>::BYTES;
         for (int j = it.n_tiles; j >= 0; j--) {
             if (j > 0) {
                 const uint32_t full = smem_addr(&s->bar.k_full[kr.slot]);
@@ -157,11 +157,11 @@ template <int D> DEV void load_q(const prefill_args *g, shared_state *s, uint32_
                     const int head = it.head * g->group + row % g->group;
                     v = *(const uint4 *)(g->a.q + (token * g->a.n_heads + head) * D + 8 * c);
                 }
-                asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(
-                                 to + c / 8 * (sh::ROWS * 128) + row * 128 +
-                                 ((c % 8 ^ row % 8) * 16)),
-                             "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
-                             : "memory");
+                asm volatile(
+                    "st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(
+                        to + c / 8 * (sh::ROWS * 128) + row * 128 + ((c % 8 ^ row % 8) * 16)),
+                    "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+                    : "memory");
             }
             fence_async_smem();
         }
@@ -228,8 +228,7 @@ template <int D> DEV void mask_scores(float *s, const state<D> *st, int token0)
 }
 
 /* Scores become p; returns the factors on what was summed before (1: m stayed). */
-template <int D>
-DEV bool softmax(float *s, state<D> *st, float *factor, float scale)
+template <int D> DEV bool softmax(float *s, state<D> *st, float *factor, float scale)
 {
     bool above = false;
     float top[2];
@@ -239,8 +238,7 @@ DEV bool softmax(float *s, state<D> *st, float *factor, float scale)
 #pragma unroll
         for (int i = 0; i < 4; i++) x[i] = s[4 * (i / 2) + 2 * r + i % 2];
 #pragma unroll
-        for (int i = 4; i < 32; i++)
-            x[i % 4] = fmaxf(x[i % 4], s[4 * (i / 2) + 2 * r + i % 2]);
+        for (int i = 4; i < 32; i++) x[i % 4] = fmaxf(x[i % 4], s[4 * (i / 2) + 2 * r + i % 2]);
         top[r] = fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3]));
         top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 1));
         top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 2)) * scale;
@@ -506,7 +504,8 @@ static cudaError_t run(const fl_cuda_attention_prefill *a, cudaStream_t stream)
     g.a = *a;
     g.n_kv = a->kv->n_kv_heads;
     g.group = a->n_heads / g.n_kv;
-    if (g.group < 1 || g.group > 8 || g.group * g.n_kv != a->n_heads) return cudaErrorInvalidValue;
+    if (g.group < 1 || g.group > 8 || g.group * g.n_kv != a->n_heads)
+        return cudaErrorInvalidValue;
     g.counter = (uint32_t *)a->workspace;
     g.tiles = (uint8_t *)a->workspace + COUNTER_BYTES;
     g.max_tiles = tiles_of(a->max_tokens);

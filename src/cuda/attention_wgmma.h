@@ -1,8 +1,8 @@
 /* attention_wgmma.h - bf16 products of a warpgroup, float32 sums.
  *
  * A is [64, 16], from shared memory (K-major, 128-byte swizzle) or from registers; B is
- * [N, 16] in shared memory, K-major, described as sm90.h's wgmma_desc: a k16 step is + 2. Warp w,
- * lane l, r = 16 w + l / 4, q = l % 4:
+ * [N, 16] in shared memory, K-major, described by sm90.h's wgmma_desc: a k16 step is + 2.
+ * Warp w, lane l, r = 16 w + l / 4, q = l % 4:
  *   A  a0 = A[r][2q, 2q+1]  a1 = A[r+8][same]  a2 = A[r][2q+8, 2q+9]  a3 = A[r+8][same]
  *   D  d[4i] = D[r][8i+2q]  d[4i+1] = D[r][8i+2q+1]  d[4i+2], d[4i+3]: row r+8
  * SPDX-License-Identifier: MIT */
@@ -15,7 +15,7 @@
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]),                \
         "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define F32(i) F8(i), F8(i + 8), F8(i + 16), F8(i + 24)
-#define P8_80 P8(32, 33, 34, 35, 36, 37, 38, 39)
+#define P8_80  P8(32, 33, 34, 35, 36, 37, 38, 39)
 #define WGMMA_SS(n, regs, a, b, s)                                                             \
     "{\n.reg .pred keep;\nsetp.ne.b32 keep, %" #s ", 0;\n"                                     \
     "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" regs "}, %" #a ", %" #b       \
