@@ -17,11 +17,12 @@
  *
  *   bf16    word 4 (d / 16) + a, half e
  *   4 bits  word d / 16, nibble a + 4 e
- *   8 bits  words 2 (d / 16), low half of the code, and the next, its high half; nibble a + 4 e
+ *   8 bits  V: word 2 (d / 16) + a / 2, byte a % 2 + 2 e
+ *           K: the value at (i, j) belongs to lane 4 (i % 8) + j / 4, word 2 (d / 16) + i / 8,
+ *           byte j % 4: uint8 fragments of mma m16n8k32
  *
  * The lane's words w = 0.. lie four by four, [w / 4][lane][w % 4], and those past the last
- * four one by one, [w][lane]. A nibble moved to bits 3..6 of 0x4180 is the bf16 16 + nibble,
- * exactly; the 16 joins the zero point.
+ * four one by one, [w][lane].
  *
  * D is 64, 80 or 128; 1..8 query heads per KV head. Launches are asynchronous on `stream`;
  * nothing here allocates or synchronises.

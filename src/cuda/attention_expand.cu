@@ -34,7 +34,7 @@ template <int N> DEV void load_global_words(uint32_t *w, const uint8_t *at, int 
     for (int i = N / 4 * 4; i < N; i++) w[i] = *(const uint32_t *)(at + i * 128 + lane * 4);
 }
 
-/* Scale and -(offset + zero) * scale of a token; fragments hold code + offset. */
+/* Scale of a token and -zero times it. */
 typedef struct grid_point {
     float scale, shift;
 } grid_point;
@@ -45,30 +45,29 @@ template <int BITS> DEV grid_point load_grid(const uint32_t *meta, bool is_v, in
                    z = meta[16 + t % 8] >> (2 * is_v + t / 8) * 8;
     grid_point g;
     g.scale = __half2float(__ushort_as_half((uint16_t)s));
-    g.shift = -((float)(z & 0xff) + (BITS == 4 ? 16.0f : 272.0f)) * g.scale;
+    g.shift = -(float)(z & 0xff) * g.scale;
     return g;
 }
 
-/* The four registers of fragment f: pairs of values, dequantised. */
-template <int BITS>
-DEV void dequantize(uint32_t *a, const uint32_t *w, int f, const grid_point *low,
-                    const grid_point *high)
+/* Codes u and v, as floats' bits of 2^23 + code, dequantised. */
+DEV uint32_t dequantize(uint32_t u, uint32_t v, grid_point low, grid_point high)
 {
-    uint32_t x[4], y[4];
-    if (BITS == 16) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) a[i] = w[4 * f + i];
-        return;
-    }
-    expand(x, w[BITS == 4 ? f : 2 * f]);
-    if (BITS == 8) expand(y, w[2 * f + 1]);
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float u = low_half(x[i]), v = high_half(x[i]);
-        if (BITS == 8) u = fmaf(16, low_half(y[i]), u), v = fmaf(16, high_half(y[i]), v);
-        a[i] =
-            bf16x2(fmaf(u, low[i].scale, low[i].shift), fmaf(v, high[i].scale, high[i].shift));
-    }
+    const float x = __uint_as_float(u) - 8388608.0f, y = __uint_as_float(v) - 8388608.0f;
+    return bf16x2(fmaf(x, low.scale, low.shift), fmaf(y, high.scale, high.shift));
+}
+
+/* Register a of fragment f; not for K at 8 bits. */
+template <int BITS>
+DEV uint32_t fragment(const uint32_t *w, int f, int a, grid_point low, grid_point high)
+{
+    const uint32_t one = 0x4b000000u;
+    if (BITS == 16) return w[4 * f + a];
+    if (BITS == 4)
+        return dequantize((w[f] >> 4 * a & 15) | one, (w[f] >> (4 * a + 16) & 15) | one, low,
+                          high);
+    const uint32_t v = w[2 * f + a / 2];
+    return dequantize(__byte_perm(v, one, 0x7440 + a % 2), __byte_perm(v, one, 0x7442 + a % 2),
+                      low, high);
 }
 
 /* Columns c, c + 1 (even) of row `row` of 128 bytes. */
@@ -84,20 +83,29 @@ DEV void expand_keys(uint32_t k, const uint8_t *words, const uint32_t *meta, int
                      int lane)
 {
     constexpr int WORDS = D * BITS / 64;
-    uint32_t w[WORDS], a[4];
-    grid_point g[4] = {};
+    uint32_t w[WORDS];
+    grid_point g[2] = {};
     load_global_words<WORDS>(w, words, lane);
-    const int r = lane / 4;
+    const int r = lane / 4, q = lane % 4;
 #pragma unroll
-    for (int i = 0; i < 4 && BITS < 16; i++) g[i] = load_grid<BITS>(meta, false, r + i % 2 * 8);
+    for (int i = 0; i < 2 && BITS < 16; i++) g[i] = load_grid<BITS>(meta, false, r + i * 8);
 #pragma unroll
-    for (int f = 0; f < D / 16; f++) {
-        dequantize<BITS>(a, w, f, g, g);
+    for (int f = 0; f < D / 16; f++)
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            put_swizzled(k + f / 4 * (PAGE * 128), group * GROUP + r + i % 2 * 8,
-                         f % 4 * 16 + lane % 4 * 2 + i / 2 * 8, a[i]);
-    }
+        for (int i = 0; i < 4; i++) {
+            const uint32_t part = k + f / 4 * (PAGE * 128);
+            const int row = group * GROUP + r, column = f % 4 * 16;
+            if (BITS == 8) {
+                const uint32_t v = w[2 * f + i % 2], one = 0x4b000000u;
+                put_swizzled(part, row + i % 2 * 8, column + 4 * q + i / 2 * 2,
+                             dequantize(__byte_perm(v, one, 0x7440 + i / 2 * 2),
+                                        __byte_perm(v, one, 0x7441 + i / 2 * 2), g[i % 2],
+                                        g[i % 2]));
+            } else {
+                put_swizzled(part, row + i % 2 * 8, column + 2 * q + i / 2 * 8,
+                             fragment<BITS>(w, f, i, g[i % 2], g[i % 2]));
+            }
+        }
 }
 
 /* Fragments of V: rows are d, columns tokens, of which n_left count. */
@@ -106,25 +114,23 @@ DEV void expand_values(uint32_t v, const uint8_t *words, const uint32_t *meta, i
                        int n_left, int lane)
 {
     constexpr int WORDS = D * BITS / 64;
-    uint32_t w[WORDS], a[4], keep[4];
-    grid_point low[4] = {}, high[4] = {};
+    uint32_t w[WORDS], keep[2];
+    grid_point low[2] = {}, high[2] = {};
     load_global_words<WORDS>(w, words, lane);
     const int r = lane / 4;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const int t = lane % 4 * 2 + i / 2 * 8;
+    for (int i = 0; i < 2; i++) {
+        const int t = lane % 4 * 2 + i * 8;
         if (BITS < 16) low[i] = load_grid<BITS>(meta, true, t);
         if (BITS < 16) high[i] = load_grid<BITS>(meta, true, t + 1);
         keep[i] = (t < n_left ? 0xffffu : 0) | (t + 1 < n_left ? 0xffff0000u : 0);
     }
 #pragma unroll
-    for (int f = 0; f < D / 16; f++) {
-        dequantize<BITS>(a, w, f, low, high);
+    for (int f = 0; f < D / 16; f++)
 #pragma unroll
         for (int i = 0; i < 4; i++)
             put_swizzled(v, f * 16 + r + i % 2 * 8, group * GROUP + lane % 4 * 2 + i / 2 * 8,
-                         a[i] & keep[i]);
-    }
+                         fragment<BITS>(w, f, i, low[i / 2], high[i / 2]) & keep[i / 2]);
 }
 
 DEV void bulk_store(uint8_t *to, uint32_t from, int n_bytes)

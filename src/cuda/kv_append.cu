@@ -2,7 +2,7 @@
  *
  * A CTA owns a group of 16 tokens of a sequence and KV head, so that words shared by several
  * tokens have one writer: first a warp per row rotates, finds the grid and leaves codes in
- * shared memory, then a thread per word gathers its nibbles, keeping those of older tokens.
+ * shared memory, then a thread per word gathers its codes, keeping those of older tokens.
  * More CTAs rotate the heads of q. Floats as on the CPU: each operation rounded on its own.
  * SPDX-License-Identifier: MIT */
 #include "cuda/attention_cuda.h"
@@ -126,11 +126,16 @@ DEV int word_at(int w, int lane, int n)
     return quads * 128 + (w - 4 * quads) * 32 + lane;
 }
 
-/* Value e of register a, fragment f: K's token or V's d is the row. */
-DEV int value_at(const shared_rows *s, const span *p, int which, int lane, int f, int a, int e,
-                 bool *fresh)
+/* Value i of word w of a lane: K's token or V's d is the fragment's row. */
+DEV int value_at(const shared_rows *s, const span *p, int which, int lane, int w, int i,
+                 int bits, bool *fresh)
 {
-    const int row = lane / 4 + 8 * (a % 2), column = lane % 4 * 2 + e + 8 * (a / 2);
+    const bool bytes = bits == 8 && !which;
+    const int f = bits == 16 ? w / 4 : w * 4 / bits;
+    const int a = bits == 16 ? w % 4 : bits == 8 ? w % 2 * 2 + i % 2 : i % 4;
+    const int e = bits == 16 ? i : i / (bits == 8 ? 2 : 4);
+    const int row = lane / 4 + 8 * (bytes ? w % 2 : a % 2);
+    const int column = bytes ? lane % 4 * 4 + i : lane % 4 * 2 + e + 8 * (a / 2);
     const int t = which ? column : row, d = 16 * f + (which ? row : column);
     *fresh = t >= p->t0 && t < p->t1;
     return s->value[which][t][d];
@@ -139,14 +144,11 @@ DEV int value_at(const shared_rows *s, const span *p, int which, int lane, int f
 DEV uint32_t merge_word(uint32_t old, const shared_rows *s, const span *p, int which, int lane,
                         int w, int bits)
 {
-    const int shift = bits == 8 ? w % 2 * 4 : 0, f = bits == 16 ? w / 4 : w * 4 / bits;
-    const int n = bits == 16 ? 2 : 8, width = bits == 16 ? 16 : 4;
-    const uint32_t mask = (1u << width) - 1;
-    for (int i = 0; i < n; i++) {
+    const uint32_t mask = (1u << bits) - 1;
+    for (int i = 0; i < 32 / bits; i++) {
         bool fresh;
-        const int a = bits == 16 ? w % 4 : i % 4, e = bits == 16 ? i : i / 4;
-        const uint32_t v = (uint32_t)value_at(s, p, which, lane, f, a, e, &fresh) >> shift;
-        if (fresh) old = (old & ~(mask << width * i)) | (v & mask) << width * i;
+        const uint32_t v = (uint32_t)value_at(s, p, which, lane, w, i, bits, &fresh);
+        if (fresh) old = (old & ~(mask << bits * i)) | v << bits * i;
     }
     return old;
 }

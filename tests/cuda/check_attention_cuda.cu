@@ -1,7 +1,7 @@
 /* check_attention_cuda.cu - the GPU's cache and decode attention against the CPU's codes and a
  * double reference; then their rates.
  *
- *   check_attention [--quick] [--prefill] [--check | --bench]
+ *   check_attention [--quick] [--prefill | --decode] [--check | --bench]
  *
  * Append: the codes, scales and zeros of kv_codec's reference row for the same floats, rotated
  * as on the CPU, compared bit for bit; in pieces and token by token. Decode: softmax in double
@@ -250,19 +250,20 @@ static tally check_all(bool quick)
 
 int main(int argc, char **argv)
 {
-    bool quick = false, check = true, bench = true, decode = true;
+    bool quick = false, check = true, bench = true, decode = true, many = true;
     tally t = {0, 0}, prefill = {0, 0};
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--quick") == 0) quick = true;
         if (strcmp(argv[i], "--check") == 0) bench = false;
         if (strcmp(argv[i], "--bench") == 0) check = false;
         if (strcmp(argv[i], "--prefill") == 0) decode = false;
+        if (strcmp(argv[i], "--decode") == 0) many = false;
     }
     CUDA_OK(cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, 0));
-    if (check) prefill = check_prefill(quick);
+    if (check && many) prefill = check_prefill(quick);
     if (check && decode) t = check_all(quick);
     t.passed += prefill.passed, t.failed += prefill.failed;
-    if (bench) bench_prefill(quick);
+    if (bench && many) bench_prefill(quick);
     if (bench && decode) bench_attention(n_sm, quick);
     if (check) printf("%d passed, %d failed, 0 skipped\n", t.passed, t.failed);
     return t.failed > 0 || (check && t.passed == 0);

@@ -149,10 +149,9 @@ static inline int raw_value(const uint8_t *words, int bits, int D, bool is_v, in
     const int i = is_v ? d % 16 : t, j = is_v ? t : d % 16, f = d / 16, n = D * bits / 64;
     const int lane = 4 * (i % 8) + j % 8 / 2, a = i / 8 + 2 * (j / 8), e = j % 2;
     if (bits == 16) return word_of(words, 4 * f + a, lane, n) >> 16 * e & 0xffff;
-    const int shift = 4 * (a + 4 * e);
-    if (bits == 4) return word_of(words, f, lane, n) >> shift & 15;
-    return (word_of(words, 2 * f, lane, n) >> shift & 15) |
-           (word_of(words, 2 * f + 1, lane, n) >> shift & 15) << 4;
+    if (bits == 4) return word_of(words, f, lane, n) >> 4 * (a + 4 * e) & 15;
+    if (is_v) return word_of(words, 2 * f + a / 2, lane, n) >> 8 * (a % 2 + 2 * e) & 255;
+    return word_of(words, 2 * f + i / 8, 4 * (i % 8) + j / 4, n) >> 8 * (j % 4) & 255;
 }
 
 typedef struct token_view {
