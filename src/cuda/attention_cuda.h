@@ -51,12 +51,12 @@ typedef struct fl_cuda_kv {
  * q, k and v, whose positions are position[b] and on. */
 typedef struct fl_cuda_kv_append {
     const fl_cuda_kv *kv;
-    const void *q, *k, *v; /* bf16 or float32, 8-byte aligned; q may be NULL */
-    int64_t ldq, ldk, ldv; /* elements between rows; even */
+    const void *q, *k, *v; /* bf16 or float32, 8-byte aligned, best 16; q may be NULL */
+    int64_t ldq, ldk, ldv; /* elements between rows; even, best multiples of 8 */
     bool x_bf16;
     int n_heads;              /* of q */
-    uint16_t *q_out;          /* bf16 [rows, n_heads, D], rotated */
-    const float *cos, *sin;   /* [positions, D / 2]; NULL: no rotation */
+    uint16_t *q_out;          /* bf16 [rows, n_heads, D], rotated; 16-byte aligned */
+    const float *cos, *sin;   /* [positions, D / 2], 16-byte aligned; NULL: no rotation */
     const int32_t *first_row; /* [n_seqs + 1], device */
     const int32_t *position;  /* [n_seqs], device */
     int n_seqs, max_rows;     /* the most rows of a sequence */

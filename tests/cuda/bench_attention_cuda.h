@@ -1,4 +1,4 @@
-/* bench_attention_cuda.h - what the benches of attention share: random words, medians of graphs.
+/* bench_attention_cuda.h - what attention's benches share: random words, medians of graphs.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_TESTS_BENCH_ATTENTION_CUDA_H
 #define FL_TESTS_BENCH_ATTENTION_CUDA_H

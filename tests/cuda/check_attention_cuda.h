@@ -1,4 +1,4 @@
-/* check_attention_cuda.h - caches with tokens in them, and their values read one by one; what the
+/* check_attention_cuda.h - caches with tokens in them, their values read one by one; what the
  * checks of append, decode and prefill share.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_TESTS_CHECK_ATTENTION_CUDA_H

@@ -1,8 +1,8 @@
-/* check_prefill_attention_cuda.cu - prefill attention against a double reference over the values
- * that the cache holds.
+/* check_prefill_attention_cuda.cu - prefill attention against a double reference over the
+ * values that the cache holds.
  *
- * Every output has its own limit, from what prefill rounds to bf16, u = 2^-9 each: keys (a score
- * moves by at most e = u scale sum |q k|, and with 2^-16 of the same for sums in the tensor
+ * Every output has its own limit, from what prefill rounds to bf16, u = 2^-9 each: keys (a
+ * score moves by at most e = u scale sum |q k|, and by 2^-16 of the same for sums in the tensor
  * core), p, values, y where it is bf16. With weights w of the softmax
  *
  *   |error| <= sum w |v| (exp(e) (1 + u)^2 - 1) + |y| (sum w (exp(e) - 1)) + u |y|

@@ -80,9 +80,9 @@ def decode():
         group = heads // kv_heads
         for name, q, gqa in [('grouped rows', random(batch, kv_heads, group, 128), False),
                              ('enable_gqa', random(batch, heads, 1, 128), True)]:
-            try_all('decode D 128 %d x %d heads, %d x %d, %s' % (kv_heads, group, batch, n, name),
-                    lambda: [lambda c=caches[i % sets]: F.scaled_dot_product_attention(
-                        q, *c, enable_gqa=gqa) for i in range(20)])
+            what = 'decode D 128 %d x %d heads, %d x %d, %s' % (kv_heads, group, batch, n, name)
+            try_all(what, lambda: [lambda c=caches[i % sets]: F.scaled_dot_product_attention(
+                q, *c, enable_gqa=gqa) for i in range(20)])
 
 
 if __name__ == '__main__':
