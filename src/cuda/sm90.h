@@ -71,6 +71,11 @@ DEV void mbar_arrive(uint32_t bar)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
 
+DEV void mbar_arrive_many(uint32_t bar, uint32_t n)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(n) : "memory");
+}
+
 /* One arrival that also announces n_bytes of bulk copies. */
 DEV void mbar_expect(uint32_t bar, uint32_t n_bytes)
 {
@@ -79,12 +84,13 @@ DEV void mbar_expect(uint32_t bar, uint32_t n_bytes)
                  : "memory");
 }
 
+/* Orders with this CTA's threads and copies: cluster scope would empty the L1 cache each time. */
 DEV void mbar_wait(uint32_t bar, uint32_t parity)
 {
     asm volatile("{\n"
                  ".reg .pred done;\n"
                  "again:\n"
-                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
                  "@!done bra again;\n"
                  "}" ::"r"(bar),
                  "r"(parity)
@@ -107,6 +113,14 @@ DEV void tma_load(uint32_t dst, const CUtensorMap *map, int c0, int c1, uint32_t
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
                  "[%0], [%1, {%2, %3}], [%4];" ::"r"(dst),
                  "l"(map), "r"(c0), "r"(c1), "r"(bar)
+                 : "memory");
+}
+
+/* The box comes to L2 alone. */
+DEV void tma_prefetch(const CUtensorMap *map, int c0, int c1)
+{
+    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map),
+                 "r"(c0), "r"(c1)
                  : "memory");
 }
 
@@ -151,6 +165,20 @@ DEV void lds128(uint32_t *v, uint32_t addr)
                  : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
                  : "r"(addr)
                  : "memory");
+}
+
+/* ---- overlap of launches ----------------------------------------------------------------- */
+
+/* Lets the kernel behind this one start where there is room. */
+DEV void launch_dependents(void)
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+/* Until the kernel ahead has ended and its writes are visible. */
+DEV void wait_for_kernel_ahead(void)
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 
 /* ---- tensor cores ------------------------------------------------------------------------ */
@@ -247,6 +275,12 @@ DEV uint32_t bf16x2(float lo, float hi)
     uint32_t out;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(hi), "f"(lo));
     return out;
+}
+
+/* silu(gate) * up */
+DEV float gated(float gate, float up)
+{
+    return __fmul_rn(gate / (1.0f + __expf(-gate)), up);
 }
 
 #endif
