@@ -12,13 +12,15 @@
  *   y[m,i] = gate / (1 + __expf(-gate)) * up            bf16 alone, no residual
  * with gate and up as y above in float32, operations as in rowops_cuda.h.
  *
- * Weight layout "n16k64", one for prefill and decode, made so that one 16-byte load per thread
- * is a tensor core A fragment: output channels in panels of 16 (N padded to 16 with zeros), a
- * panel is K_pad / 64 blocks of 64 k one after another; in a block, lane l = 0..31 has 16 bytes
- * (twice 16 at 8 bits), word j, byte b:
+ * Weight layout of 4 bits, "n16k64", one for prefill and decode, made so that one 16-byte load
+ * per thread is a tensor core A fragment: output channels in panels of 16 (N padded to 16 with
+ * zeros), a panel is K_pad / 64 blocks of 64 k one after another; in a block of 512 bytes, lane
+ * l = 0..31 has 16, word j, byte b:
  *   n = 16 panel + l / 4 * 2 + j % 2       k = 64 block + 4 * (l % 4) + 16 * (j / 2) + b
- *   4 bits: the high nibble is code[n, k], the low one code[n, k + 32], two's complement
- *   8 bits: the first 512 bytes of a block hold code[n, k], the next 512 code[n, k + 32]
+ *   the high nibble is code[n, k], the low one code[n, k + 32], two's complement
+ * Of 8 bits, "n8k64": the even channels of a panel, then the odd ones, each K_pad / 64 blocks of
+ * 8 channels x 64 k, which lie as the tensor cores read them from shared memory: in block row r,
+ * the 16 bytes of k / 16 at place (k / 16) ^ (r / 2).
  * A nibble masked into the high half of its byte is an int8 of 16 times the code: the kernels
  * multiply these and shift the sum right by 4, exactly. |16 sum| < 2^31 holds for K <= 65536.
  *
@@ -40,7 +42,7 @@ typedef struct fl_cuda_weight {
     int bits; /* 4: codes -8..7; 8: codes -128..127 */
     int N, K;
     int N_pad, K_pad;       /* multiples of 16 and 64 */
-    const uint8_t *data;    /* layout n16k64, device, 16-byte aligned */
+    const uint8_t *data;    /* layout n16k64 or n8k64, device, 16-byte aligned */
     const int32_t *col_sum; /* [N_pad], device */
 } fl_cuda_weight;
 
@@ -55,7 +57,7 @@ typedef struct fl_cuda_gemm {
     const fl_cuda_weight *w;
     const float *w_scale;
     int w_scale_stride;
-    const float *bias; /* NULL: none */
+    const float *bias;     /* NULL: none */
     const float *residual; /* [M, ldr]; NULL: none. May be y itself where y is f32, ldr = ldy */
     int64_t ldr;
     void *y;

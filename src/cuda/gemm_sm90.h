@@ -53,7 +53,11 @@ template <int BITS, int TOK> struct ring {
     static const int x_bytes = TOK * STAGE_K;
     static const int w_bytes = CHANNELS * STAGE_K * BITS / 8;
     static const int stage_bytes = x_bytes + w_bytes;
-    static const int scale_bytes = 2 * TOK * 8;          /* warpgroup, scale and zero */
+    /* of the weights' tensor map: elements of a stage, channels of a row, rows of 64 channels */
+    static const int w_cols = BITS == 4 ? 256 : 128;
+    static const int w_rows = BITS == 4 ? 16 : 8;
+    static const int w_box = 64 / w_rows;
+    static const int scale_bytes = 2 * TOK * 8; /* warpgroup, scale and zero */
     static const int fixed_bytes = 1024 + scale_bytes + BARRIER_BYTES;
     static const int fits = (SMEM_MAX - fixed_bytes) / stage_bytes;
     static const int stages = fits < 8 ? fits : 8;
@@ -134,7 +138,8 @@ typedef struct feeder {
 
 /* One stage: tokens from m0 and, for each warpgroup, 64 channels of the tile at n0[i]; a
  * warpgroup with -1 there has no part in it. */
-template <int BITS, int TOK> DEV void feed(feeder *f, int m0, int n0_first, int n0_second, int k)
+template <int BITS, int TOK>
+DEV void feed(feeder *f, int m0, int n0_first, int n0_second, int k)
 {
     typedef ring<BITS, TOK> R;
     const uint32_t full = f->s.full + 8 * f->at.stage, empty = f->s.empty + 8 * f->at.stage;
@@ -143,9 +148,10 @@ template <int BITS, int TOK> DEV void feed(feeder *f, int m0, int n0_first, int 
     mbar_wait(empty, f->at.parity ^ 1);
     mbar_expect(full, R::x_bytes + n_parts * (R::w_bytes / 2));
     tma_load(x, f->map_x, k * STAGE_K, m0, full);
-    if (n0_first >= 0) tma_load(w, f->map_w, k * 256, n0_first / 16, full);
+    if (n0_first >= 0) tma_load(w, f->map_w, k * R::w_cols, n0_first / R::w_rows, full);
     if (n0_second >= 0)
-        tma_load(w + R::w_bytes / 2, f->map_w, k * 256, n0_second / 16 + 4, full);
+        tma_load(w + R::w_bytes / 2, f->map_w, k * R::w_cols, n0_second / R::w_rows + R::w_box,
+                 full);
     if (n_parts < 2) mbar_arrive_many(empty, CONSUMER_WARPS / 2);
     advance<R::stages>(&f->at);
 }
@@ -155,7 +161,7 @@ DEV void produce(const gemm_args *g, feeder *f, int first, int step, int n_items
 {
     item old = {}, it = {};
     for (int at = first; at < n_items + step; at += step, old = it) {
-        const bool has = at < n_items, had = at > first;
+        const bool has = at<n_items, had = at> first;
         if (has) it = item_at<TOK>(g, at);
         for (int k = 0; k < g->shift; k++) {
             if (has && had && old.m0 == it.m0) {
@@ -172,27 +178,12 @@ DEV void produce(const gemm_args *g, feeder *f, int first, int step, int n_items
 }
 
 /* While the kernel ahead still runs: the first item's weights come to L2. */
-DEV void prefetch_weights(const CUtensorMap *map_w, const item *it)
+template <int BITS, int TOK> DEV void prefetch_weights(const CUtensorMap *map_w, const item *it)
 {
+    typedef ring<BITS, TOK> R;
     for (int k = it->k0; k < it->k1; k++) {
-        tma_prefetch(map_w, k * 256, it->n0 / 16);
-        tma_prefetch(map_w, k * 256, it->n0 / 16 + 4);
-    }
-}
-
-/* The A fragments of 64 channels x 128 k: a[4 * step + j], step = 0..3 of 32 k. */
-template <int BITS> DEV void load_fragments(uint32_t *a, uint32_t addr)
-{
-    if (BITS == 4) {
-        uint32_t q[8];
-        lds128(q, addr);
-        lds128(q + 4, addr + 512);
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            expand_w4(&a[i / 4 * 8 + i % 4], &a[i / 4 * 8 + 4 + i % 4], q[i]);
-    } else {
-#pragma unroll
-        for (int i = 0; i < 4; i++) lds128(a + 4 * i, addr + 512 * i);
+        tma_prefetch(map_w, k * R::w_cols, it->n0 / R::w_rows);
+        tma_prefetch(map_w, k * R::w_cols, it->n0 / R::w_rows + R::w_box);
     }
 }
 
@@ -202,58 +193,98 @@ DEV void release(uint32_t empty, int lane)
     if (lane == 0) mbar_arrive(empty);
 }
 
-/* Where a consumer is in the ring, and what it has still to release. */
-typedef struct reader {
-    cursor at;
-    uint32_t used; /* empty barrier of the stage before */
-} reader;
-
-/* One stage: fragments into a, four wgmmas behind those of the stage before, which are then
- * awaited and their stage released. */
-template <int BITS, int TOK>
-DEV void multiply_stage(int32_t *acc, uint32_t *a, smem_map s, reader *r, uint32_t w_offset,
-                        int lane, bool first)
-{
-    typedef ring<BITS, TOK> R;
-    const uint32_t x = s.ring + r->at.stage * R::stage_bytes;
-    mbar_wait(s.full + 8 * r->at.stage, r->at.parity);
-    load_fragments<BITS>(a, x + w_offset);
-    const uint64_t desc = wgmma_desc(x);
-    wgmma_fence();
-#pragma unroll
-    for (int i = 0; i < 4; i++) wgmma_s8<TOK>(acc, a + 4 * i, desc + 2 * i, i > 0 || !first);
-    wgmma_commit();
-    wgmma_wait<1>();
-    if (!first) release(r->used, lane);
-    r->used = s.empty + 8 * r->at.stage;
-    advance<R::stages>(&r->at);
-}
-
 /* Which of a tile's stages stand beside one of the other warpgroup alone: those below `before`
  * behind it, those from `after` on ahead of it. */
 typedef struct strays {
     int before, after;
 } strays;
 
-/* acc of a tile's part of K; the fragments alternate between two sets of registers, since the
- * wgmmas of the stage before may still read theirs. */
-template <int BITS, int TOK>
-DEV void multiply(int32_t *acc, smem_map s, reader *r, int n_k, strays skip, int warp, int lane)
+/* Where a consumer is in the ring. */
+typedef struct reader {
+    cursor at;
+    smem_map s;
+    strays skip;
+    uint32_t x, empty; /* of the stage entered last */
+} reader;
+
+/* Waits for stage k of the tile. */
+template <int BITS, int TOK> DEV void enter(reader *r, int k)
 {
     typedef ring<BITS, TOK> R;
-    const uint32_t w_offset = R::x_bytes + warp * (16 * STAGE_K * BITS / 8) + lane * 16;
-    uint32_t a[16], b[16];
+    if (k < r->skip.before) advance<R::stages>(&r->at);
+    r->x = r->s.ring + r->at.stage * R::stage_bytes;
+    r->empty = r->s.empty + 8 * r->at.stage;
+    mbar_wait(r->s.full + 8 * r->at.stage, r->at.parity);
+    advance<R::stages>(&r->at);
+    if (k >= r->skip.after) advance<R::stages>(&r->at);
+}
+
+/* ---- 4 bits: fragments through registers ---- */
+
+/* The A fragments of 64 channels x 128 k: a[4 * step + j], step = 0..3 of 32 k. */
+DEV void load_fragments(uint32_t *a, uint32_t addr)
+{
+    uint32_t q[8];
+    lds128(q, addr);
+    lds128(q + 4, addr + 512);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        expand_w4(&a[i / 4 * 8 + i % 4], &a[i / 4 * 8 + 4 + i % 4], q[i]);
+}
+
+/* Stage k: fragments into a, four wgmmas behind those of the stage before, which are then
+ * awaited and their stage (empty barrier `used`) released. */
+template <int TOK>
+DEV void multiply_stage(int32_t *acc, uint32_t *a, reader *r, int k, uint32_t *used,
+                        uint32_t w_offset, int lane)
+{
+    enter<4, TOK>(r, k);
+    load_fragments(a, r->x + w_offset);
+    const uint64_t desc = wgmma_desc(r->x);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < 4; i++) wgmma_s8<TOK>(acc, a + 4 * i, desc + 2 * i, i > 0 || k > 0);
+    wgmma_commit();
+    wgmma_wait<1>();
+    if (k > 0) release(*used, lane);
+    *used = r->empty;
+}
+
+/* The fragments alternate between two sets of registers, since the wgmmas of the stage before
+ * may still read theirs. */
+template <int TOK> DEV void multiply_w4(int32_t *acc, reader *r, int n_k, int warp, int lane)
+{
+    const uint32_t w_offset = ring<4, TOK>::x_bytes + warp * (16 * STAGE_K / 2) + lane * 16;
+    uint32_t a[16], b[16], used = 0;
     for (int k = 0; k < n_k; k += 2) {
-        if (k < skip.before) advance<R::stages>(&r->at);
-        multiply_stage<BITS, TOK>(acc, a, s, r, w_offset, lane, k == 0);
-        if (k >= skip.after) advance<R::stages>(&r->at);
+        multiply_stage<TOK>(acc, a, r, k, &used, w_offset, lane);
         if (k + 1 == n_k) break;
-        if (k + 1 < skip.before) advance<R::stages>(&r->at);
-        multiply_stage<BITS, TOK>(acc, b, s, r, w_offset, lane, false);
-        if (k + 1 >= skip.after) advance<R::stages>(&r->at);
+        multiply_stage<TOK>(acc, b, r, k + 1, &used, w_offset, lane);
     }
     wgmma_wait<0>();
-    release(r->used, lane);
+    release(used, lane);
+}
+
+/* ---- 8 bits: both operands from shared memory ---- */
+
+template <int TOK> DEV void multiply_w8(int32_t *acc, reader *r, int n_k, int wg, int lane)
+{
+    uint32_t used = 0;
+    for (int k = 0; k < n_k; k++) {
+        enter<8, TOK>(r, k);
+        const uint64_t x = wgmma_desc(r->x);
+        const uint64_t w = wgmma_desc_64b(r->x + ring<8, TOK>::x_bytes + wg * 64 * STAGE_K);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < 4; i++) /* from the third on the blocks of the second 64 k */
+            wgmma_s8_ss<TOK>(acc, w + i / 2 * 32 + i % 2 * 2, x + 2 * i, i > 0 || k > 0);
+        wgmma_commit();
+        wgmma_wait<1>();
+        if (k > 0) release(used, lane);
+        used = r->empty;
+    }
+    wgmma_wait<0>();
+    release(used, lane);
 }
 
 /* Adds the sums to the tile's in the workspace; true for the part that comes last: acc is then
@@ -309,72 +340,86 @@ DEV float scaled(int32_t acc, const channel_scales *c, int i, float x_scale, int
     return __fadd_rn(__fmul_rn((float)sum, __fmul_rn(x_scale, c->scale[i])), c->bias[i]);
 }
 
-/* v[token][channel] of tokens 8 i + 2 (lane % 4) and one more. scales: x_scale and x_zero of
- * each token of the tile. */
-template <int BITS>
-DEV void scale_tokens(float v[2][2], const int32_t *acc, int i, const channel_scales *c,
-                      uint32_t scales, int lane)
+/* x_scale and x_zero of tokens 8 i + 2 (lane % 4) and one more. */
+DEV void load_tokens(uint32_t t[4], uint32_t scales, int i, int lane)
 {
-    uint32_t t[4];
     lds128(t, scales + 8 * (8 * i + 2 * (lane % 4)));
+}
+
+/* v[token][channel] of these tokens; t is of i, and becomes that of i + 1. */
+template <int BITS, int TOK>
+DEV void scale_tokens(float v[2][2], const int32_t *acc, int i, const channel_scales *c,
+                      uint32_t t[4], uint32_t scales, int lane)
+{
+    uint32_t next[4] = {};
+    if (i + 1 < TOK / 8) load_tokens(next, scales, i + 1, lane);
 #pragma unroll
     for (int j = 0; j < 4; j++)
-        v[j % 2][j / 2] = scaled<BITS>(acc[4 * i + j], c, j / 2,
-                                       __uint_as_float(t[j % 2 * 2]), (int32_t)t[j % 2 * 2 + 1]);
+        v[j % 2][j / 2] = scaled<BITS>(acc[4 * i + j], c, j / 2, __uint_as_float(t[j % 2 * 2]),
+                                       (int32_t)t[j % 2 * 2 + 1]);
+#pragma unroll
+    for (int j = 0; j < 4; j++) t[j] = next[j];
 }
 
-DEV void store_pair(const gemm_args *g, int m, int n, float first, float second)
+/* A thread's part of an output matrix: rows 8 i + j from its first token on, i = 0.., j = 0, 1,
+ * of which `left` exist; two neighbouring elements of each. */
+typedef struct pairs {
+    uint8_t *at;
+    int64_t step; /* bytes of a row */
+    int left;
+} pairs;
+
+DEV pairs pairs_at(const gemm_args *g, const void *base, int64_t ld, int width, int m, int n)
 {
-    const int64_t at = m * g->ldy + n;
-    if (m >= g->M || n >= g->N) return;
-    if (g->out == OUTPUT_F32) *(float2 *)((float *)g->y + at) = make_float2(first, second);
-    else *(uint32_t *)((uint16_t *)g->y + at) = bf16x2(first, second);
+    pairs p = {(uint8_t *)base + (m * ld + n) * width, ld * width, g->M - m};
+    return p;
 }
 
-/* r[token]: two channels each; -0.0 where there is none. */
-DEV void load_residual(float2 r[2], const gemm_args *g, int m, int n)
+/* r[token]: two channels of each. */
+DEV void load_pairs(float2 r[2], const pairs *p, int i)
 {
 #pragma unroll
     for (int j = 0; j < 2; j++)
-        r[j] = m + j < g->M && n < g->N ? *(const float2 *)(g->residual + (m + j) * g->ldr + n)
-                                        : make_float2(-0.0f, -0.0f);
+        if (8 * i + j < p->left) r[j] = *(const float2 *)(p->at + (8 * i + j) * p->step);
 }
 
-/* y of the tile: of this thread channels n, n + 1 and every fourth pair of tokens from m on. */
-template <int BITS, int TOK>
-DEV void store(const int32_t *acc, const gemm_args *g, const channel_scales *c, uint32_t scales,
-               int m, int n, int lane)
+DEV void store_pairs(const pairs *p, int i, const float v[2][2], bool f32)
 {
 #pragma unroll
-    for (int i = 0; i < TOK / 8; i++) {
-        float v[2][2];
-        scale_tokens<BITS>(v, acc, i, c, scales, lane);
-#pragma unroll
-        for (int j = 0; j < 2; j++) store_pair(g, m + 8 * i + j, n, v[j][0], v[j][1]);
+    for (int j = 0; j < 2; j++) {
+        uint8_t *to = p->at + (8 * i + j) * p->step;
+        if (8 * i + j >= p->left) continue;
+        if (f32) *(float2 *)to = make_float2(v[j][0], v[j][1]);
+        else *(uint32_t *)to = bf16x2(v[j][0], v[j][1]);
     }
 }
 
-template <int BITS, int TOK>
-DEV void store_added(const int32_t *acc, const gemm_args *g, const channel_scales *c,
-                     uint32_t scales, int m, int n, int lane)
+/* y of the tile: of this thread channels n, n + 1 and every fourth pair of tokens from m on. */
+template <int BITS, int TOK, bool F32, bool ADD>
+DEV void store(const int32_t *acc, const gemm_args *g, const channel_scales *c, uint32_t scales,
+               int m, int n, int lane)
 {
+    const pairs y = pairs_at(g, g->y, g->ldy, F32 ? 4 : 2, m, n);
+    const pairs add = pairs_at(g, g->residual, g->ldr, 4, m, n);
     float2 r[RESIDUAL_AHEAD][2];
+    uint32_t t[4];
+    if (n >= g->N) return;
+    load_tokens(t, scales, 0, lane);
 #pragma unroll
-    for (int i = 0; i < RESIDUAL_AHEAD; i++) load_residual(r[i], g, m + 8 * i, n);
+    for (int i = 0; ADD && i < RESIDUAL_AHEAD; i++) load_pairs(r[i], &add, i);
 #pragma unroll
     for (int i = 0; i < TOK / 8; i++) {
         const int ahead = i + RESIDUAL_AHEAD;
         float2 *at = r[i % RESIDUAL_AHEAD];
         float v[2][2];
-        scale_tokens<BITS>(v, acc, i, c, scales, lane);
+        scale_tokens<BITS, TOK>(v, acc, i, c, t, scales, lane);
 #pragma unroll
-        for (int j = 0; j < 2; j++) {
+        for (int j = 0; ADD && j < 2; j++) {
             v[j][0] = __fadd_rn(v[j][0], at[j].x);
             v[j][1] = __fadd_rn(v[j][1], at[j].y);
         }
-        if (ahead < TOK / 8) load_residual(at, g, m + 8 * ahead, n);
-#pragma unroll
-        for (int j = 0; j < 2; j++) store_pair(g, m + 8 * i + j, n, v[j][0], v[j][1]);
+        if (ADD && ahead < TOK / 8) load_pairs(at, &add, ahead);
+        store_pairs(&y, i, v, F32);
     }
 }
 
@@ -383,19 +428,33 @@ template <int BITS, int TOK>
 DEV void store_gated(const int32_t *acc, const gemm_args *g, const channel_scales *c,
                      uint32_t scales, int m, int n, int lane)
 {
-    const int odd = lane / 4 % 2;
+    const int odd = lane / 4 % 2, left = n < g->N ? g->M - m - odd : 0;
+    uint32_t t[4];
+    load_tokens(t, scales, 0, lane);
+    uint8_t *to = (uint8_t *)g->y + ((m + odd) * g->ldy + n / 4 * 2) * 2;
 #pragma unroll
     for (int i = 0; i < TOK / 8; i++) {
         float v[2][2], y[2];
-        scale_tokens<BITS>(v, acc, i, c, scales, lane);
+        scale_tokens<BITS, TOK>(v, acc, i, c, t, scales, lane);
 #pragma unroll
         for (int j = 0; j < 2; j++) y[j] = gated(v[j][0], v[j][1]);
         const float other = __shfl_xor_sync(0xffffffffu, odd ? y[0] : y[1], 4);
-        const int row = m + 8 * i + odd;
-        if (row < g->M && n < g->N)
-            *(uint32_t *)((uint16_t *)g->y + row * g->ldy + n / 4 * 2) =
+        if (8 * i < left)
+            *(uint32_t *)(to + 16 * i * g->ldy) =
                 odd ? bf16x2(other, y[1]) : bf16x2(y[0], other);
     }
+}
+
+template <int BITS, int TOK>
+DEV void store_tile(const int32_t *acc, const gemm_args *g, const channel_scales *c,
+                    uint32_t scales, int m, int n, int lane)
+{
+    const bool f32 = g->out == OUTPUT_F32;
+    if (g->out == OUTPUT_GATED) store_gated<BITS, TOK>(acc, g, c, scales, m, n, lane);
+    else if (g->residual && f32) store<BITS, TOK, true, true>(acc, g, c, scales, m, n, lane);
+    else if (g->residual) store<BITS, TOK, false, true>(acc, g, c, scales, m, n, lane);
+    else if (f32) store<BITS, TOK, true, false>(acc, g, c, scales, m, n, lane);
+    else store<BITS, TOK, false, false>(acc, g, c, scales, m, n, lane);
 }
 
 /* One consumer warpgroup's life: for each item multiply, join the parts, scale and store. */
@@ -406,7 +465,7 @@ DEV void consume(const gemm_args *g, smem_map s, int first, int step, int n_item
     const int tid = threadIdx.x % 128, wg = threadIdx.x / 128, lane = tid % 32;
     const uint32_t scales = s.scales + wg * TOK * 8, flag = s.full + BARRIER_BYTES - 8 + 4 * wg;
     const int per_thread = (TOK + 127) / 128;
-    reader r = {{0, 0}, 0};
+    reader r = {{0, 0}, s, {0, 0}, 0, 0};
     item old = {};
     if (wg == 1)
         for (int k = 0; k < g->shift; k++) advance<R::stages>(&r.at);
@@ -414,7 +473,7 @@ DEV void consume(const gemm_args *g, smem_map s, int first, int step, int n_item
         const item it = item_at<TOK>(g, at);
         const int n = it.n0 + 64 * wg + 16 * (tid / 32) + lane / 4 * 2;
         const channel_scales ch = load_channels(g, n);
-        strays skip = {0, 1 << 30};
+        r.skip = {0, 1 << 30};
         float xs[per_thread];
         int32_t xz[per_thread], acc[TOK / 2];
 #pragma unroll
@@ -423,11 +482,12 @@ DEV void consume(const gemm_args *g, smem_map s, int first, int step, int n_item
             xs[i] = m < g->M ? g->x_scale[(int64_t)m * g->x_scale_stride] : 0.0f;
             xz[i] = m < g->M && g->x_zero ? g->x_zero[(int64_t)m * g->x_zero_stride] : 0;
         }
-        if (wg == 0 && at > first && old.m0 != it.m0) skip.before = g->shift;
+        if (wg == 0 && at > first && old.m0 != it.m0) r.skip.before = g->shift;
         if (wg == 1 && at + step < n_items && item_at<TOK>(g, at + step).m0 != it.m0)
-            skip.after = it.k1 - it.k0 - g->shift;
+            r.skip.after = it.k1 - it.k0 - g->shift;
         old = it;
-        multiply<BITS, TOK>(acc, s, &r, it.k1 - it.k0, skip, 4 * wg + tid / 32, lane);
+        if (BITS == 4) multiply_w4<TOK>(acc, &r, it.k1 - it.k0, 4 * wg + tid / 32, lane);
+        else multiply_w8<TOK>(acc, &r, it.k1 - it.k0, wg, lane);
         if (g->n_split > 1 && !join_parts<TOK>(acc, g, 2 * it.tile + wg, wg, tid, flag))
             continue;
         named_barrier(1 + wg, 128); /* the scales of the item before have been read */
@@ -439,10 +499,7 @@ DEV void consume(const gemm_args *g, smem_map s, int first, int step, int n_item
                          : "memory");
         }
         named_barrier(1 + wg, 128);
-        const int m = it.m0 + 2 * (lane % 4);
-        if (g->out == OUTPUT_GATED) store_gated<BITS, TOK>(acc, g, &ch, scales, m, n, lane);
-        else if (g->residual) store_added<BITS, TOK>(acc, g, &ch, scales, m, n, lane);
-        else store<BITS, TOK>(acc, g, &ch, scales, m, n, lane);
+        store_tile<BITS, TOK>(acc, g, &ch, scales, it.m0 + 2 * (lane % 4), n, lane);
     }
 }
 
@@ -468,7 +525,7 @@ __global__ __launch_bounds__(N_THREADS,
     launch_dependents();
     if (threadIdx.x == 256 && g.prefetch) {
         const item it = item_at<TOK>(&g, first);
-        prefetch_weights(&map_w, &it);
+        prefetch_weights<BITS, TOK>(&map_w, &it);
     }
     wait_for_kernel_ahead();
     if (threadIdx.x >= 256) {
@@ -498,15 +555,17 @@ static fl_status make_maps(CUtensorMap maps[2], const fl_cuda_gemm *g, fl_cuda_g
                          STAGE_K,
                          (uint32_t)plan.tokens,
                          true};
-    /* elements of 4 (8) bytes: a box side is at most 256 of them */
+    /* a stage of 64 channels: 4 panels of 2 blocks, or 8 blocks of 8 rows */
+    const bool w4 = w->bits == 4;
+    const int rows = w4 ? 16 : 8, row_bytes = w->K_pad * 8;
     const tensor_2d weights = {w->data,
-                               w->bits == 4 ? CU_TENSOR_MAP_DATA_TYPE_UINT32
-                                            : CU_TENSOR_MAP_DATA_TYPE_UINT64,
-                               (uint64_t)w->K_pad * 2,
-                               (uint64_t)w->N_pad / 16,
-                               (uint64_t)w->K_pad * 2 * (uint64_t)w->bits,
-                               256,
-                               4,
+                               w4 ? CU_TENSOR_MAP_DATA_TYPE_UINT32
+                                  : CU_TENSOR_MAP_DATA_TYPE_UINT64,
+                               (uint64_t)(row_bytes / (w4 ? 4 : 8)),
+                               (uint64_t)(w->N_pad / rows),
+                               (uint64_t)row_bytes,
+                               (uint32_t)(w4 ? 256 : 128),
+                               (uint32_t)(64 / rows),
                                false};
     fl_status st = fl__tensor_map(&maps[0], &x, err);
     if (st == FL_OK) st = fl__tensor_map(&maps[1], &weights, err);

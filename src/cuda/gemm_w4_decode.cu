@@ -159,8 +159,9 @@ DEV void sync_parts(int n_parts)
 
 /* Registers for two CTAs on a multiprocessor, or one where NT needs more of them. */
 template <int NT>
-__global__ __launch_bounds__(WARPS * 32, NT == 1 ? 2 : 1) void decode_kernel(
-    const __grid_constant__ decode_args g)
+__global__
+__launch_bounds__(WARPS * 32,
+                  NT == 1 ? 2 : 1) void decode_kernel(const __grid_constant__ decode_args g)
 {
     extern __shared__ __align__(128) uint32_t raw[];
     const int rank = g.n_parts == 1 ? 0 : (int)cluster_rank();

@@ -210,6 +210,13 @@ DEV uint64_t wgmma_desc(uint32_t addr)
            (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
 }
 
+/* Of rows of 64 bytes in blocks of 8, 64-byte swizzle, blocks 1,024 bytes apart. */
+DEV uint64_t wgmma_desc_64b(uint32_t addr)
+{
+    return (uint64_t)((addr & 0x3ffffu) >> 4) | (uint64_t)1 << 16 |
+           (uint64_t)(1024 >> 4) << 32 | (uint64_t)2 << 62;
+}
+
 #define P8(a, b, c, d, e, f, g, h)                                                             \
     "%" #a ",%" #b ",%" #c ",%" #d ",%" #e ",%" #f ",%" #g ",%" #h
 #define R8(i)                                                                                  \
@@ -251,6 +258,26 @@ template <int TOK> DEV void wgmma_s8(int32_t *d, const uint32_t *a, uint64_t des
                      : R32(0), R32(32)
                      : WGMMA_IN);
     else asm volatile(WGMMA(64, P32_0, 32, 33, 34, 35, 36, 37) : R32(0) : WGMMA_IN);
+}
+
+#define WGMMA_SS(n, regs, a, b, s)                                                             \
+    "{\n.reg .pred keep;\nsetp.ne.b32 keep, %" #s ", 0;\n"                                     \
+    "wgmma.mma_async.sync.aligned.m64n" #n "k32.s32.s8.s8 {" regs "}, %" #a ", %" #b           \
+    ", keep;\n}"
+#define WGMMA_SS_IN "l"(a), "l"(desc), "r"(keep)
+
+/* The same with A from shared memory: a of wgmma_desc or wgmma_desc_64b. */
+template <int TOK> DEV void wgmma_s8_ss(int32_t *d, uint64_t a, uint64_t desc, int keep)
+{
+    if (TOK == 256)
+        asm volatile(WGMMA_SS(256, P32_0 "," P32_1 "," P32_2 "," P32_3, 128, 129, 130)
+                     : R32(0), R32(32), R32(64), R32(96)
+                     : WGMMA_SS_IN);
+    else if (TOK == 128)
+        asm volatile(WGMMA_SS(128, P32_0 "," P32_1, 64, 65, 66)
+                     : R32(0), R32(32)
+                     : WGMMA_SS_IN);
+    else asm volatile(WGMMA_SS(64, P32_0, 32, 33, 34) : R32(0) : WGMMA_SS_IN);
 }
 
 /* d[16 x 8] += A[16 x 32] * B[32 x 8] of one warp; b0: k = 4q.. of column l / 4, b1: + 16. */

@@ -5,8 +5,9 @@
  *   check_gemm --quick    both, under a minute
  *   check_gemm --prefill, --decode   checks of these kernels only
  *   check_gemm --bench    bench only
- *   check_gemm --plans    bench with every plan of the prefill kernel
- *   check_gemm --bench-decode        bench of up to 16 rows only
+ *   check_gemm --bench --plans       bench with every plan of the prefill kernel
+ *   check_gemm --bench --rows 1,16   bench of 1 to 16 rows only
+ *   check_gemm --bench --zeros       bench on zeros
  *
  * Sums come from a kernel of one dp4a loop per output, itself compared with a scalar loop on
  * the host at random places; scales are applied on the host in the contract's order: f32 and
@@ -216,10 +217,10 @@ static void problem_init(problem *p, int M, int N, int K, int bits, int32_t *wor
 
 static void problem_fini(problem *p)
 {
-    const void *device[] = {p->g.x,    p->g.x_scale, p->g.x_zero,  p->g.w_scale,   p->g.bias,
-                            p->w.data, p->w.col_sum, p->g.y,       p->g.residual};
-    void *host[] = {p->codes, p->x,   p->x_scale, p->x_zero, p->w_scale, p->bias,
-                    p->acc,   p->col_sum, p->y_host, p->residual, p->gated};
+    const void *device[] = {p->g.x,    p->g.x_scale, p->g.x_zero, p->g.w_scale, p->g.bias,
+                            p->w.data, p->w.col_sum, p->g.y,      p->g.residual};
+    void *host[] = {p->codes, p->x,       p->x_scale, p->x_zero,   p->w_scale, p->bias,
+                    p->acc,   p->col_sum, p->y_host,  p->residual, p->gated};
     for (size_t i = 0; i < FL_COUNT(device); i++) CUDA_OK(cudaFree((void *)device[i]));
     for (size_t i = 0; i < FL_COUNT(host); i++) free(host[i]);
 }
@@ -271,7 +272,8 @@ static void check_run(const problem *p, gemm_kind kind, fl_cuda_gemm_plan plan, 
              modes[mode], bf16 ? "bf16" : "f32");
     g.y_bf16 = bf16;
     g.gated = mode == MODE_GATED;
-    g.x_scale_stride = g.x_zero_stride = g.w_scale_stride = mode != MODE_SUMS && mode != MODE_ONE;
+    g.x_scale_stride = g.x_zero_stride = g.w_scale_stride =
+        mode != MODE_SUMS && mode != MODE_ONE;
     if (mode == MODE_SUMS) g.x_scale = g.w_scale = device_one, g.x_zero = NULL;
     if (mode == MODE_SUMS || mode == MODE_ONE) g.bias = NULL;
     if (mode != MODE_ADDED) g.residual = NULL;
@@ -298,8 +300,10 @@ static void check_plans(const problem *p, gemm_kind kind, int n_sm, tally *t)
 {
     for (int tokens = 64; tokens <= 256; tokens *= 2)
         for (int bf16 = 0; bf16 <= 1; bf16++) {
-            check_run(p, kind, {tokens, 1, 0, 4, 0}, bf16 ? MODE_ALL : MODE_SUMS, bf16, n_sm, t);
-            check_run(p, kind, {tokens, 3, 0, 8, 0}, bf16 ? MODE_ALL : MODE_SUMS, bf16, n_sm, t);
+            check_run(p, kind, {tokens, 1, 0, 4, 0}, bf16 ? MODE_ALL : MODE_SUMS, bf16, n_sm,
+                      t);
+            check_run(p, kind, {tokens, 3, 0, 8, 0}, bf16 ? MODE_ALL : MODE_SUMS, bf16, n_sm,
+                      t);
             /* few multiprocessors: many tiles for each, with and without the same tokens */
             check_run(p, kind, {tokens, 1, 0, 1, 3}, bf16 ? MODE_ALL : MODE_SUMS, bf16, 1, t);
             check_run(p, kind, {tokens, 1, 0, 2, 6}, bf16 ? MODE_ADDED : MODE_ALL, bf16, 3, t);
@@ -376,22 +380,26 @@ static tally check_all(int n_sm, bool quick, bool prefill, bool decoding)
 
 int main(int argc, char **argv)
 {
-    bool quick = false, check = true, bench = true, plans = false;
+    bool quick = false, check = true, bench = true;
     bool prefill = true, decoding = true;
-    int n_sm = 0, max_rows = 1 << 20;
+    bench_choice choice = {false, false, false, 1, 1 << 20};
+    int n_sm = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--quick") == 0) quick = true;
         if (strcmp(argv[i], "--check") == 0) bench = false;
         if (strcmp(argv[i], "--prefill") == 0) bench = decoding = false;
         if (strcmp(argv[i], "--decode") == 0) bench = prefill = false;
         if (strcmp(argv[i], "--bench") == 0) check = false;
-        if (strcmp(argv[i], "--plans") == 0) check = false, plans = true;
-        if (strcmp(argv[i], "--bench-decode") == 0) check = false, max_rows = 16;
+        if (strcmp(argv[i], "--plans") == 0) choice.plans = true;
+        if (strcmp(argv[i], "--zeros") == 0) choice.zeros = true;
+        if (strcmp(argv[i], "--rows") == 0 && i + 1 < argc)
+            sscanf(argv[i + 1], "%d,%d", &choice.min_rows, &choice.max_rows);
     }
     CUDA_OK(cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, 0));
     tally t = {0, 0};
     if (check) t = check_all(n_sm, quick, prefill, decoding);
-    if (bench) bench_gemm(n_sm, quick, plans, max_rows);
+    choice.quick = quick;
+    if (bench) bench_gemm(n_sm, choice);
     if (check) printf("%d passed, %d failed, 0 skipped\n", t.passed, t.failed);
     return t.failed > 0 || (check && t.passed == 0);
 }
