@@ -10,9 +10,9 @@ For developers; no part of the program. model: all tensors as float32, which hol
 F32 alike, so that peer_llama_cpp.c's `quantize` starts from the checkpoint's own values; no
 vocabulary. Rows of q_proj and k_proj are put in the order of ggml's rope, which turns
 neighbouring channels where Hugging Face's turns channel i and i + D / 2 of a head:
-llama.cpp's own converter does the same. Refused: anything that this file does not map (biases,
-rope scaling, other families; llama.cpp has no OPT). ids: the file's bytes tokenised once, nothing
-added, as `flatiron eval` does; one id a line.
+llama.cpp's own converter does the same. Refused: anything that this file does not map
+(biases, rope scaling, other families; llama.cpp has no OPT). ids: the file's bytes tokenised
+once, nothing added, as `flatiron eval` does; one id a line.
 SPDX-License-Identifier: MIT"""
 import json
 import os

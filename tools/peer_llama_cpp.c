@@ -17,9 +17,10 @@
  * which is the difference, and what the layers do not explain once. quantize: llama.cpp's own
  * llama_model_quantize; --head is the type of head and embedding, else llama.cpp's choice. kl:
  * perplexity, KL divergence from FLOAT and top-1 agreement with it as `flatiron eval --ppl
- * --baseline` defines them; IDS has the text's tokens in decimal. FLOAT runs with a float32 cache,
- * the others with one of TYPE (f16). One CSV line per measurement; with -i each round of `model`
- * waits for a line on stdin, so that a script can run it in turn with another program.
+ * --baseline` defines them; IDS has the text's tokens in decimal. FLOAT runs with a float32
+ * cache, the others with one of TYPE (f16). One CSV line per measurement; with -i each round
+ * of `model` waits for a line on stdin, so that a script can run it in turn with another
+ * program.
  * SPDX-License-Identifier: MIT */
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
@@ -461,7 +462,7 @@ static void model(int argc, char **argv)
     for (int i = 0; i < n_prompt; i++) tokens[i] = (llama_token)(next_random(&state) % VOCAB);
     for (int i = 0; i < n_runners; i++)
         runner_round(&runners[i], tokens, n_prompt, n_predict < 2 ? n_predict : 2, -1);
-    (void)printf("what,round,phase,layers,ms,tokens_s\n"); /* of "all": ms per layer, not round */
+    (void)printf("what,round,phase,layers,ms,tokens_s\n"); /* "all": ms per layer, no round */
     (void)fflush(stdout);
     while (n_done < n && (!waits || fgets(line, sizeof line, stdin))) {
         for (int i = 0; i < n_runners; i++)

@@ -1,10 +1,10 @@
 #!/bin/sh
-# peer_onednn.sh build DIR [BUILD] - the program with a newer oneDNN, as opponent of its kernels.
+# peer_onednn.sh build DIR [BUILD] - the program with a newer oneDNN to compare with.
 #
 # For developers. Debian's oneDNN is 2.6.3. This links the objects of a finished build (BUILD,
-# default build) once more, against oneDNN 3.2.0 from PyPI (requirements_peer.txt, the wheels that
-# need nothing but GNU OpenMP): only src/kernels/onednn.c sees oneDNN's headers, so only that file
-# is compiled again.
+# default build) once more, against oneDNN 3.2.0 from PyPI (requirements_peer.txt, the wheels
+# that need nothing but GNU OpenMP): only src/kernels/onednn.c sees oneDNN's headers, so only
+# that file is compiled again.
 #   DIR/bin/flatiron_onednn3   finds the library in DIR/lib or through LD_LIBRARY_PATH
 #   DIR/lib/libdnnl.so.3
 #   DIR/peer_onednn.tar.xz     both, to carry to a machine without compiler and network

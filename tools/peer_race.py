@@ -7,11 +7,11 @@
         [-t 2] [--seconds S] [--dir /dev/shm] [-o FILE.json]
 
 For developers. Both sides run --layers layers and, from the time per layer, say what 32 take:
-32 x the time per layer + the rest. flatiron measures its head apart; llama.cpp runs a second model
-of one layer in the same rounds, and the difference is the layers' time. A round is one run of
-flatiron per --ours (the first with its own bf16 path as opponent, which makes two) and then one
-round of every llama.cpp model, which stays loaded and waits. Medians over the rounds; --seconds
-starts no new round after that time. The models of --dir are removed at the end.
+32 x the time per layer + the rest. flatiron measures its head apart; llama.cpp runs a second
+model of one layer in the same rounds, and the difference is the layers' time. A round is one
+run of flatiron per --ours (the first with its own bf16 path as opponent, which makes two) and
+then one round of every llama.cpp model, which stays loaded and waits. Medians over the rounds;
+--seconds starts no new round after that time. The models of --dir are removed once loaded.
 
 Formats differ: head and embedding are bf16 here; in llama.cpp q6_K and q4_0 for q4_0, q8_0 for
 q8_0, bf16 for bf16. Its keys and values are f16.
@@ -176,8 +176,9 @@ def main():
     print(json.dumps(ours[0].machine))
     show(rows, args)
     if args.output:
+        document = {"machine": ours[0].machine, "rounds": len(rounds), "rows": rows}
         with open(args.output, "w", encoding="utf-8") as f:
-            json.dump({"machine": ours[0].machine, "rounds": len(rounds), "rows": rows}, f, indent=1)
+            json.dump(document, f, indent=1)
             f.write("\n")
     return 0
 

@@ -12,8 +12,9 @@ model      a LLaMA-3-8B's shape with random weights (32 layers, embedding and he
            4,096 tokens, one decoded token at batch 1, 16 and 64 behind 1,024 tokens of context.
 
 The model is written as one would for speed without a compiler: q, k, v and gate, up in one
-product each, F.rms_norm, static KV cache, decoding in a CUDA graph whose attention reads exactly
-the context (no mask). Short work is timed inside a CUDA graph too, so that launches do not count.
+product each, F.rms_norm, static KV cache, decoding in a CUDA graph whose attention reads
+exactly the context (no mask). Short work is timed inside a CUDA graph too, so that launches do
+not count.
 Times are medians over events on the stream, clocks as they are. A table on stdout; the same as
 one JSON document {"machine", "rows"} in FILE.
 SPDX-License-Identifier: MIT"""
@@ -39,7 +40,7 @@ rows = []
 
 def row(what, ms, **more):
     rows.append({"what": what, "ms": ms, **more})
-    rest = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in more.items())
+    rest = "  ".join(f"{name} {value:.4g}" for name, value in more.items())
     print(f"{what:44s} {ms:10.4f} ms  {rest}", flush=True)
 
 
@@ -129,8 +130,10 @@ class Model:
         self.head = random(VOCAB, HIDDEN, std=0.02)
         self.norm = torch.ones(HIDDEN, dtype=torch.bfloat16, device="cuda")
         self.layers = [{
-            "qkv": random(QKV, HIDDEN, std=0.02), "o": random(HIDDEN, HEADS * HEAD_DIM, std=0.02),
-            "gate_up": random(2 * FFN, HIDDEN, std=0.02), "down": random(HIDDEN, FFN, std=0.02),
+            "qkv": random(QKV, HIDDEN, std=0.02),
+            "o": random(HIDDEN, HEADS * HEAD_DIM, std=0.02),
+            "gate_up": random(2 * FFN, HIDDEN, std=0.02),
+            "down": random(HIDDEN, FFN, std=0.02),
             "norm1": self.norm.clone(), "norm2": self.norm.clone()} for _ in range(n_layers)]
 
     def weight_bytes(self):
@@ -167,7 +170,8 @@ class Model:
         a = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, enable_gqa=True,
                                            is_causal=n_tokens > 1)
         x = x + F.linear(a.transpose(1, 2).reshape(batch, n_tokens, -1), w["o"])
-        gate, up = F.linear(F.rms_norm(x, (HIDDEN,), w["norm2"], 1e-5), w["gate_up"]).chunk(2, -1)
+        h = F.linear(F.rms_norm(x, (HIDDEN,), w["norm2"], 1e-5), w["gate_up"])
+        gate, up = h.chunk(2, -1)
         return x + F.linear(F.silu(gate) * up, w["down"])
 
     def forward(self, ids, cache, cos, sin, position):
@@ -207,8 +211,9 @@ def model(repeats):
     for batch in (1, 16, 64):
         decode(m, batch, 1024, repeats)
     kv_bytes = 2 * 2 * LAYERS * KV_HEADS * HEAD_DIM * 64 * 2048
-    print(f"weights {m.weight_bytes() / 1e9:.2f} GB, KV of 64 x 2,048 tokens {kv_bytes / 1e9:.2f} "
-          f"GB, both {(m.weight_bytes() + kv_bytes) / 1e9:.2f} GB (arithmetic)")
+    weight_bytes = m.weight_bytes()
+    print(f"by arithmetic: weights {weight_bytes / 1e9:.2f} GB, KV of 64 x 2,048 tokens "
+          f"{kv_bytes / 1e9:.2f} GB, both {(weight_bytes + kv_bytes) / 1e9:.2f} GB")
 
 
 def main():
