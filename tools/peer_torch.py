@@ -4,6 +4,7 @@
 For developers; no part of the program. Needs torch with CUDA, nothing else.
 
     python3 tools/peer_torch.py [-o FILE.json] [--only attention,linear,model] [-r 20]
+                                [--compile]
 
 attention  scaled_dot_product_attention, 32 heads of 128 over 8 KV heads: 4,096 tokens, causal;
            one token over 32,768. Every backend that takes the shape, each on its own.
@@ -11,10 +12,11 @@ linear     x W^T of one row, LLaMA-3-8B's shapes, weights rotating through more 
 model      a LLaMA-3-8B's shape with random weights (32 layers, embedding and head): prefill of
            4,096 tokens, one decoded token at batch 1, 16 and 64 behind 1,024 tokens of context.
 
-The model is written as one would for speed without a compiler: q, k, v and gate, up in one
-product each, F.rms_norm, static KV cache, decoding in a CUDA graph whose attention reads
-exactly the context (no mask). Short work is timed inside a CUDA graph too, so that launches do
-not count.
+The model is written for speed: q, k, v and gate, up in one product each, F.rms_norm, static KV
+cache, decoding in a CUDA graph whose attention reads exactly the context (no mask); with flash
+and with cuDNN attention. --compile measures it once more with every block through
+torch.compile (needs Triton and a C compiler). Short work is timed inside a CUDA graph too, so
+that launches do not count.
 Times are medians over events on the stream, clocks as they are. A table on stdout; the same as
 one JSON document {"machine", "rows"} in FILE.
 SPDX-License-Identifier: MIT"""
@@ -41,7 +43,17 @@ rows = []
 def row(what, ms, **more):
     rows.append({"what": what, "ms": ms, **more})
     rest = "  ".join(f"{name} {value:.4g}" for name, value in more.items())
-    print(f"{what:44s} {ms:10.4f} ms  {rest}", flush=True)
+    print(f"{what:56s} {ms:10.4f} ms  {rest}", flush=True)
+
+
+def attempt(what, run):
+    """run(); if it fails, says so and returns False: the rest still counts."""
+    try:
+        run()
+    except RuntimeError as error:
+        print(f"{what}: not run: {str(error).splitlines()[0]}")
+        return False
+    return True
 
 
 def random(*shape, std=1.0):
@@ -77,9 +89,10 @@ def captured(run):
     return graph
 
 
-def attention_with(name, q, kv, causal, repeats):
-    """Median ms of one call; the calls of a graph take the pairs of kv in turn."""
+def attention_row(what, name, q, kv, causal, repeats):
+    """The row of one backend; the calls of a graph take the pairs of kv in turn."""
     n_calls = max(4, 2 * len(kv))
+    pairs = q.shape[2] * kv[0][0].shape[2] * (0.5 if causal else 1)
 
     def run():
         for i in range(n_calls):
@@ -88,7 +101,9 @@ def attention_with(name, q, kv, causal, repeats):
 
     with sdpa_kernel(BACKENDS[name]):
         graph = captured(run)
-    return median_ms(graph.replay, repeats) / n_calls
+    ms = median_ms(graph.replay, repeats) / n_calls
+    row(f"attention {what}", ms, tflop_s=4 * HEADS * HEAD_DIM * pairs / ms * 1e-9,
+        gb_s=2 * kv[0][0].nbytes / ms * 1e-6)
 
 
 def attention(repeats):
@@ -96,16 +111,9 @@ def attention(repeats):
         q = random(1, HEADS, n_q, HEAD_DIM)
         kv = [(random(1, KV_HEADS, n_kv, HEAD_DIM), random(1, KV_HEADS, n_kv, HEAD_DIM))
               for _ in range(1 if causal else 3)]
-        flop = 4 * HEADS * HEAD_DIM * n_q * n_kv * (0.5 if causal else 1)
-        kv_bytes = 2 * 2 * KV_HEADS * HEAD_DIM * n_kv
         for name in BACKENDS:
-            try:
-                ms = attention_with(name, q, kv, causal, repeats)
-            except RuntimeError as error:
-                print(f"attention {what} {name}: not run: {str(error).splitlines()[0]}")
-                continue
-            row(f"attention {what} {n_q} x {n_kv} bf16 {name}", ms,
-                tflop_s=flop / ms * 1e-9, gb_s=kv_bytes / ms * 1e-6)
+            attempt(f"attention {what} {name}", lambda how=name: attention_row(
+                f"{what} {n_q} x {n_kv} bf16 {how}", how, q, kv, causal, repeats))
 
 
 def linear(repeats):
@@ -126,6 +134,7 @@ class Model:
     """Weights, and one forward pass over a static cache."""
 
     def __init__(self, n_layers):
+        self.run_block = self.block
         self.embedding = random(VOCAB, HIDDEN, std=0.02)
         self.head = random(VOCAB, HIDDEN, std=0.02)
         self.norm = torch.ones(HIDDEN, dtype=torch.bfloat16, device="cuda")
@@ -178,42 +187,53 @@ class Model:
         """Next token of each sequence, [batch]; ids [batch, n_tokens]."""
         x = F.embedding(ids, self.embedding)
         for w, c in zip(self.layers, cache):
-            x = self.block(x, w, c, cos, sin, position)
+            x = self.run_block(x, w, c, cos, sin, position)
         x = F.rms_norm(x[:, -1], (HIDDEN,), self.norm, 1e-5)
         return F.linear(x, self.head).argmax(-1)
 
 
-def prefill(m, n_tokens, repeats):
+def prefill(m, how, n_tokens, repeats):
     cache = m.make_cache(1, n_tokens)
     ids = torch.randint(VOCAB, (1, n_tokens), device="cuda")
     cos, sin = m.rope(0, n_tokens)
     ms = median_ms(lambda: m.forward(ids, cache, cos, sin, 0), repeats, warm=2)
-    row(f"model prefill {n_tokens} bf16", ms, tokens_s=n_tokens / ms * 1e3,
+    row(f"model prefill {n_tokens} bf16 {how}", ms, tokens_s=n_tokens / ms * 1e3,
         allocated_gb=torch.cuda.max_memory_allocated() / 1e9)
 
 
-def decode(m, batch, context, repeats):
+def decode(m, how, batch, context, repeats):
     cache = m.make_cache(batch, context + 1)
     ids = torch.randint(VOCAB, (batch, 1), device="cuda")
     cos, sin = m.rope(context, 1)
     graph = captured(lambda: ids.copy_(m.forward(ids, cache, cos, sin, context)[:, None]))
     ms = median_ms(graph.replay, repeats)
     kv_bytes = sum(t.nbytes for layer in cache for t in layer)
-    row(f"model decode batch {batch} context {context} bf16", ms, tokens_s=batch / ms * 1e3,
+    row(f"model decode batch {batch} context {context} bf16 {how}", ms,
+        tokens_s=batch / ms * 1e3,
         gb_s=(m.weight_bytes() - m.embedding.nbytes + kv_bytes) / ms * 1e-6,
         weights_kv_gb=(m.weight_bytes() + kv_bytes) / 1e9)
 
 
-def model(repeats):
-    m = Model(LAYERS)
+def model_with(m, how, repeats):
     torch.cuda.reset_peak_memory_stats()
-    prefill(m, 4096, max(3, repeats // 4))
+    prefill(m, how, 4096, max(3, repeats // 4))
     for batch in (1, 16, 64):
-        decode(m, batch, 1024, repeats)
+        decode(m, how, batch, 1024, repeats)
+
+
+def model(repeats, compiled):
+    m = Model(LAYERS)
+    for name in ("flash", "cudnn"):
+        with sdpa_kernel(BACKENDS[name]):
+            attempt(f"model {name}", lambda how=name: model_with(m, how, repeats))
     kv_bytes = 2 * 2 * LAYERS * KV_HEADS * HEAD_DIM * 64 * 2048
     weight_bytes = m.weight_bytes()
     print(f"by arithmetic: weights {weight_bytes / 1e9:.2f} GB, KV of 64 x 2,048 tokens "
           f"{kv_bytes / 1e9:.2f} GB, both {(weight_bytes + kv_bytes) / 1e9:.2f} GB")
+    if compiled:
+        m.run_block = torch.compile(m.block, dynamic=False)
+        with sdpa_kernel(BACKENDS["cudnn"]):
+            attempt("model compiled", lambda: model_with(m, "compiled", repeats))
 
 
 def main():
@@ -221,6 +241,7 @@ def main():
     parser.add_argument("-o", "--output", help="write the JSON document here")
     parser.add_argument("--only", default="attention,linear,model")
     parser.add_argument("-r", "--repeats", type=int, default=20)
+    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("peer_torch.py: torch sees no GPU")
@@ -229,14 +250,11 @@ def main():
                "cuda": torch.version.cuda, "repeats": args.repeats}
     print(json.dumps(machine))
     failed = False
-    parts = {"attention": attention, "linear": linear, "model": model}
+    parts = {"attention": attention, "linear": linear,
+             "model": lambda repeats: model(repeats, args.compile)}
     with torch.inference_mode():
         for name in args.only.split(","):
-            try:
-                parts[name](args.repeats)
-            except RuntimeError as error:  # the other parts still count
-                print(f"{name}: {str(error).splitlines()[0]}")
-                failed = True
+            failed |= not attempt(name, lambda run=parts[name]: run(args.repeats))
             torch.cuda.empty_cache()
     if args.output:
         with open(args.output, "w", encoding="utf-8") as f:
