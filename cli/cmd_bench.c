@@ -26,7 +26,8 @@ static const cli_option options[] = {
     {.kind = CLI_TEXT, .name = "--shape", .arg = "SHAPE", FIELD(shape),
      .shown_default = "kernels: a built-in list, model: llama3-8b",
      .help = "kernels: MxNxK, llama3-8b, or a file with lines of M N K; model: llama3-8b, "
-             "llama2-7b, opt-6.7b, or a file with the sizes of a config.json"},
+             "llama3-70b, llama2-7b, opt-6.7b, opt-30b, or a file with the sizes of a "
+             "config.json"},
     {.kind = CLI_INT, .name = "--repeats", .aliases = "-r", .arg = "N", FIELD(n_repeats),
      .min = 1, .max = 1000, .help = "interleaved runs, of which the median counts"},
     {.kind = CLI_TEXT, .name = "--output", .aliases = "-o", .arg = "FORM", FIELD(form),
