@@ -30,7 +30,10 @@ fl_status fl_engine_open(fl_engine **out, const char *model_dir,
     fl_engine *e = fl__calloc(1, sizeof *e);
     if (!e) return fl__fail_nomem(err, "engine", sizeof *e);
     if ((st = fl__exec_resolve(&e->exec, o.isa, o.n_threads, &o.log, err))) goto out;
-    if ((st = fl__model_open(&e->model, model_dir, &e->exec, false, err))) goto out;
+    if ((st = fl__device_open(&e->device, o.device, err))) goto out;
+    if ((st = fl__device_load(&e->model, &e->device_model, model_dir, &e->device, &e->exec,
+                              err)))
+        goto out;
     if ((st = fl__tokenizer_open(&e->tokenizer, model_dir, err))) goto out;
     *out = e;
     e = NULL;
@@ -44,7 +47,9 @@ void fl_engine_close(fl_engine **engine)
     fl_engine *e = *engine;
     if (!e) return;
     fl__tokenizer_close(&e->tokenizer);
+    fl__device_model_free(&e->device_model);
     fl__model_close(&e->model);
+    fl__device_close(&e->device);
     fl__free(engine);
 }
 
@@ -55,6 +60,7 @@ void fl_engine_get_info(const fl_engine *engine, fl_engine_info *info)
         .family = m->cfg.family == FL_FAMILY_OPT ? "opt" : "llama",
         .quant_method = m->quant_method,
         .isa = fl__isa_name(engine->exec.isa),
+        .device = engine->device.name,
         .n_threads = engine->exec.n_threads,
         .n_layers = m->cfg.n_layers,
         .hidden_size = m->cfg.hidden_size,
