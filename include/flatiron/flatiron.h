@@ -335,8 +335,8 @@ FL_API fl_status fl_bench_kernels_run(char **report_json, const fl_bench_options
                                       fl_err *err);
 
 typedef struct fl_bench_model_options {
-    const char *shape;  /* "llama3-8b" (default), "llama2-7b", "opt-6.7b", or a file: the sizes
-                           of a config.json (docs/formats.md) */
+    const char *shape;  /* "llama3-8b" (default), "llama3-70b", "llama2-7b", "opt-6.7b",
+                           "opt-30b", or a file: the sizes of a config.json (docs/formats.md) */
     int n_layers;       /* 0 (default): the shape's */
     int n_prompt;       /* tokens of a prefill, default 512 */
     int n_predict;      /* tokens of a decode behind it, default 128 */
@@ -363,7 +363,7 @@ FL_API fl_status fl_bench_model_run(char **report_json, const fl_bench_model_opt
 /* What there is to compute on: {"devices":[{"device":"cpu","name":..,"isa":["avx2",..],
  * "highest_isa":..,"cores":N,"threads":N,"memory_bytes":N,"memory_available_bytes":N}, and for
  * each GPU {"device":"cuda:N","name":..,"detail":..,"multiprocessors":N,"memory_bytes":N,
- * "memory_available_bytes":N}]}. */
+ * "memory_available_bytes":N}], "no_gpu": null, or why there is none}. */
 FL_API fl_status fl_devices_run(char **report_json, fl_err *err);
 
 #ifdef __cplusplus

@@ -64,10 +64,11 @@ static void random_bf16(const fl_exec *ex, uint16_t *to, size_t n, double least,
 /* Outputs of about the size of the inputs. */
 static fl_status float_linear(fl_linear *lin, synth *s, int n_out, int n_in, fl_err *err)
 {
-    const size_t n = (size_t)n_out * (size_t)n_in;
-    lin->own_w = fl__alloc(n, sizeof(uint16_t));
-    if (!lin->own_w) return fl__fail_nomem(err, "bench weights", n * sizeof(uint16_t));
-    random_bf16(s->ex, (uint16_t *)(void *)lin->own_w, n, 1 / sqrt((double)n_in),
+    const size_t n = s->o->no_weights ? 0 : (size_t)n_out * (size_t)n_in;
+    if (n > 0) lin->own_w = fl__alloc(n, sizeof(uint16_t));
+    if (n > 0 && !lin->own_w) return fl__fail_nomem(err, "bench weights", n * sizeof(uint16_t));
+    if (n > 0)
+        random_bf16(s->ex, (uint16_t *)(void *)lin->own_w, n, 1 / sqrt((double)n_in),
                 s->n_made++ << 32);
     lin->n_out = n_out;
     lin->n_in = n_in;
@@ -85,8 +86,10 @@ static fl_status int_linear(fl_linear *lin, synth *s, int n_out, int n_in, int c
 {
     const double rms = bits == 4 ? 4.6 : 73; /* of the codes */
     fl_rng rng = fl__rng_init(s->n_made, 0, "bench-scales");
-    fl_status st = fl__weight_random(&lin->packed, s->ex, n_out, columns, bits,
-                                     s->n_made++ << 32, err);
+    const fl_status st = s->o->no_weights
+                             ? FL_OK
+                             : fl__weight_random(&lin->packed, s->ex, n_out, columns, bits,
+                                                 s->n_made++ << 32, err);
     if (st) return st;
     lin->n_out = n_out;
     lin->n_in = n_in;

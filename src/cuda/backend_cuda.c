@@ -3,6 +3,7 @@
 #include "cuda/backend_cuda.h"
 
 #include "base/mem.h"
+#include "cuda/engine_kernels.h"
 
 #include <cublasLt.h>
 #include <stdio.h>
@@ -78,6 +79,12 @@ static fl_status clear(fl_backend *be, void *device, size_t n_bytes, fl_err *err
 {
     return fl__cuda_check(cudaMemsetAsync(device, 0, n_bytes, fl__cuda_state(be)->stream),
                           "clearing memory", err);
+}
+
+static fl_status fill_random(fl_backend *be, void *device, int64_t n, float least,
+                             uint64_t seed, fl_err *err)
+{
+    return fl__cuda_random_bf16(device, n, least, seed, fl__cuda_state(be)->stream, err);
 }
 
 /* Through a ring of pinned slots; what is larger waits. */
@@ -207,6 +214,7 @@ static const fl_backend_ops ops = {
     .upload = fl__cuda_upload,
     .download = download,
     .clear = clear,
+    .fill_random = fill_random,
     .send = send,
     .wait = wait_for,
     .weight_new = fl__cuda_weight_new,

@@ -163,6 +163,9 @@ typedef struct fl_backend_ops {
     fl_status (*download)(fl_backend *be, void *dst, const void *device, size_t n_bytes,
                           fl_err *err);
     fl_status (*clear)(fl_backend *be, void *device, size_t n_bytes, fl_err *err);
+    /* n random bfloat16, of random sign, from `least` (a power of 2) to twice that. */
+    fl_status (*fill_random)(fl_backend *be, void *device, int64_t n, float least,
+                             uint64_t seed, fl_err *err);
     /* Queued; src may change when it returns. */
     fl_status (*send)(fl_backend *be, void *device, const void *src, size_t n_bytes,
                       fl_err *err);

@@ -8,6 +8,7 @@
 #include "model/device_parts.h"
 #include "model/family.h"
 
+#include <math.h>
 #include <string.h>
 
 /* ---- memory ------------------------------------------------------------------------------ */
@@ -80,7 +81,7 @@ static fl_status fill_weight(fl_device_model *dm, fl_device_weight *w, int n0,
         .scale_stride = lin->w_scale_stride,
         .values = lin->w_bits == 16 ? lin->w : NULL,
         .type = float_type(lin->w_type),
-        .least = 1.0f / (float)FL_MAX(lin->n_in, 1),
+        .least = 1.0f / sqrtf((float)FL_MAX(lin->n_in, 1)), /* outputs as large as inputs */
         .bias = lin->bias,
         .seed = seed,
     };
@@ -194,7 +195,7 @@ static fl_status put_table(fl_device_model *dm, void **out, fl_float_type *type,
     *type = float_type(lin->w_type);
     if (lin->w) return put(dm, out, lin->w, n_bytes, err);
     const fl_status st = device_alloc(dm, out, n_bytes, err);
-    return st ? st : dm->be->ops->clear(dm->be, *out, n_bytes, err);
+    return st ? st : dm->be->ops->fill_random(dm->be, *out, (int64_t)n_bytes / 2, 1.0f, 1, err);
 }
 
 static fl_status put_surroundings(fl_device_model *dm, fl_err *err)

@@ -48,9 +48,13 @@ fl_status fl__device_run_last(fl_device_run *run, fl_err *err);
 fl_status fl__device_run_decode(fl_device_run *run, const int32_t *ids, const int *pos,
                                 int n_seqs, float *logits, fl_err *err);
 
-/* Time per op: while op_ms (FL_MAX_OPS + 1 numbers, the last one the head's) is set, forward and
- * last wait for the device and add to it; there are no graphs then. NULL: off. */
-void fl__device_run_time(fl_device_run *run, double *op_ms);
+/* Where the time of steps goes, by ops queued one by one. */
+enum { FL_DEVICE_LAP_ENCODE = FL_MAX_OPS, FL_DEVICE_LAP_HEAD, FL_DEVICE_LAP_OTHER,
+       FL_DEVICE_N_LAPS };
+/* While ms (FL_DEVICE_N_LAPS numbers) is set, steps wait for the device and add to it: the time
+ * of each op of a block, of all encoders, of the head with its encoder, of the rest. There are
+ * no graphs then. NULL: off. */
+void fl__device_run_time(fl_device_run *run, double *ms);
 fl_status fl__device_run_wait(fl_device_run *run, fl_err *err);
 
 #endif

@@ -53,7 +53,9 @@ struct fl_device_run {
     int n_memory;
     size_t kv_bytes, workspace_bytes;
     step_graph graphs[MAX_GRAPHS];
-    double *op_ms;
+    double *lap_ms; /* [FL_DEVICE_N_LAPS] borrowed, NULL: not measured */
+    int n_laps;
+    unsigned char lap_owner[FL_BACKEND_MAX_MARKS];
 };
 
 /* ---- memory ------------------------------------------------------------------------------ */
@@ -325,6 +327,30 @@ static fl_status send_step(fl_device_run *r, const int32_t *ids, const fl_span *
                                 step_ints(n_spans, s->n_rows) * sizeof *h, err);
 }
 
+/* ---- time -------------------------------------------------------------------------------- */
+
+/* What was queued since the last lap is `owner`'s. */
+static fl_status lap(fl_device_run *r, int owner, fl_err *err)
+{
+    if (!r->lap_ms || r->n_laps >= FL_BACKEND_MAX_MARKS) return FL_OK;
+    r->lap_owner[r->n_laps] = (unsigned char)owner;
+    return r->dm->be->ops->mark(r->dm->be, r->n_laps++, err);
+}
+
+static fl_status add_laps(fl_device_run *r, fl_err *err)
+{
+    fl_backend *be = r->dm->be;
+    if (!r->lap_ms) return FL_OK;
+    fl_status st = be->ops->wait(be, err);
+    for (int i = 1; i < r->n_laps && !st; i++) {
+        double ms = 0;
+        st = be->ops->between(be, &ms, i - 1, i, err);
+        r->lap_ms[r->lap_owner[i]] += ms;
+    }
+    r->n_laps = 0;
+    return st;
+}
+
 /* ---- the walk ---------------------------------------------------------------------------- */
 
 typedef struct device_walk {
@@ -367,7 +393,7 @@ static fl_device_rows made_rows(const device_walk *w, const fl_op *op, int src)
 /* M rows through a site; y: of its first linear, the others' beside it. */
 static fl_status run_site(fl_device_run *r, const fl_device_site *ds,
                           const fl_device_rows *rows, const fl_device_matrix *y,
-                          bool accumulate, int M, fl_err *err)
+                          bool accumulate, int M, int lap_of, fl_err *err)
 {
     fl_backend *be = r->dm->be;
     fl_device_matrix at = *y;
@@ -380,6 +406,7 @@ static fl_status run_site(fl_device_run *r, const fl_device_site *ds,
                                     .scratch = r->scratch, .M = M};
         fl_status st = as_it_is ? FL_OK : be->ops->encode(be, &e, err);
         if (st) return st;
+        if ((st = lap(r, lap_of, err))) return st;
         if (as_it_is) codes = (fl_device_codes){.data = rows->x.data, .ld = rows->x.ld};
         const fl_device_linear l = {.encoder = ds->encoder[p], .x = codes, .w = ds->weight[p],
                                     .y = at, .accumulate = accumulate,
@@ -456,30 +483,8 @@ static fl_status run_ops(device_walk *w, const fl_op *op, int n_left, int *n, fl
     *n += add != NULL;
     const fl_device_rows rows = made_rows(w, maker, site->src);
     return run_site(r, &w->block->site[site->which], &rows,
-                    &r->buf[add ? add->dst : site->dst], add != NULL, r->step.n_rows, err);
-}
-
-/* ---- time -------------------------------------------------------------------------------- */
-
-static fl_status mark(fl_device_run *r, int *at, fl_err *err)
-{
-    if (!r->op_ms || *at >= FL_BACKEND_MAX_MARKS) return FL_OK;
-    return r->dm->be->ops->mark(r->dm->be, (*at)++, err);
-}
-
-/* Marks 1.. are behind the groups of ops of each layer in turn; owner: the op of each. */
-static fl_status add_times(fl_device_run *r, const unsigned char *owner, int n_marks,
-                           fl_err *err)
-{
-    fl_backend *be = r->dm->be;
-    if (!r->op_ms) return FL_OK;
-    fl_status st = be->ops->wait(be, err);
-    for (int i = 1; i < n_marks && !st; i++) {
-        double ms = 0;
-        st = be->ops->between(be, &ms, i - 1, i, err);
-        r->op_ms[owner[i]] += ms;
-    }
-    return st;
+                    &r->buf[add ? add->dst : site->dst], add != NULL, r->step.n_rows,
+                    FL_DEVICE_LAP_ENCODE, err);
 }
 
 /* ---- steps ------------------------------------------------------------------------------- */
@@ -488,20 +493,15 @@ static fl_status run_blocks(fl_device_run *r, fl_err *err)
 {
     const fl_device_model *dm = r->dm;
     const fl_program *p = &dm->model->program;
-    unsigned char owner[FL_BACKEND_MAX_MARKS];
-    int n_marks = 0;
-    fl_status st = mark(r, &n_marks, err);
+    fl_status st = FL_OK;
     for (int i = 0; i < dm->model->cfg.n_layers && !st; i++) {
         device_walk w = {.r = r, .block = &dm->blocks[i], .layer = i};
         for (int at = 0, n = 1; at < p->n_ops && !st; at += n) {
             st = run_ops(&w, &p->ops[at], p->n_ops - at, &n, err);
-            if (n_marks < FL_BACKEND_MAX_MARKS)
-                owner[n_marks] =
-                    (unsigned char)(n > 1 && makes_rows(&p->ops[at]) ? at + 1 : at);
-            if (!st) st = mark(r, &n_marks, err);
+            if (!st) st = lap(r, n > 1 && makes_rows(&p->ops[at]) ? at + 1 : at, err);
         }
     }
-    return st ? st : add_times(r, owner, n_marks, err);
+    return st;
 }
 
 static fl_status run_embed(fl_device_run *r, fl_err *err)
@@ -525,14 +525,17 @@ fl_status fl__device_run_forward(fl_device_run *r, const int32_t *ids, const fl_
     for (int i = 0; i < n_spans; i++)
         fl__device_run_resize(r, spans[i].seq, spans[i].pos + spans[i].n_rows);
     fl_status st = send_step(r, ids, spans, n_spans, err);
+    if (!st) st = lap(r, FL_DEVICE_LAP_OTHER, err);
     if (!st) st = run_embed(r, err);
-    return st ? st : run_blocks(r, err);
+    if (!st) st = lap(r, FL_DEVICE_LAP_OTHER, err);
+    if (!st) st = run_blocks(r, err);
+    return st ? st : add_laps(r, err);
 }
 
 static fl_status run_head(fl_device_run *r, const fl_device_matrix *x, int n, fl_err *err)
 {
     const fl_device_rows rows = norm_rows(r, x, &r->dm->final_norm);
-    return run_site(r, &r->dm->head, &rows, &r->logits, false, n, err);
+    return run_site(r, &r->dm->head, &rows, &r->logits, false, n, FL_DEVICE_LAP_HEAD, err);
 }
 
 static fl_status download_logits(fl_device_run *r, float *logits, int n, fl_err *err)
@@ -556,28 +559,33 @@ fl_status fl__device_run_logits(fl_device_run *r, int row, int n, float *logits,
     return st;
 }
 
-fl_status fl__device_run_last(fl_device_run *r, fl_err *err)
+/* Queued only. */
+static fl_status queue_last(fl_device_run *r, fl_err *err)
 {
     fl_backend *be = r->dm->be;
     const int n = r->step.n_seqs, width = r->dm->model->cfg.hidden_size;
     const fl_device_matrix *x = &r->buf[FL_BUF_X];
-    const unsigned char owner[2] = {0, FL_MAX_OPS};
-    int n_marks = 0;
-    fl_status st = mark(r, &n_marks, err);
+    fl_status st = FL_OK;
     if (r->step.max_rows > 1) {
-        if (!st) st = be->ops->gather(be, &r->last, x, r->last_rows, n, width, err);
+        st = be->ops->gather(be, &r->last, x, r->last_rows, n, width, err);
         x = &r->last;
     }
     if (!st) st = run_head(r, x, n, err);
-    if (!st) st = mark(r, &n_marks, err);
-    return st ? st : add_times(r, owner, n_marks, err);
+    return st ? st : lap(r, FL_DEVICE_LAP_HEAD, err);
+}
+
+fl_status fl__device_run_last(fl_device_run *r, fl_err *err)
+{
+    fl_status st = lap(r, FL_DEVICE_LAP_OTHER, err);
+    if (!st) st = queue_last(r, err);
+    return st ? st : add_laps(r, err);
 }
 
 /* ---- decoding ---------------------------------------------------------------------------- */
 
 static step_graph *find_graph(fl_device_run *r, int n_seqs)
 {
-    if (!r->dm->be->ops->graph_run || r->op_ms) return NULL;
+    if (!r->dm->be->ops->graph_run || r->lap_ms) return NULL;
     for (int i = 0; i < MAX_GRAPHS; i++) {
         if (r->graphs[i].n_seqs == 0) r->graphs[i].n_seqs = n_seqs;
         if (r->graphs[i].n_seqs == n_seqs) return &r->graphs[i];
@@ -587,9 +595,11 @@ static step_graph *find_graph(fl_device_run *r, int n_seqs)
 
 static fl_status decode_ops(fl_device_run *r, fl_err *err)
 {
-    fl_status st = run_embed(r, err);
+    fl_status st = lap(r, FL_DEVICE_LAP_OTHER, err);
+    if (!st) st = run_embed(r, err);
+    if (!st) st = lap(r, FL_DEVICE_LAP_OTHER, err);
     if (!st) st = run_blocks(r, err);
-    return st ? st : fl__device_run_last(r, err);
+    return st ? st : queue_last(r, err);
 }
 
 /* The second step of a shape becomes its graph. */
@@ -617,12 +627,13 @@ fl_status fl__device_run_decode(fl_device_run *r, const int32_t *ids, const int 
     if (!st && g && g->warm && !g->graph) st = capture(r, g, err);
     if (!st) st = g && g->graph ? be->ops->graph_run(be, g->graph, err) : decode_ops(r, err);
     if (!st && g) g->warm = true;
+    if (!st) st = add_laps(r, err);
     return st || !logits ? st : download_logits(r, logits, n_seqs, err);
 }
 
-void fl__device_run_time(fl_device_run *run, double *op_ms)
+void fl__device_run_time(fl_device_run *run, double *ms)
 {
-    run->op_ms = op_ms;
+    run->lap_ms = ms;
 }
 
 fl_status fl__device_run_wait(fl_device_run *run, fl_err *err)
