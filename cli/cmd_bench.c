@@ -194,6 +194,11 @@ static fl_status print_result(const bench_args *a, const char *text, fl_err *err
 static fl_status run_kernels(char **report, bench_args *a, fl_err *err)
 {
     int shapes[MAX_SHAPES][3];
+    if (a->device && strcmp(a->device, "cpu") != 0)
+        return cli_fail(err, FL_E_UNSUPPORTED,
+                        "not here: bench kernels --device %s: the GPU's kernels are measured by "
+                        "make cuda-bench; use that, or bench model",
+                        a->device);
     const fl_status st = choose_shapes(&a->o, shapes, a->shape, err);
     return st ? st : fl_bench_kernels_run(report, &a->o, err);
 }

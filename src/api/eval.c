@@ -159,8 +159,8 @@ fl_status fl_eval_run(fl_eval_result *result, const fl_eval_options *options, fl
     memset(result, 0, sizeof *result);
     if ((st = check_options(o, err))) goto out;
     if ((st = fl__exec_resolve(&ex, o->isa, o->n_threads, &o->log, err))) goto out;
-    if ((st = fl__file_map(&text, o->ppl_path, err))) goto out;
     if ((st = fl__device_open(&device, o->device, err))) goto out;
+    if ((st = fl__file_map(&text, o->ppl_path, err))) goto out;
     if ((st = side_open(&model, o->model_dir, &device, &ex, &text, err))) goto out;
     if (o->baseline_dir) {
         if ((st = side_open(&baseline, o->baseline_dir, &device, &ex, &text, err))) goto out;

@@ -98,10 +98,10 @@ static void every_method_and_family_runs(void **state)
 {
     (void)state;
     static const fl_synth kinds[] = {
-        {"flatquant", 4, 4, 4, 16, NULL},    {"flatquant", 4, 8, 16, 8, NULL},
-        {"flattenquant", 8, 8, 8, 8, NULL},  {"flattenquant", 4, 4, 16, 16, NULL},
-        {"rtn", 8, 8, 16, 16, NULL},         {"none", 16, 16, 16, 16, NULL},
-        {"none", 16, 16, 4, 8, NULL},
+        {"flatquant", 4, 4, 4, 16, NULL, false},    {"flatquant", 4, 8, 16, 8, NULL, false},
+        {"flattenquant", 8, 8, 8, 8, NULL, false},  {"flattenquant", 4, 4, 16, 16, NULL, false},
+        {"rtn", 8, 8, 16, 16, NULL, false},         {"none", 16, 16, 16, 16, NULL, false},
+        {"none", 16, 16, 4, 8, NULL, false},
     };
     const fl_exec ex = {fl__isa_detect(), 2};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
@@ -121,7 +121,7 @@ static void every_method_and_family_runs(void **state)
 static void transforms_have_the_sizes_of_flatquant(void **state)
 {
     (void)state;
-    const fl_synth o = {"flatquant", 4, 4, 4, 16, NULL};
+    const fl_synth o = {"flatquant", 4, 4, 4, 16, NULL, false};
     const fl_exec ex = {fl__isa_detect(), 1};
     static const int sizes[FL_N_SITES][2] = {{8, 12}, {6, 16}, {8, 12}, {10, 20}};
     fl_model *m;
@@ -140,10 +140,10 @@ static void the_opponent_borrows(void **state)
 {
     (void)state;
     const fl_exec ex = {fl__isa_detect(), 1};
-    const fl_synth o = {"rtn", 4, 4, 16, 16, NULL};
+    const fl_synth o = {"rtn", 4, 4, 16, 16, NULL, false};
     fl_model *m, *wide;
     assert_int_equal(fl__synth_model(&m, &llama, &o, &ex, &err), FL_OK);
-    const fl_synth other = {"none", 16, 16, 16, 16, m};
+    const fl_synth other = {"none", 16, 16, 16, 16, m, false};
     assert_int_equal(fl__synth_model(&wide, &llama, &other, &ex, &err), FL_OK);
     assert_ptr_equal(wide->embed.w, m->embed.w);
     assert_ptr_equal(wide->head.w, m->head.w);
@@ -158,7 +158,7 @@ static void running_out_of_memory_leaves_nothing(void **state)
 {
     (void)state;
     const fl_exec ex = {0, 1};
-    const fl_synth o = {"flatquant", 4, 4, 4, 8, NULL};
+    const fl_synth o = {"flatquant", 4, 4, 4, 8, NULL, false};
     const fl__mem_stats before = fl__mem_get();
     fl_status st = FL_E_NOMEM;
     for (uint64_t n = 1; st; n++) {
