@@ -86,10 +86,11 @@ typedef struct fl_engine_info {
 
 /* Opens the model directory (Hugging Face layout, float or written by fl_quantize_run). Weights
  * are mapped, integer weights repacked for this machine's kernels.
- * With a device other than the CPU they go to its memory instead; that needs libflatiron-cuda.so
- * (`make cuda`), looked for beside the program or library and in the library path.
- * Errors: FL_E_INPUT, FL_E_UNSUPPORTED (also: no such device, no plugin, a model that the device
- * does not run), FL_E_NOMEM, FL_E_IO, FL_E_USAGE (unknown isa or device). */
+ * With a device other than the CPU they go to its memory instead; that needs
+ * libflatiron-cuda.so (`make cuda`), looked for beside the program or library and in the
+ * library path.
+ * Errors: FL_E_INPUT, FL_E_UNSUPPORTED (also: no such device, no plugin, a model that the
+ * device does not run), FL_E_NOMEM, FL_E_IO, FL_E_USAGE (unknown isa or device). */
 FL_API fl_status fl_engine_open(fl_engine **out, const char *model_dir,
                                 const fl_engine_options *options, fl_err *err);
 FL_API void fl_engine_close(fl_engine **engine);

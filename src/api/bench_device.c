@@ -1,8 +1,8 @@
 /* bench_device.c - `bench model` on a GPU: the model and its 16-bit opponent, both there with
  * random weights of their own, take turns.
  *
- * One round: a prefill of each, a decode of each behind it; the clock is the host's, with a wait
- * for the device behind each prefill and each step of decoding, whose logits stay on the
+ * One round: a prefill of each, a decode of each behind it; the clock is the host's, with a
+ * wait for the device behind each prefill and each step of decoding, whose logits stay on the
  * device. Steps of decoding are graphs, as in generation. The first round does not count. Times
  * per part come from one more prefill and a few more steps, queued op by op with marks between:
  * together they take longer than the step they belong to.
@@ -11,7 +11,7 @@
 
 #include "api/bench_race.h"
 #include "api/bench_synth.h"
-#include "api/device.h"
+#include "api/open_device.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/machine.h"
@@ -92,8 +92,12 @@ static fl_status bench_init(device_bench *b, fl_err *err)
                             .kv_bits = o->kv_bits,
                             .head_bits = o->head_bits,
                             .no_weights = true};
-    const fl_synth opponent = {.method = "none", .w_bits = 16, .a_bits = 16, .kv_bits = 16,
-                               .head_bits = 16, .no_weights = true};
+    const fl_synth opponent = {.method = "none",
+                               .w_bits = 16,
+                               .a_bits = 16,
+                               .kv_bits = 16,
+                               .head_bits = 16,
+                               .no_weights = true};
     fl_rng rng = fl__rng_init(0, 0, "bench-tokens");
     b->ids = fl__alloc(rows, sizeof *b->ids);
     b->pos = fl__alloc(n_seq, sizeof *b->pos);
@@ -155,8 +159,7 @@ static fl_status run_phase(device_bench *b, device_lane *l, int phase, int round
     const int n_predict = b->o->n_predict;
     const int n_steps = round < 0 ? FL_MIN(WARM_UP_STEPS, n_predict) : n_predict;
     const double start = fl__now_s();
-    const fl_status st =
-        phase == PREFILL ? prefill(b, l, err) : decode(b, l, n_steps, err);
+    const fl_status st = phase == PREFILL ? prefill(b, l, err) : decode(b, l, n_steps, err);
     const double ms = (fl__now_s() - start) * 1e3;
     if (round >= 0) l->ms[phase][round] = phase == PREFILL ? ms : ms / n_steps;
     return st;
@@ -192,7 +195,8 @@ static json_t *parts(const device_bench *b, const device_lane *l, int phase)
                                                     "gemm_down"};
     const fl_program *p = &l->model->program;
     const double *laps = l->laps[phase];
-    double other = laps[FL_DEVICE_LAP_OTHER], attention = 0, encode = laps[FL_DEVICE_LAP_ENCODE];
+    double other = laps[FL_DEVICE_LAP_OTHER], attention = 0,
+           encode = laps[FL_DEVICE_LAP_ENCODE];
     json_t *o = json_object();
     (void)b;
     for (int i = 0; i < p->n_ops; i++) {
@@ -222,8 +226,7 @@ static double floor_ms(const device_bench *b, const device_lane *l)
 static json_t *row(device_bench *b, device_lane *l, int phase)
 {
     const int n = b->o->n_repeats;
-    const double tokens =
-        (double)b->o->n_sequences * (phase == DECODE ? 1 : b->o->n_prompt);
+    const double tokens = (double)b->o->n_sequences * (phase == DECODE ? 1 : b->o->n_prompt);
     const double ms = fl__bench_median(l->ms[phase], n);
     const double head = l->laps[phase][FL_DEVICE_LAP_HEAD];
     const double layer = (ms - head) / b->cfg->n_layers;
@@ -231,24 +234,24 @@ static json_t *row(device_bench *b, device_lane *l, int phase)
     const bool races = b->n_lanes == 2 && l == &b->lane[0];
     const double least = floor_ms(b, l);
     const bool is_decode = phase == DECODE;
-    json_t *o = json_pack(
-        "{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:f, s:o}", "model",
-        l->name, "phase", is_decode ? "decode" : "prefill", "tokens", tokens, "ms", ms,
-        "tokens_per_s", tokens / ms * 1e3, "ms_per_layer", layer, "ms_all_layers", all,
-        "tokens_per_s_all_layers", tokens / all * 1e3, "weight_bytes",
-        (json_int_t)l->model->weight_bytes, "device_weight_bytes",
-        (json_int_t)fl__device_model_bytes(l->dm), "kv_bytes",
-        (json_int_t)fl__device_run_kv_bytes(l->run), "workspace_bytes",
-        (json_int_t)fl__device_run_workspace_bytes(l->run), "load_s", l->load_s, "parts_ms",
-        parts(b, l, phase));
+    json_t *o =
+        json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:f, s:o}",
+                  "model", l->name, "phase", is_decode ? "decode" : "prefill", "tokens", tokens,
+                  "ms", ms, "tokens_per_s", tokens / ms * 1e3, "ms_per_layer", layer,
+                  "ms_all_layers", all, "tokens_per_s_all_layers", tokens / all * 1e3,
+                  "weight_bytes", (json_int_t)l->model->weight_bytes, "device_weight_bytes",
+                  (json_int_t)fl__device_model_bytes(l->dm), "kv_bytes",
+                  (json_int_t)fl__device_run_kv_bytes(l->run), "workspace_bytes",
+                  (json_int_t)fl__device_run_workspace_bytes(l->run), "load_s", l->load_s,
+                  "parts_ms", parts(b, l, phase));
     if (!o) return NULL;
     (void)json_object_set_new(o, "floor", is_decode ? json_string("bytes") : json_null());
     (void)json_object_set_new(o, "floor_ms", is_decode ? json_real(least) : json_null());
     (void)json_object_set_new(o, "fraction_of_floor",
                               is_decode ? json_real(least / ms) : json_null());
-    (void)json_object_set_new(
-        o, "ratio_bf16",
-        races ? json_real(fl__bench_median(b->lane[1].ms[phase], n) / ms) : json_null());
+    (void)json_object_set_new(o, "ratio_bf16",
+                              races ? json_real(fl__bench_median(b->lane[1].ms[phase], n) / ms)
+                                    : json_null());
     return o;
 }
 
@@ -264,11 +267,11 @@ static json_t *report_of(device_bench *b)
                                 "detail", be->detail, "multiprocessors", be->n_units,
                                 "bandwidth_gb_s", b->copy_rate * 1e-9, "compiler", __VERSION__,
                                 "commit", fl__bench_commit(), "repeats", b->o->n_repeats);
-    json_t *shape = json_pack("{s:o, s:i, s:i, s:i, s:i, s:i, s:i}", "shape",
-                              fl__json_text(b->o->shape), "layers", b->cfg->n_layers,
-                              "layers_of_shape", b->n_shape_layers, "prompt", b->o->n_prompt,
-                              "predict", b->o->n_predict, "sequences", b->o->n_sequences,
-                              "head_bits", b->o->head_bits);
+    json_t *shape =
+        json_pack("{s:o, s:i, s:i, s:i, s:i, s:i, s:i}", "shape", fl__json_text(b->o->shape),
+                  "layers", b->cfg->n_layers, "layers_of_shape", b->n_shape_layers, "prompt",
+                  b->o->n_prompt, "predict", b->o->n_predict, "sequences", b->o->n_sequences,
+                  "head_bits", b->o->head_bits);
     json_t *report =
         json_pack("{s:o, s:o, s:O}", "machine", machine, "shape", shape, "rows", rows);
     json_decref(rows);

@@ -30,8 +30,8 @@ static const struct {
     {"llama3-70b",
      "{\"model_type\": \"llama\", \"vocab_size\": 128256, \"hidden_size\": 8192,"
      " \"intermediate_size\": 28672, \"num_hidden_layers\": 80, \"num_attention_heads\": 64,"
-     " \"num_key_value_heads\": 8, \"max_position_embeddings\": 8192, \"rms_norm_eps\": 1e-5,"
-     " \"rope_theta\": 500000}"},
+     " \"num_key_value_heads\": 8, \"max_position_embeddings\": 8192,"
+     " \"rms_norm_eps\": 1e-5, \"rope_theta\": 500000}"},
 };
 
 static fl_status shape_json(json_t **out, const char *shape, fl_err *err)
@@ -43,7 +43,8 @@ static fl_status shape_json(json_t **out, const char *shape, fl_err *err)
     if (fl__file_exists(shape)) return fl__json_load(out, shape, MAX_SHAPE_BYTES, err);
     return fl__fail(err, FL_E_INPUT,
                     "cannot read shape: %s: no such shape and no such file; use llama3-8b, "
-                    "llama3-70b, llama2-7b, opt-6.7b, opt-30b or a file with the sizes of a config.json",
+                    "llama3-70b, llama2-7b, opt-6.7b, opt-30b or a file with the sizes of a "
+                    "config.json",
                     shape);
 }
 

@@ -14,7 +14,7 @@ typedef struct fl_synth {
     int w_bits, a_bits, kv_bits, head_bits;
     const fl_model *share; /* its embedding, and where both are float its head, are borrowed; it
                               must outlive the model. NULL: none */
-    bool no_weights;    /* linears have shapes and scales but neither weights nor codes: a device
+    bool no_weights; /* linears have shapes and scales but neither weights nor codes: a device
                            makes its own */
 } fl_synth;
 

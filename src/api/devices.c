@@ -1,6 +1,6 @@
 /* devices.c - what there is to compute on: this machine's CPU, and its GPUs where the plugin is
  * there. SPDX-License-Identifier: MIT */
-#include "api/device.h"
+#include "api/open_device.h"
 #include "base/exec.h"
 #include "base/isa.h"
 #include "base/json.h"
@@ -57,8 +57,8 @@ fl_status fl_devices_run(char **report_json, fl_err *err)
     fl__cpu_name(name, sizeof name);
     const int threads = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
     json_t *report =
-        json_pack("{s:[{s:s, s:s, s:o, s:s, s:i, s:i, s:I, s:I}], s:n}", "devices", "device", "cpu",
-                  "name", name, "isa", isa_names(), "highest_isa",
+        json_pack("{s:[{s:s, s:s, s:o, s:s, s:i, s:i, s:I, s:I}], s:n}", "devices", "device",
+                  "cpu", "name", name, "isa", isa_names(), "highest_isa",
                   fl__isa_name(fl__isa_detect()), "cores", fl__default_threads(), "threads",
                   threads, "memory_bytes", (json_int_t)fl__memory_bytes(),
                   "memory_available_bytes", (json_int_t)fl__memory_available_bytes(), "no_gpu");

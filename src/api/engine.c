@@ -7,7 +7,10 @@
 
 const char *fl__kv_format_name(const fl_model *model)
 {
-#define BESIDE(K) {K "/f32", K "/bf16", K "/int8", K "/int4", K "/int3", K "/int2"}
+#define BESIDE(K)                                                                              \
+    {                                                                                          \
+        K "/f32", K "/bf16", K "/int8", K "/int4", K "/int3", K "/int2"                        \
+    }
     static const char *const same[FL_N_KV_FORMATS] = {"f32",  "bf16", "int8",
                                                       "int4", "int3", "int2"};
     static const char *const apart[FL_N_KV_FORMATS][FL_N_KV_FORMATS] = {

@@ -2,7 +2,7 @@
 #ifndef FL_API_ENGINE_H
 #define FL_API_ENGINE_H
 
-#include "api/device.h"
+#include "api/open_device.h"
 #include "model/runner.h"
 #include "text/tokenizer.h"
 

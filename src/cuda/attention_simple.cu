@@ -38,12 +38,10 @@ DEV float cached(const uint32_t *group, int which, int t, int d, int D, int bits
         const uint32_t w = words[word_at(4 * f + a, lane, n)];
         return e ? high_half(w) : low_half(w);
     }
-    const int shift = 4 * (a + 4 * e);
     int code;
-    if (bits == 4) code = words[word_at(f, lane, n)] >> shift & 15;
-    else
-        code = (words[word_at(2 * f, lane, n)] >> shift & 15) |
-               (words[word_at(2 * f + 1, lane, n)] >> shift & 15) << 4;
+    if (bits == 4) code = words[word_at(f, lane, n)] >> 4 * (a + 4 * e) & 15;
+    else if (which) code = words[word_at(2 * f + a / 2, lane, n)] >> 8 * (a % 2 + 2 * e) & 255;
+    else code = words[word_at(2 * f + i / 8, 4 * (i % 8) + j / 4, n)] >> 8 * (j % 4) & 255;
     const float scale =
         __half2float(__ushort_as_half((uint16_t)(meta[8 * which + r] >> 16 * upper)));
     const int zero = meta[16 + r] >> (16 * which + 8 * upper) & 255;
@@ -99,8 +97,7 @@ __global__ void __launch_bounds__(N_THREADS)
 extern "C" fl_status fl__cuda_attention_simple(const fl_cuda_attention_simple *a, void *stream,
                                                fl_err *err)
 {
-    const simple_args g = {*a, *a->kv,
-                           (int64_t)fl__cuda_kv_group_bytes(a->kv->D, a->kv->bits)};
+    const simple_args g = {*a, *a->kv, (int64_t)fl__cuda_kv_group_bytes(a->kv->D, a->kv->bits)};
     const dim3 grid((unsigned)a->max_rows, (unsigned)a->n_heads, (unsigned)a->n_seqs);
     simple_kernel<<<grid, N_THREADS, 0, (cudaStream_t)stream>>>(g);
     const cudaError_t e = cudaGetLastError();

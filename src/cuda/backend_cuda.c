@@ -59,9 +59,9 @@ fl_status fl__cuda_upload(fl_backend *be, void *device, const void *src, size_t 
                           fl_err *err)
 {
     fl_cuda_backend_state *s = fl__cuda_state(be);
-    const fl_status st = fl__cuda_check(
-        cudaMemcpyAsync(device, src, n_bytes, cudaMemcpyHostToDevice, s->stream), "upload",
-        err);
+    const fl_status st =
+        fl__cuda_check(cudaMemcpyAsync(device, src, n_bytes, cudaMemcpyHostToDevice, s->stream),
+                       "upload", err);
     return st ? st : fl__cuda_check(cudaStreamSynchronize(s->stream), "upload", err);
 }
 
@@ -69,9 +69,9 @@ static fl_status download(fl_backend *be, void *dst, const void *device, size_t 
                           fl_err *err)
 {
     fl_cuda_backend_state *s = fl__cuda_state(be);
-    const fl_status st = fl__cuda_check(
-        cudaMemcpyAsync(dst, device, n_bytes, cudaMemcpyDeviceToHost, s->stream), "download",
-        err);
+    const fl_status st =
+        fl__cuda_check(cudaMemcpyAsync(dst, device, n_bytes, cudaMemcpyDeviceToHost, s->stream),
+                       "download", err);
     return st ? st : fl__cuda_check(cudaStreamSynchronize(s->stream), "download", err);
 }
 
@@ -114,9 +114,9 @@ static fl_status wait_for(fl_backend *be, fl_err *err)
 
 static fl_status capture_begin(fl_backend *be, fl_err *err)
 {
-    return fl__cuda_check(cudaStreamBeginCapture(fl__cuda_state(be)->stream,
-                                                 cudaStreamCaptureModeThreadLocal),
-                          "graph", err);
+    return fl__cuda_check(
+        cudaStreamBeginCapture(fl__cuda_state(be)->stream, cudaStreamCaptureModeThreadLocal),
+        "graph", err);
 }
 
 static fl_status capture_end(fl_backend *be, void **graph, fl_err *err)
@@ -258,8 +258,8 @@ static fl_status describe(fl_cuda_backend_state *s, fl_err *err)
                         "GPU not supported: %s: its kernels are for compute capability 9.0, it "
                         "has %d.%d; use --device cpu",
                         p.name, p.major, p.minor);
-    (void)snprintf(s->base.name, sizeof s->base.name, "%.*s",
-                   (int)sizeof s->base.name - 1, p.name);
+    (void)snprintf(s->base.name, sizeof s->base.name, "%.*s", (int)sizeof s->base.name - 1,
+                   p.name);
     (void)snprintf(s->base.detail, sizeof s->base.detail,
                    "driver %d.%d, runtime %d.%d, cuBLASLt %zu", driver / 1000,
                    driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10,
@@ -306,12 +306,14 @@ fl_status fl_cuda_backend(fl_backend **out, int version, int ordinal, fl_err *er
         return fl__fail(err, FL_E_UNSUPPORTED, "no GPU: %s; use --device cpu",
                         e == cudaSuccess ? "there is none" : cudaGetErrorString(e));
     if (ordinal < 0 || ordinal >= n)
-        return fl__fail(err, FL_E_UNSUPPORTED, "no such GPU: cuda:%d: there %s %d; use cuda:0%s",
-                        ordinal, n == 1 ? "is" : "are", n, n == 1 ? "" : " and on");
+        return fl__fail(err, FL_E_UNSUPPORTED,
+                        "no such GPU: cuda:%d: there %s %d; use cuda:0%s", ordinal,
+                        n == 1 ? "is" : "are", n, n == 1 ? "" : " and on");
     fl_cuda_backend_state *s = fl__calloc(1, sizeof *s);
     if (!s) return fl__fail_nomem(err, "GPU", sizeof *s);
     s->device = ordinal;
     s->base.ops = &ops;
+    s->base.gates = true;
     fl_backend *be = &s->base;
     const fl_status st = open_state(s, err);
     if (st) close_backend(&be);

@@ -1,12 +1,12 @@
 /* backend_cuda.h - what the parts of the plugin share; see kernels/backend.h for the contract.
  *
- * Everything runs on one stream. Weights of 4 and 8 bits lie in layout n16k64, of 16 bits as
- * row-major bfloat16 for cuBLASLt; biases in float32 and, for cuBLASLt, bfloat16.
+ * Everything runs on one stream. Weights of 4 and 8 bits lie in the layouts of gemm_cuda.h, of
+ * 16 bits as row-major bfloat16 for cuBLASLt; biases in float32 and, for cuBLASLt, bfloat16.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_CUDA_BACKEND_CUDA_H
 #define FL_CUDA_BACKEND_CUDA_H
 
-#include "cuda/gemm_bf16.h"
+#include "cuda/gemm_cublas.h"
 #include "cuda/gemm_cuda.h"
 #include "cuda/transform_cuda.h"
 #include "kernels/backend.h"
@@ -30,13 +30,14 @@ typedef struct fl_cuda_backend_state {
 } fl_cuda_backend_state;
 
 struct fl_device_weight {
-    fl_cuda_weight w;   /* bits 4, 8 */
+    fl_cuda_weight w; /* bits 4, 8 */
     int bits, N, K;
-    uint8_t *codes;     /* owned, what w.data is */
+    bool gated;
+    uint8_t *codes; /* owned, what w.data is */
     int32_t *col_sum;
-    float *scale;       /* [N] */
-    uint16_t *values;   /* bits 16: [N, K] */
-    float *bias;        /* [N], NULL: none */
+    float *scale;     /* [N] */
+    uint16_t *values; /* bits 16: [N, K] */
+    float *bias;      /* [N], NULL: none */
     uint16_t *bias_bf16;
 };
 
@@ -47,12 +48,12 @@ struct fl_device_encoder {
     fl_cuda_transform transform; /* n1 0: none */
     void *factors;
     fl_cuda_quantize_static spec;
-    float *limits;     /* [2 n] lo, hi */
-    int32_t *extras;   /* [2 n_extra] */
-    float *scale;      /* by_tensor: [1], and zero behind it */
+    float *limits;   /* [2 n] lo, hi */
+    int32_t *extras; /* [2 n_extra] */
+    float *scale;    /* by_tensor: [1], and zero behind it */
     int32_t *zero;
     bool has_zero, keeps_negative; /* by_tensor: zero point; codes below 0 */
-    float *premul;     /* [n] or NULL */
+    float *premul;                 /* [n] or NULL */
 };
 
 struct fl_device_factor {
@@ -75,7 +76,7 @@ fl_status fl__cuda_upload(fl_backend *be, void *device, const void *src, size_t 
 
 /* backend_objects.c, backend_ops.c: the rows of the table. */
 fl_status fl__cuda_weight_new(fl_backend *be, fl_device_weight **out, int N, int K, int bits,
-                              fl_err *err);
+                              bool gated, fl_err *err);
 fl_status fl__cuda_weight_fill(fl_backend *be, fl_device_weight *w, const fl_weight_rows *rows,
                                fl_err *err);
 void fl__cuda_weight_free(fl_backend *be, fl_device_weight **w);
@@ -84,8 +85,8 @@ fl_status fl__cuda_encoder_new(fl_backend *be, fl_device_encoder **out, int n,
                                float scale, const fl_quantize_token *by_token,
                                const float *premul, fl_err *err);
 void fl__cuda_encoder_free(fl_backend *be, fl_device_encoder **e);
-fl_status fl__cuda_factor_new(fl_backend *be, fl_device_factor **out, int D,
-                              const float *right, fl_err *err);
+fl_status fl__cuda_factor_new(fl_backend *be, fl_device_factor **out, int D, const float *right,
+                              fl_err *err);
 void fl__cuda_factor_free(fl_backend *be, fl_device_factor **f);
 
 size_t fl__cuda_op_page_bytes(fl_backend *be, const fl_device_kv *kv);

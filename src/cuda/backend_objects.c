@@ -23,7 +23,7 @@ static fl_status put(fl_backend *be, void *out, const void *src, size_t n_bytes,
 /* ---- weights ----------------------------------------------------------------------------- */
 
 fl_status fl__cuda_weight_new(fl_backend *be, fl_device_weight **out, int N, int K, int bits,
-                              fl_err *err)
+                              bool gated, fl_err *err)
 {
     fl_status st;
     *out = NULL;
@@ -32,11 +32,12 @@ fl_status fl__cuda_weight_new(fl_backend *be, fl_device_weight **out, int N, int
     w->N = N;
     w->K = K;
     w->bits = bits;
+    w->gated = gated;
     if (bits == 16) {
         st = put(be, &w->values, NULL, (size_t)N * (size_t)K * 2, err);
     } else {
-        w->w = (fl_cuda_weight){.bits = bits, .N = N, .K = K, .N_pad = round_up(N, 16),
-                                .K_pad = round_up(K, 64)};
+        w->w = (fl_cuda_weight){
+            .bits = bits, .N = N, .K = K, .N_pad = round_up(N, 16), .K_pad = round_up(K, 64)};
         st = put(be, &w->codes, NULL, fl__cuda_weight_bytes(N, K, bits), err);
         if (!st) st = put(be, &w->col_sum, NULL, (size_t)w->w.N_pad * 4, err);
         if (!st) st = put(be, &w->scale, NULL, (size_t)N * 4, err);
@@ -71,12 +72,19 @@ static fl_status fill_codes(fl_backend *be, fl_device_weight *w, const fl_weight
     int32_t *extra = NULL;
     fl_status st = put(be, &codes, NULL, n_bytes, err);
     if (!st && r->codes) st = fl__cuda_upload(be, codes, r->codes, (size_t)r->N * row, err);
-    else if (!st)
-        st = fl__cuda_random_bytes(codes, (int64_t)n_bytes, r->seed, s->stream, err);
+    else if (!st) st = fl__cuda_random_bytes(codes, (int64_t)n_bytes, r->seed, s->stream, err);
     if (!st && n_extra > 0) st = put(be, &extra, r->extra, n_extra * sizeof *extra, err);
-    const fl_cuda_pack pack = {.dst = w->codes, .col_sum = w->col_sum, .codes = codes,
-                               .extra = extra, .bits = w->bits, .n0 = r->n0, .N = r->N,
-                               .K = w->K, .n_columns = r->n_columns, .n_in = r->n_in};
+    const fl_cuda_pack pack = {.dst = w->codes,
+                               .col_sum = w->col_sum,
+                               .codes = codes,
+                               .extra = extra,
+                               .bits = w->bits,
+                               .n0 = r->n0,
+                               .step = r->step,
+                               .N = r->N,
+                               .K = w->K,
+                               .n_columns = r->n_columns,
+                               .n_in = r->n_in};
     if (!st) st = fl__cuda_pack_codes(&pack, s->stream, err);
     if (!st) st = fl__cuda_check(cudaStreamSynchronize(s->stream), "packing of weights", err);
     fl__cuda_release(be, codes);
@@ -84,15 +92,20 @@ static fl_status fill_codes(fl_backend *be, fl_device_weight *w, const fl_weight
     return st;
 }
 
-static fl_status fill_scales(fl_backend *be, fl_device_weight *w, const fl_weight_rows *r,
-                             fl_err *err)
+/* Numbers of the rows into dst [N], [n0 + r * step] = src[r * stride]. */
+static fl_status fill_numbers(fl_backend *be, float *dst, const float *src, int stride,
+                              const fl_weight_rows *r, fl_err *err)
 {
-    float *scales = fl__alloc((size_t)r->N, sizeof *scales);
-    if (!scales) return fl__fail_nomem(err, "scales", (size_t)r->N * sizeof *scales);
-    for (int n = 0; n < r->N; n++) scales[n] = r->scale[n * r->scale_stride];
-    const fl_status st =
-        fl__cuda_upload(be, w->scale + r->n0, scales, (size_t)r->N * sizeof *scales, err);
-    fl__free(&scales);
+    float *dense = fl__alloc((size_t)r->N, sizeof *dense);
+    if (!dense) return fl__fail_nomem(err, "scales", (size_t)r->N * sizeof *dense);
+    for (int n = 0; n < r->N; n++) dense[n] = src[n * stride];
+    fl_cuda_backend_state *s = fl__cuda_state(be);
+    fl_status st = fl__cuda_check(
+        cudaMemcpy2DAsync(dst + r->n0, (size_t)r->step * sizeof *dense, dense, sizeof *dense,
+                          sizeof *dense, (size_t)r->N, cudaMemcpyHostToDevice, s->stream),
+        "scales", err);
+    if (!st) st = fl__cuda_check(cudaStreamSynchronize(s->stream), "scales", err);
+    fl__free(&dense);
     return st;
 }
 
@@ -123,10 +136,10 @@ static fl_status fill_bias(fl_backend *be, fl_device_weight *w, const fl_weight_
     if (!w->bias) {
         st = put(be, &w->bias, NULL, n * 4, err);
         if (!st) st = put(be, &w->bias_bf16, NULL, n * 2, err);
-        if (!st) st = fl__cuda_check(cudaMemsetAsync(w->bias, 0, n * 4, s->stream), "bias", err);
+        if (!st)
+            st = fl__cuda_check(cudaMemsetAsync(w->bias, 0, n * 4, s->stream), "bias", err);
     }
-    if (!st)
-        st = fl__cuda_upload(be, w->bias + r->n0, r->bias, (size_t)r->N * sizeof *r->bias, err);
+    if (!st) st = fill_numbers(be, w->bias, r->bias, 1, r, err);
     if (st) return st;
     return fl__cuda_to_bf16(w->bias_bf16, w->bias, FL_FLOAT_F32, (int64_t)n, s->stream, err);
 }
@@ -134,9 +147,9 @@ static fl_status fill_bias(fl_backend *be, fl_device_weight *w, const fl_weight_
 fl_status fl__cuda_weight_fill(fl_backend *be, fl_device_weight *w, const fl_weight_rows *rows,
                                fl_err *err)
 {
-    fl_status st = w->bits == 16 ? fill_values(be, w, rows, err)
-                                 : fill_codes(be, w, rows, err);
-    if (!st && w->bits != 16) st = fill_scales(be, w, rows, err);
+    fl_status st = w->bits == 16 ? fill_values(be, w, rows, err) : fill_codes(be, w, rows, err);
+    if (!st && w->bits != 16)
+        st = fill_numbers(be, w->scale, rows->scale, rows->scale_stride, rows, err);
     return st || !rows->bias ? st : fill_bias(be, w, rows, err);
 }
 
@@ -261,8 +274,8 @@ void fl__cuda_encoder_free(fl_backend *be, fl_device_encoder **e)
 
 /* ---- factors ----------------------------------------------------------------------------- */
 
-fl_status fl__cuda_factor_new(fl_backend *be, fl_device_factor **out, int D,
-                              const float *right, fl_err *err)
+fl_status fl__cuda_factor_new(fl_backend *be, fl_device_factor **out, int D, const float *right,
+                              fl_err *err)
 {
     fl_cuda_backend_state *s = fl__cuda_state(be);
     const size_t n = (size_t)D * (size_t)D;

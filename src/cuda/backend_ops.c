@@ -1,9 +1,7 @@
 /* backend_ops.c - the ops of kernels/backend.h by the GPU's kernels.
  *
- * An encoder's front is part of its kernel where there is such a kernel (RMSNorm and SiLU in
- * front of the transform and of the per-token quantiser); elsewhere it is a kernel of its own,
- * into the scratch of the op: float32 in front of a quantiser, so that codes are those of the
- * CPU from the same rows.
+ * An encoder's front is part of its kernel, the sum behind a site and SiLU times up of a gated
+ * pair are part of its product.
  * SPDX-License-Identifier: MIT */
 #include "cuda/backend_cuda.h"
 
@@ -34,28 +32,36 @@ fl_status fl__cuda_op_embed(fl_backend *be, const fl_device_embed *e,
     return fl__cuda_embed_rows(&c, step->n_rows, fl__cuda_state(be)->stream, err);
 }
 
-/* The front alone, x to y. */
-static fl_status run_front(fl_backend *be, const fl_cuda_matrix *y, const fl_device_rows *r,
-                           int M, int n, fl_err *err)
+/* A row as the kernels make it: the front, then premul (NULL: none). */
+static fl_cuda_row row_of(const fl_device_rows *r, const float *premul)
 {
-    void *stream = fl__cuda_state(be)->stream;
-    const fl_cuda_matrix x = matrix(&r->x);
+    fl_cuda_row row = {.x = r->x.data, .ldx = r->x.ld, .x_f32 = r->x.f32, .premul = premul};
     switch (r->front) {
-    case FL_FRONT_RMS_NORM:
-        return fl__cuda_rms_norm(y, &x, r->gain, M, n, r->eps, stream, err);
+    case FL_FRONT_SILU_MUL:
+        row.up = r->up;
+        break;
+    case FL_FRONT_RELU:
+        row.relu = true;
+        break;
     case FL_FRONT_LAYER_NORM:
-        return fl__cuda_layer_norm(y, &x, r->gain, r->bias, M, n, r->eps, stream, err);
-    case FL_FRONT_SILU_MUL: return fl__cuda_silu_mul(y, &x, r->up, M, n, stream, err);
-    default:
-        return fl__cuda_map_rows(y, &x, r->front == FL_FRONT_RELU, M, n, stream, err);
+        row.layer_norm = true; /* fall through */
+    case FL_FRONT_RMS_NORM:
+        row.gain = r->gain;
+        row.bias = r->bias;
+        row.eps = r->eps;
+        break;
+    case FL_FRONT_NONE:
+        break;
     }
+    return row;
 }
 
 fl_status fl__cuda_op_norm(fl_backend *be, const fl_device_matrix *y,
                            const fl_device_rows *rows, int M, int n, fl_err *err)
 {
     const fl_cuda_matrix to = matrix(y);
-    return run_front(be, &to, rows, M, n, err);
+    const fl_cuda_row row = row_of(rows, NULL);
+    return fl__cuda_row_values(&to, &row, M, n, fl__cuda_state(be)->stream, err);
 }
 
 fl_status fl__cuda_op_gather(fl_backend *be, const fl_device_matrix *y,
@@ -68,45 +74,24 @@ fl_status fl__cuda_op_gather(fl_backend *be, const fl_device_matrix *y,
 
 /* ---- encoding ---------------------------------------------------------------------------- */
 
-/* The quantiser's kernel does the front itself. */
-static bool fuses(const fl_device_encoder *e, const fl_device_rows *r)
-{
-    if (r->front == FL_FRONT_NONE) return true;
-    if (e->by_tensor) return r->front == FL_FRONT_RELU && !e->keeps_negative;
-    return r->front == FL_FRONT_RMS_NORM || (r->front == FL_FRONT_SILU_MUL && !r->x.f32);
-}
-
-static fl_cuda_row row_of(const fl_device_encoder *e, const fl_device_rows *r)
-{
-    fl_cuda_row row = {.x = r->x.data, .ldx = r->x.ld, .x_f32 = r->x.f32, .premul = e->premul};
-    if (r->front == FL_FRONT_SILU_MUL) row.up = r->up;
-    if (r->front == FL_FRONT_RMS_NORM) {
-        row.gain = r->gain;
-        row.eps = r->eps;
-    }
-    return row;
-}
-
 fl_status fl__cuda_op_encode(fl_backend *be, const fl_device_encode *e, fl_err *err)
 {
     fl_cuda_backend_state *s = fl__cuda_state(be);
     const fl_device_encoder *c = e->encoder;
-    const fl_cuda_codes y = {.codes = e->out.data, .ld = e->out.ld, .x_sum = NULL,
-                             .x_scale = e->out.scales, .x_zero = e->out.zeros};
-    fl_device_rows rows = e->rows;
-    fl_status st;
+    const fl_cuda_codes y = {.codes = e->out.data,
+                             .ld = e->out.ld,
+                             .x_sum = NULL,
+                             .x_scale = e->out.scales,
+                             .x_zero = e->out.zeros};
+    fl_cuda_row x = row_of(&e->rows, c->premul);
     if (c->bits == 16) {
         const fl_cuda_matrix to = {e->out.data, e->out.ld, false};
-        return run_front(be, &to, &rows, e->M, c->n, err);
+        return fl__cuda_row_values(&to, &x, e->M, c->n, s->stream, err);
     }
-    if (!fuses(c, &rows)) {
-        const fl_cuda_matrix to = {e->scratch, c->n, true};
-        if ((st = run_front(be, &to, &rows, e->M, c->n, err))) return st;
-        rows = (fl_device_rows){.front = FL_FRONT_NONE, .x = {e->scratch, c->n, true}};
-    }
-    const fl_cuda_row x = row_of(c, &rows);
-    if (c->by_tensor)
+    if (c->by_tensor) {
+        x.relu = x.relu && c->keeps_negative; /* else the limits do it, at more speed */
         return fl__cuda_quantize_static(&y, &x, e->M, &c->spec, s->n_sm, s->stream, err);
+    }
     if (c->transform.n1)
         return fl__cuda_transform_quantize(&y, &x, e->M, &c->transform, &c->grid, s->n_sm,
                                            s->stream, err);
@@ -153,22 +138,23 @@ fl_status fl__cuda_op_linear(fl_backend *be, const fl_device_linear *l, fl_err *
                             .ldx = l->x.ld,
                             .x_scale = e->by_tensor ? e->scale : l->x.scales,
                             .x_scale_stride = !e->by_tensor,
-                            .x_zero = !zeros ? NULL : e->by_tensor ? e->zero : l->x.zeros,
+                            .x_zero = !zeros         ? NULL
+                                      : e->by_tensor ? e->zero
+                                                     : l->x.zeros,
                             .x_zero_stride = !e->by_tensor,
                             .w = &w->w,
                             .w_scale = w->scale,
                             .w_scale_stride = 1,
                             .bias = w->bias,
-                            .y = l->accumulate ? l->scratch : l->y.data,
-                            .ldy = l->accumulate ? w->N : l->y.ld,
-                            .y_bf16 = !l->accumulate && !l->y.f32,
+                            .residual = l->accumulate ? l->y.data : NULL,
+                            .ldr = l->y.ld,
+                            .y = l->y.data,
+                            .ldy = l->y.ld,
+                            .y_bf16 = !l->y.f32,
+                            .gated = w->gated,
                             .M = l->M,
                             .workspace = s->gemm_workspace};
-    if (l->M == 0) return FL_OK;
-    const fl_status st = run_codes(s, &g, err);
-    if (st || !l->accumulate) return st;
-    const fl_cuda_matrix y = matrix(&l->y);
-    return fl__cuda_add_rows(&y, l->scratch, l->M, w->N, s->stream, err);
+    return l->M == 0 ? FL_OK : run_codes(s, &g, err);
 }
 
 /* ---- attention --------------------------------------------------------------------------- */
@@ -189,16 +175,32 @@ size_t fl__cuda_op_page_bytes(fl_backend *be, const fl_device_kv *kv)
     (void)be;
     if (kv->k_bits != kv->v_bits) return 0;
     if (kv->k_bits != 4 && kv->k_bits != 8 && kv->k_bits != 16) return 0;
-    if (kv->head_dim % 16 != 0 || kv->head_dim > 128) return 0;
+    if (kv->head_dim != 32 && kv->head_dim != 64 && kv->head_dim != 80 && kv->head_dim != 128)
+        return 0;
     return fl__cuda_kv_page_bytes(&c);
 }
 
+/* The fast kernels' sizes; others go one row at a time. */
+static bool is_fast(const fl_device_kv *kv)
+{
+    return kv->head_dim != 32 && kv->n_heads / kv->n_kv_heads <= 8;
+}
+
+static size_t decode_bytes(const fl_cuda_backend_state *s, const fl_device_kv *kv, int max_seqs)
+{
+    const size_t n =
+        fl__cuda_attention_workspace_bytes(kv->head_dim, kv->n_kv_heads, max_seqs, s->n_sm);
+    return (n + 255) / 256 * 256;
+}
+
+/* Counters and pieces of decoding, then the prefill's. */
 size_t fl__cuda_op_attend_bytes(fl_backend *be, const fl_device_kv *kv, int max_seqs,
                                 int max_tokens)
 {
-    (void)max_tokens;
-    return fl__cuda_attention_workspace_bytes(kv->head_dim, kv->n_kv_heads, max_seqs,
-                                              fl__cuda_state(be)->n_sm);
+    if (!is_fast(kv)) return 0;
+    return decode_bytes(fl__cuda_state(be), kv, max_seqs) +
+           fl__cuda_attention_prefill_workspace_bytes(kv->head_dim, kv->n_kv_heads, max_seqs,
+                                                      max_tokens);
 }
 
 /* Rotation and factor go before the append where there are factors. */
@@ -254,28 +256,49 @@ fl_status fl__cuda_op_append(fl_backend *be, const fl_device_append *a,
     return st ? st : fl__cuda_kv_append(&c, fl__cuda_state(be)->stream, err);
 }
 
-static bool decodes(const fl_device_kv *kv)
-{
-    const int D = kv->head_dim;
-    return (D == 64 || D == 80 || D == 128) && kv->n_heads / kv->n_kv_heads <= 8;
-}
-
 fl_status fl__cuda_op_attend(fl_backend *be, const fl_device_attend *a,
                              const fl_device_step *step, fl_err *err)
 {
     fl_cuda_backend_state *s = fl__cuda_state(be);
     const fl_cuda_kv kv = cache(a->kv);
-    if (step->max_rows == 1 && decodes(a->kv)) {
-        const fl_cuda_attention c = {.kv = &kv, .q = a->q, .y = a->y.data, .q_bf16 = true,
-                                     .y_bf16 = !a->y.f32, .n_heads = a->kv->n_heads,
-                                     .n_seqs = step->n_seqs, .n_tokens = step->n_tokens,
-                                     .scale = a->scale, .workspace = a->workspace};
+    if (!is_fast(a->kv)) {
+        const fl_cuda_attention_simple c = {.kv = &kv,
+                                            .q = a->q,
+                                            .y = a->y.data,
+                                            .y_bf16 = !a->y.f32,
+                                            .n_heads = a->kv->n_heads,
+                                            .n_seqs = step->n_seqs,
+                                            .first_row = step->first_row,
+                                            .position = step->position,
+                                            .max_rows = step->max_rows,
+                                            .scale = a->scale};
+        return fl__cuda_attention_simple(&c, s->stream, err);
+    }
+    if (step->max_rows == 1) {
+        const fl_cuda_attention c = {.kv = &kv,
+                                     .q = a->q,
+                                     .y = a->y.data,
+                                     .q_bf16 = true,
+                                     .y_bf16 = !a->y.f32,
+                                     .n_heads = a->kv->n_heads,
+                                     .n_seqs = step->n_seqs,
+                                     .n_tokens = step->n_tokens,
+                                     .scale = a->scale,
+                                     .workspace = a->workspace};
         return fl__cuda_attention_decode(&c, s->n_sm, s->stream, err);
     }
-    const fl_cuda_attention_simple c = {.kv = &kv, .q = a->q, .y = a->y.data,
-                                        .y_bf16 = !a->y.f32, .n_heads = a->kv->n_heads,
-                                        .n_seqs = step->n_seqs, .first_row = step->first_row,
-                                        .position = step->position, .max_rows = step->max_rows,
-                                        .scale = a->scale};
-    return fl__cuda_attention_simple(&c, s->stream, err);
+    const fl_cuda_attention_prefill c = {.kv = &kv,
+                                         .q = a->q,
+                                         .y = a->y.data,
+                                         .y_bf16 = !a->y.f32,
+                                         .n_heads = a->kv->n_heads,
+                                         .n_seqs = step->n_seqs,
+                                         .first_row = step->first_row,
+                                         .position = step->position,
+                                         .max_rows = step->max_rows,
+                                         .max_tokens = step->max_tokens,
+                                         .scale = a->scale,
+                                         .workspace = (char *)a->workspace +
+                                                      decode_bytes(s, a->kv, a->max_seqs)};
+    return fl__cuda_attention_prefill(&c, s->stream, err);
 }

@@ -1,6 +1,4 @@
-/* engine_kernels.cu - embedding, layer norm, ReLU, sums, gathering: one pass over memory each.
- *
- * A thread takes eight neighbouring values; layer norm has a CTA per row, held in registers.
+/* engine_kernels.cu - embedding, gathering rows: a thread takes eight neighbouring values.
  * SPDX-License-Identifier: MIT */
 #include "cuda/engine_kernels.h"
 
@@ -8,7 +6,7 @@
 
 #include <cuda_fp16.h>
 
-enum { THREADS = 256, MAX_WIDTH = 32768, MAX_CHUNKS = 16 };
+enum { THREADS = 256, MAX_WIDTH = 32768 };
 
 static fl_status finish(const char *what, int M, int n, fl_err *err)
 {
@@ -92,101 +90,7 @@ extern "C" fl_status fl__cuda_embed_rows(const fl_cuda_embedding *e, int M, void
     return finish("embedding", M, e->n, err);
 }
 
-/* ---- layer norm -------------------------------------------------------------------------- */
-
-DEV float sum_of_block(float v, float *shared)
-{
-    v = warp_sum(v);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = v;
-    __syncthreads();
-    return warp_sum(threadIdx.x % 32 < THREADS / 32 ? shared[threadIdx.x % 32] : 0.0f);
-}
-
-__global__ void __launch_bounds__(THREADS)
-    layer_norm_kernel(const fl_cuda_matrix y, const fl_cuda_matrix x, const float *gain,
-                      const float *bias, int n, float eps)
-{
-    __shared__ float shared[THREADS / 32];
-    float v[MAX_CHUNKS][8], sum = 0, squares = 0;
-    const int64_t m = blockIdx.x;
-#pragma unroll
-    for (int i = 0; i < MAX_CHUNKS; i++) {
-        const int c = 8 * (i * THREADS + threadIdx.x);
-        for (int j = 0; j < 8; j++) v[i][j] = 0;
-        if (c < n) get_eight(v[i], &x, m, c);
-        for (int j = 0; j < 8; j++) sum += v[i][j];
-    }
-    const float mean = sum_of_block(sum, shared) / (float)n;
-#pragma unroll
-    for (int i = 0; i < MAX_CHUNKS; i++) {
-        const int c = 8 * (i * THREADS + threadIdx.x);
-        for (int j = 0; j < 8 && c < n; j++) {
-            v[i][j] -= mean;
-            squares = fmaf(v[i][j], v[i][j], squares);
-        }
-    }
-    const float factor = 1.0f / sqrtf(sum_of_block(squares, shared) / (float)n + eps);
-#pragma unroll
-    for (int i = 0; i < MAX_CHUNKS; i++) {
-        const int c = 8 * (i * THREADS + threadIdx.x);
-        if (c >= n) break;
-        for (int j = 0; j < 8; j++)
-            v[i][j] = __fadd_rn(__fmul_rn(__fmul_rn(v[i][j], factor), gain[c + j]),
-                                bias[c + j]);
-        put_eight(&y, m, c, v[i]);
-    }
-}
-
-extern "C" fl_status fl__cuda_layer_norm(const fl_cuda_matrix *y, const fl_cuda_matrix *x,
-                                         const float *gain, const float *bias, int M, int n,
-                                         float eps, void *stream, fl_err *err)
-{
-    const fl_status st = check_width("layer norm", n, err);
-    if (st != FL_OK || M == 0) return st;
-    layer_norm_kernel<<<M, THREADS, 0, (cudaStream_t)stream>>>(*y, *x, gain, bias, n, eps);
-    return finish("layer norm", M, n, err);
-}
-
 /* ---- rows -------------------------------------------------------------------------------- */
-
-__global__ void map_kernel(const fl_cuda_matrix y, const fl_cuda_matrix x, bool relu, int M,
-                           int n)
-{
-    float v[8];
-    int m, c;
-    if (!my_eight(M, n, &m, &c)) return;
-    get_eight(v, &x, m, c);
-    for (int i = 0; i < 8 && relu; i++) v[i] = v[i] < 0 ? 0 : v[i];
-    put_eight(&y, m, c, v);
-}
-
-extern "C" fl_status fl__cuda_map_rows(const fl_cuda_matrix *y, const fl_cuda_matrix *x,
-                                       bool relu, int M, int n, void *stream, fl_err *err)
-{
-    if (M == 0) return FL_OK;
-    map_kernel<<<n_blocks(M, n), THREADS, 0, (cudaStream_t)stream>>>(*y, *x, relu, M, n);
-    return finish("relu", M, n, err);
-}
-
-__global__ void add_kernel(const fl_cuda_matrix y, const float *x, int M, int n)
-{
-    float v[8], u[8];
-    int m, c;
-    if (!my_eight(M, n, &m, &c)) return;
-    get_eight(v, &y, m, c);
-    load_f32<8>(u, x + (int64_t)m * n + c);
-    for (int i = 0; i < 8; i++) v[i] = __fadd_rn(u[i], v[i]);
-    put_eight(&y, m, c, v);
-}
-
-extern "C" fl_status fl__cuda_add_rows(const fl_cuda_matrix *y, const float *x, int M, int n,
-                                       void *stream, fl_err *err)
-{
-    if (M == 0) return FL_OK;
-    add_kernel<<<n_blocks(M, n), THREADS, 0, (cudaStream_t)stream>>>(*y, x, M, n);
-    return finish("sum", M, n, err);
-}
 
 __global__ void gather_kernel(const fl_cuda_matrix y, const fl_cuda_matrix x,
                               const int32_t *rows, int M, int n)

@@ -26,17 +26,6 @@ typedef struct fl_cuda_embedding {
 } fl_cuda_embedding;
 fl_status fl__cuda_embed_rows(const fl_cuda_embedding *e, int M, void *stream, fl_err *err);
 
-/* (x - mean) / sqrt(var + eps) * gain + bias, two passes over the row in registers;
- * n <= 32768. */
-fl_status fl__cuda_layer_norm(const fl_cuda_matrix *y, const fl_cuda_matrix *x,
-                              const float *gain, const float *bias, int M, int n, float eps,
-                              void *stream, fl_err *err);
-/* max(x, 0), a NaN stays one; a copy that changes the type when relu is false. */
-fl_status fl__cuda_map_rows(const fl_cuda_matrix *y, const fl_cuda_matrix *x, bool relu, int M,
-                            int n, void *stream, fl_err *err);
-/* y += x, both float32, x dense. */
-fl_status fl__cuda_add_rows(const fl_cuda_matrix *y, const float *x, int M, int n, void *stream,
-                            fl_err *err);
 fl_status fl__cuda_gather_rows(const fl_cuda_matrix *y, const fl_cuda_matrix *x,
                                const int32_t *rows, int M, int n, void *stream, fl_err *err);
 
@@ -52,14 +41,15 @@ typedef struct fl_cuda_heads {
 } fl_cuda_heads;
 fl_status fl__cuda_heads(const fl_cuda_heads *h, int M, void *stream, fl_err *err);
 
-/* Codes of the file's packing (kernels/layout.h), on the device, into rows n0.. of layout
- * n16k64 (gemm_cuda.h) and their sums. n0 and N are multiples of 16. */
+/* Codes of the file's packing (kernels/layout.h), on the device, into the layout of
+ * gemm_cuda.h, and their sums: row r becomes channel n0 + r * step. The channels of a panel of
+ * 16 may come from several calls (step 2: gate and up). */
 typedef struct fl_cuda_pack {
     uint8_t *dst;
     int32_t *col_sum;
     const void *codes; /* [N, n_columns] */
     const int32_t *extra;
-    int bits, n0, N, K, n_columns, n_in;
+    int bits, n0, step, N, K, n_columns, n_in;
 } fl_cuda_pack;
 fl_status fl__cuda_pack_codes(const fl_cuda_pack *p, void *stream, fl_err *err);
 

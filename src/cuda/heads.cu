@@ -7,8 +7,7 @@
 #include "cuda/engine_kernels.h"
 
 #include "cuda/attention_sm90.h"
-
-#include <cuda_runtime.h>
+#include "cuda/launch.h"
 
 enum { N_THREADS = 128, ROWS = 16, PAD = 8 };
 
@@ -24,8 +23,9 @@ DEV float value_of(const fl_cuda_matrix *x, int64_t m, int c)
 }
 
 /* Rotated rows of the head from column c0 on, as bf16. */
-template <int D> DEV void rotate_rows(uint16_t (*u)[D + PAD], const heads_args *g,
-                                      const fl_cuda_matrix *x, int m0, int c0)
+template <int D>
+DEV void rotate_rows(uint16_t (*u)[D + PAD], const heads_args *g, const fl_cuda_matrix *x,
+                     int m0, int c0)
 {
     const int half = D / 2;
     for (int i = threadIdx.x; i < ROWS * half; i += N_THREADS) {
@@ -46,8 +46,7 @@ template <int D> DEV void rotate_rows(uint16_t (*u)[D + PAD], const heads_args *
     }
 }
 
-template <int D>
-__global__ void __launch_bounds__(N_THREADS) heads_kernel(const __grid_constant__ heads_args g)
+template <int D> __global__ void __launch_bounds__(N_THREADS) heads_kernel(const heads_args g)
 {
     __shared__ __align__(16) uint16_t u[ROWS][D + PAD];
     const bool is_key = (int)blockIdx.y >= g.h.n_heads;
@@ -58,6 +57,8 @@ __global__ void __launch_bounds__(N_THREADS) heads_kernel(const __grid_constant_
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = lane / 4, q = lane % 4;
     constexpr int TILES = D / 32; /* of 8 columns, per warp */
     float acc[TILES][4] = {};
+    launch_next();
+    wait_previous();
     rotate_rows<D>(u, &g, is_key ? &g.h.k : &g.h.q, m0, head * D);
     __syncthreads();
     for (int k = 0; k < D; k += 16) {
@@ -88,16 +89,16 @@ extern "C" fl_status fl__cuda_heads(const fl_cuda_heads *h, int M, void *stream,
     const heads_args g = {*h, M};
     const dim3 grid((unsigned)((M + ROWS - 1) / ROWS), (unsigned)(h->n_heads + h->n_kv_heads));
     cudaStream_t s = (cudaStream_t)stream;
+    cudaError_t e;
     if (M == 0) return FL_OK;
-    if (h->D == 32) heads_kernel<32><<<grid, N_THREADS, 0, s>>>(g);
-    else if (h->D == 64) heads_kernel<64><<<grid, N_THREADS, 0, s>>>(g);
-    else if (h->D == 128) heads_kernel<128><<<grid, N_THREADS, 0, s>>>(g);
+    if (h->D == 32) e = launch_after(heads_kernel<32>, grid, N_THREADS, 0, s, g);
+    else if (h->D == 64) e = launch_after(heads_kernel<64>, grid, N_THREADS, 0, s, g);
+    else if (h->D == 128) e = launch_after(heads_kernel<128>, grid, N_THREADS, 0, s, g);
     else
         return fl__fail(err, FL_E_UNSUPPORTED,
                         "cuda: head transforms of %d channels: 32, 64 and 128 have a kernel; "
                         "use --device cpu",
                         h->D);
-    const cudaError_t e = cudaGetLastError();
     if (e != cudaSuccess)
         return fl__fail(err, FL_E_FAIL, "cuda: head transforms [%d]: %s; see the GPU's log", M,
                         cudaGetErrorString(e));

@@ -1,8 +1,8 @@
 /* weight_load.cu - weights into the kernels' order, on the device; random ones for benches.
  *
- * Codes come as the file has them; each thread makes four bytes of layout n16k64 (gemm_cuda.h),
- * a block of 512 or 1024 bytes per 128 threads, and the sums of a channel's codes are added by
- * a kernel of their own, one warp per channel.
+ * Codes come as the file has them; a thread makes eight bytes at a time of a channel's share of
+ * a block of 64 k (gemm_cuda.h). The sums of a channel's codes are added by a kernel of their
+ * own, one warp per channel.
  * SPDX-License-Identifier: MIT */
 #include "cuda/engine_kernels.h"
 
@@ -13,47 +13,58 @@
 
 enum { THREADS = 256 };
 
-DEV int code_at(const fl_cuda_pack *p, int n, int k)
+/* Row r of the source, column k. */
+DEV int code_at(const fl_cuda_pack *p, int r, int k)
 {
     if (k >= p->K) return 0;
     const int c = k < p->n_in ? k : p->extra[k - p->n_in];
-    if (p->bits == 8) return ((const int8_t *)p->codes)[(int64_t)n * p->n_columns + c];
+    if (p->bits == 8) return ((const int8_t *)p->codes)[(int64_t)r * p->n_columns + c];
     const int64_t row_bytes = (p->n_columns + 1) / 2;
-    const uint8_t two = ((const uint8_t *)p->codes)[(int64_t)n * row_bytes + c / 2];
+    const uint8_t two = ((const uint8_t *)p->codes)[(int64_t)r * row_bytes + c / 2];
     return (int)(int8_t)(c % 2 ? two & 0xf0 : two << 4) >> 4;
 }
 
-/* Word j of lane l in a block: channels l / 4 + 8 (j % 2), k = 4 (l % 4) + 16 (j / 2) + b. */
-__global__ void pack_kernel(const fl_cuda_pack p, int64_t n_words)
+DEV uint32_t four_codes_at(const fl_cuda_pack *p, int r, int k)
+{
+    uint32_t w = 0;
+    for (int b = 0; b < 4; b++) w |= (uint32_t)(code_at(p, r, k + b) & 255) << 8 * b;
+    return w;
+}
+
+/* Four k of a block from k = 4 q on, q = 0..7, and those 32 behind them. */
+DEV void put_words(const fl_cuda_pack *p, int r, int block, int q)
+{
+    const int n = p->n0 + r * p->step, panel = n / 16, row = n % 16 / 2;
+    const int64_t n_blocks = (p->K + 63) / 64;
+    const uint32_t first = four_codes_at(p, r, 64 * block + 4 * q),
+                   second = four_codes_at(p, r, 64 * block + 4 * q + 32);
+    if (p->bits == 4) {
+        const int lane = row * 4 + q % 4, j = n % 2 + q / 4 * 2;
+        ((uint32_t *)p->dst)[(panel * n_blocks + block) * 128 + lane * 4 + j] =
+            (first << 4 & 0xf0f0f0f0u) | (second & 0x0f0f0f0fu);
+        return;
+    }
+    uint8_t *to = p->dst + ((panel * 2 + n % 2) * n_blocks + block) * 512 + row * 64;
+    *(uint32_t *)(to + (q / 4 ^ row / 2) * 16 + q % 4 * 4) = first;
+    *(uint32_t *)(to + ((q / 4 + 2) ^ row / 2) * 16 + q % 4 * 4) = second;
+}
+
+__global__ void pack_kernel(const fl_cuda_pack p, int64_t n_items)
 {
     const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    const int n_blocks = (p.K + 63) / 64, w = (int)(i % 128), lane = w / 4, j = w % 4;
-    const int64_t block = i / 128;
-    if (i >= n_words) return;
-    const int n = (int)(block / n_blocks) * 16 + lane / 4 + 8 * (j % 2);
-    const int k = (int)(block % n_blocks) * 64 + 4 * (lane % 4) + 16 * (j / 2);
-    uint32_t first = 0, second = 0;
-    for (int b = 0; b < 4; b++) {
-        first |= (uint32_t)(code_at(&p, n, k + b) & 255) << 8 * b;
-        second |= (uint32_t)(code_at(&p, n, k + b + 32) & 255) << 8 * b;
-    }
-    if (p.bits == 4) {
-        const uint32_t word = (first << 4 & 0xf0f0f0f0u) | (second & 0x0f0f0f0fu);
-        ((uint32_t *)p.dst)[i] = word;
-    } else {
-        ((uint32_t *)p.dst)[block * 256 + w] = first;
-        ((uint32_t *)p.dst)[block * 256 + 128 + w] = second;
-    }
+    const int n_blocks = (p.K + 63) / 64;
+    if (i >= n_items) return;
+    put_words(&p, (int)(i / 8 / n_blocks), (int)(i / 8 % n_blocks), (int)(i % 8));
 }
 
 __global__ void sum_kernel(const fl_cuda_pack p)
 {
-    const int n = blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    const int r = blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
     int sum = 0;
-    if (n >= p.N) return;
-    for (int k = threadIdx.x % 32; k < p.K; k += 32) sum += code_at(&p, n, k);
+    if (r >= p.N) return;
+    for (int k = threadIdx.x % 32; k < p.K; k += 32) sum += code_at(&p, r, k);
     sum = __reduce_add_sync(0xffffffffu, sum);
-    if (threadIdx.x % 32 == 0) p.col_sum[p.n0 + n] = sum;
+    if (threadIdx.x % 32 == 0) p.col_sum[p.n0 + r * p.step] = sum;
 }
 
 static fl_status finish(const char *what, fl_err *err)
@@ -71,11 +82,8 @@ static unsigned n_blocks_of(int64_t n)
 
 extern "C" fl_status fl__cuda_pack_codes(const fl_cuda_pack *p, void *stream, fl_err *err)
 {
-    const int64_t per_panel = (int64_t)((p->K + 63) / 64) * 128;
-    const int64_t n_words = p->N / 16 * per_panel;
-    fl_cuda_pack at = *p;
-    at.dst += (int64_t)(p->n0 / 16) * per_panel * p->bits;
-    pack_kernel<<<n_blocks_of(n_words), THREADS, 0, (cudaStream_t)stream>>>(at, n_words);
+    const int64_t n_items = (int64_t)p->N * ((p->K + 63) / 64) * 8;
+    pack_kernel<<<n_blocks_of(n_items), THREADS, 0, (cudaStream_t)stream>>>(*p, n_items);
     sum_kernel<<<n_blocks_of((int64_t)p->N * 32), THREADS, 0, (cudaStream_t)stream>>>(*p);
     return finish("packing of weights", err);
 }
@@ -126,8 +134,8 @@ static fl_status fill_random(void *y, int64_t n_bytes, uint64_t seed, uint64_t k
 {
     const int64_t n = n_bytes / 8;
     if (n == 0) return FL_OK;
-    random_kernel<<<n_blocks_of(n), THREADS, 0, (cudaStream_t)stream>>>(
-        (uint64_t *)y, n, seed, keep, set);
+    random_kernel<<<n_blocks_of(n), THREADS, 0, (cudaStream_t)stream>>>((uint64_t *)y, n, seed,
+                                                                        keep, set);
     return finish("random weights", err);
 }
 

@@ -100,8 +100,8 @@ static fl_status lane_init(lane *l, const fl_model *model, fl_device_model *dm,
 {
     const size_t n_vocab = (size_t)model->cfg.vocab_size;
     l->model = model;
-    const fl_status st = fl__runner_new(&l->runner, model, ex, dm, n_windows, seq_len,
-                                        n_windows * seq_len, err);
+    const fl_status st =
+        fl__runner_new(&l->runner, model, ex, dm, n_windows, seq_len, n_windows * seq_len, err);
     if (st != FL_OK) return st;
     l->logits = fl__alloc(CHUNK_ROWS * n_vocab, sizeof *l->logits);
     if (!l->logits)

@@ -16,7 +16,7 @@
 
 typedef struct fl_perplexity_job {
     const fl_model *model;
-    const fl_model *baseline; /* same vocabulary; NULL: none */
+    const fl_model *baseline;                  /* same vocabulary; NULL: none */
     fl_device_model *device, *baseline_device; /* where they run; NULL: the CPU */
     const fl_exec *ex;
     const int32_t *ids; /* [n_ids], each below the vocabulary's size */

@@ -25,7 +25,7 @@
 extern "C" {
 #endif
 
-enum { FL_BACKEND_VERSION = 1, FL_BACKEND_PAGE = 64, FL_BACKEND_MAX_MARKS = 4096 };
+enum { FL_BACKEND_VERSION = 2, FL_BACKEND_PAGE = 64, FL_BACKEND_MAX_MARKS = 4096 };
 
 /* Rows of bfloat16 or float32. Strides are multiples of 8 elements, addresses of 16 bytes. */
 typedef struct fl_device_matrix {
@@ -49,9 +49,9 @@ typedef struct fl_device_weight fl_device_weight;
 typedef struct fl_device_encoder fl_device_encoder;
 typedef struct fl_device_factor fl_device_factor;
 
-/* Rows [n0, n0 + N) of a weight, from the host. */
+/* N channels of a weight, from the host: n0, n0 + step, .. */
 typedef struct fl_weight_rows {
-    int n0, N;
+    int n0, step, N;
     /* bits 4 and 8: file packing (layout.h), [N, n_columns]; NULL: random codes from seed */
     const void *codes;
     int n_columns;
@@ -79,7 +79,7 @@ typedef enum fl_front {
 typedef struct fl_device_rows {
     fl_front front;
     fl_device_matrix x;
-    const void *up; /* SILU_MUL: silu(x) * up, of x's type and stride */
+    const void *up;           /* SILU_MUL: silu(x) * up, of x's type and stride */
     const float *gain, *bias; /* [n], norms */
     float eps;
 } fl_device_rows;
@@ -88,18 +88,17 @@ typedef struct fl_device_encode {
     const fl_device_encoder *encoder;
     fl_device_rows rows;
     fl_device_codes out;
-    float *scratch; /* [M, n] */
     int M;
 } fl_device_encode;
 
-/* y = codes times w, scaled, plus bias; accumulate: y (float32) += that. */
+/* y = codes times w, scaled, plus bias; accumulate: y (float32) += that; of a gated weight,
+ * silu(channel 2 i) * (channel 2 i + 1) in y's channel i. */
 typedef struct fl_device_linear {
     const fl_device_encoder *encoder; /* that made x */
     fl_device_codes x;
     const fl_device_weight *w;
     fl_device_matrix y;
     bool accumulate;
-    float *scratch; /* [M, N] when accumulate */
     int M;
 } fl_device_linear;
 
@@ -139,7 +138,8 @@ typedef struct fl_device_attend {
     const void *q;
     fl_device_matrix y; /* [rows, n_heads * head_dim] */
     float scale;
-    void *workspace;
+    void *workspace; /* attend_bytes for max_seqs */
+    int max_seqs;
 } fl_device_attend;
 
 typedef struct fl_device_embed {
@@ -173,7 +173,7 @@ typedef struct fl_backend_ops {
 
     /* objects */
     fl_status (*weight_new)(fl_backend *be, fl_device_weight **out, int N, int K, int bits,
-                            fl_err *err);
+                            bool gated, fl_err *err);
     fl_status (*weight_fill)(fl_backend *be, fl_device_weight *w, const fl_weight_rows *rows,
                              fl_err *err);
     void (*weight_free)(fl_backend *be, fl_device_weight **w);
@@ -224,12 +224,13 @@ typedef struct fl_backend_ops {
 
 struct fl_backend {
     const fl_backend_ops *ops;
-    char name[96];          /* "NVIDIA H200" */
-    char detail[96];        /* versions, one line */
-    int n_units;            /* multiprocessors */
+    char name[96];                          /* "NVIDIA H200" */
+    char detail[96];                        /* versions, one line */
+    int n_units;                            /* multiprocessors */
     size_t memory_bytes, memory_free_bytes; /* when opened */
     size_t allocated_bytes, peak_bytes;     /* by us */
-    bool f32_activations;   /* what lies between ops is float32, else bfloat16 */
+    bool gates;                             /* weights of 4 and 8 bits may be gated */
+    bool f32_activations; /* what lies between ops is float32, else bfloat16 */
 };
 
 /* The one symbol of a plugin. FL_E_UNSUPPORTED: another version, no such device. */

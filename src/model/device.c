@@ -60,18 +60,20 @@ static fl_status refuse(fl_err *err, const char *what, int layer, const char *si
 
 static fl_float_type float_type(fl_dtype type)
 {
-    return type == FL_DTYPE_F32 ? FL_FLOAT_F32 : type == FL_DTYPE_F16 ? FL_FLOAT_F16
-                                                                      : FL_FLOAT_BF16;
+    return type == FL_DTYPE_F32   ? FL_FLOAT_F32
+           : type == FL_DTYPE_F16 ? FL_FLOAT_F16
+                                  : FL_FLOAT_BF16;
 }
 
-/* Channels n0.. of the weight are this linear's. */
-static fl_status fill_weight(fl_device_model *dm, fl_device_weight *w, int n0,
+/* Channels n0, n0 + step, .. of the weight are this linear's. */
+static fl_status fill_weight(fl_device_model *dm, fl_device_weight *w, int n0, int step,
                              const fl_linear *lin, const fl_site *site, uint64_t seed,
                              fl_err *err)
 {
     const bool is_static = site->act == FL_ACT_STATIC;
     const fl_weight_rows rows = {
         .n0 = n0,
+        .step = step,
         .N = lin->n_out,
         .codes = lin->w_bits == 16 ? NULL : lin->w,
         .n_columns = fl__site_weight_columns(site),
@@ -93,8 +95,7 @@ static fl_status new_encoder(fl_device_model *dm, fl_device_encoder **out, const
 {
     const fl_transform *t = site->transform.n1 ? &site->transform : NULL;
     const fl_quantize_static *by_tensor = site->act == FL_ACT_STATIC ? &site->spec : NULL;
-    const fl_quantize_token *by_token =
-        site->act == FL_ACT_TOKEN ? &site->token[linear] : NULL;
+    const fl_quantize_token *by_token = site->act == FL_ACT_TOKEN ? &site->token[linear] : NULL;
     return dm->be->ops->encoder_new(dm->be, out, site->n_in, t, by_tensor, site->scale,
                                     by_token, site->premul, err);
 }
@@ -107,10 +108,13 @@ static fl_status new_weight(fl_device_model *dm, fl_device_site *ds, int part,
     int n0 = 0;
     for (int i = 0; i < n; i++) ds->part_out[part] += site->linears[first + i]->n_out;
     fl_status st = dm->be->ops->weight_new(dm->be, &ds->weight[part], ds->part_out[part], K,
-                                           site->linears[first]->w_bits, err);
-    for (int i = 0; i < n && !st; n0 += site->linears[first + i++]->n_out)
-        st = fill_weight(dm, ds->weight[part], n0, site->linears[first + i], site,
+                                           site->linears[first]->w_bits, ds->is_gated, err);
+    for (int i = 0; i < n && !st; i++) {
+        const fl_linear *lin = site->linears[first + i];
+        st = fill_weight(dm, ds->weight[part], n0, ds->is_gated ? n : 1, lin, site,
                          seed * FL_SITE_MAX_LINEARS + (uint64_t)(first + i), err);
+        n0 += ds->is_gated ? 1 : lin->n_out;
+    }
     return st;
 }
 
@@ -119,8 +123,9 @@ static fl_status check_site(const fl_site *site, int layer, const char *name, fl
     for (int i = 0; i < site->n_linears; i++) {
         const fl_linear *lin = site->linears[i];
         if (site->act == FL_ACT_FLOAT && lin->w_bits != 16)
-            return refuse(err, "weights of 4 or 8 bits under float activations run on the CPU "
-                               "only",
+            return refuse(err,
+                          "weights of 4 or 8 bits under float activations run on the CPU "
+                          "only",
                           layer, name);
         if (lin->n_out % 16 != 0)
             return refuse(err, "its output channels are no multiple of 16", layer, name);
@@ -133,7 +138,7 @@ static fl_status check_site(const fl_site *site, int layer, const char *name, fl
 }
 
 static fl_status put_site(fl_device_model *dm, fl_device_site *ds, const fl_site *site,
-                          int layer, const char *name, fl_err *err)
+                          int layer, const char *name, bool is_gate, fl_err *err)
 {
     const uint64_t seed = ((uint64_t)layer + 2) << 8 | (uint64_t)(unsigned char)name[0];
     fl_status st = check_site(site, layer, name, err);
@@ -142,6 +147,8 @@ static fl_status put_site(fl_device_model *dm, fl_device_site *ds, const fl_site
     ds->is_plain = ds->a_bits == 16 && !site->premul && !site->transform.n1;
     ds->code_ld = ds->a_bits == 16 ? (site->n_in + 63) / 64 * 64 : site->code_ld;
     ds->n_parts = site->own_clips ? site->n_linears : 1;
+    ds->is_gated = is_gate && dm->be->gates && ds->n_parts == 1 && site->n_linears == 2 &&
+                   site->linears[0]->w_bits != 16;
     for (int i = 0; i < site->n_linears; i++) ds->n_out += site->linears[i]->n_out;
     for (int p = 0; p < ds->n_parts && !st; p++) {
         st = new_encoder(dm, &ds->encoder[p], site, p, err);
@@ -180,7 +187,8 @@ static fl_status put_block(fl_device_model *dm, fl_device_block *db, const fl_bl
     memcpy(db->kv_clip, b->kv_clip, sizeof db->kv_clip);
     for (int i = 0; i < 2 && !st; i++) st = put_norm(dm, &db->norm[i], &b->norm[i], err);
     for (int s = 0; s < FL_N_SITES && !st; s++)
-        st = put_site(dm, &db->site[s], &b->site[s], layer, fl__site_names[s], err);
+        st = put_site(dm, &db->site[s], &b->site[s], layer, fl__site_names[s], s == FL_SITE_UP,
+                      err);
     return st ? st : put_heads(dm, db, b, err);
 }
 
@@ -208,7 +216,7 @@ static fl_status put_surroundings(fl_device_model *dm, fl_err *err)
     if (!st) st = put_norm(dm, &dm->final_norm, &m->final_norm, err);
     if (!st) st = put_floats(dm, &dm->rope_cos, m->rope_cos, n_angles, err);
     if (!st) st = put_floats(dm, &dm->rope_sin, m->rope_sin, n_angles, err);
-    return st ? st : put_site(dm, &dm->head, &m->head_site, -1, "head", err);
+    return st ? st : put_site(dm, &dm->head, &m->head_site, -1, "head", false, err);
 }
 
 fl_device_kv fl__device_kv_of(const fl_model *model)

@@ -1,7 +1,8 @@
 /* device.h - a model on a device: its weights there, and runs of the model's program on them.
  *
  * The device's executor walks the same list of ops as the CPU's (forward.c) through a backend
- * (kernels/backend.h). The linears of a site whose input is quantised once are one weight there,
+ * (kernels/backend.h). The linears of a site whose input is quantised once are one weight
+ * there,
  * one below the other, so that q, k, v and gate, up are one product each; what stands before a
  * site is done by its encoder, and the sum behind it by its linear.
  *
@@ -49,8 +50,12 @@ fl_status fl__device_run_decode(fl_device_run *run, const int32_t *ids, const in
                                 int n_seqs, float *logits, fl_err *err);
 
 /* Where the time of steps goes, by ops queued one by one. */
-enum { FL_DEVICE_LAP_ENCODE = FL_MAX_OPS, FL_DEVICE_LAP_HEAD, FL_DEVICE_LAP_OTHER,
-       FL_DEVICE_N_LAPS };
+enum {
+    FL_DEVICE_LAP_ENCODE = FL_MAX_OPS,
+    FL_DEVICE_LAP_HEAD,
+    FL_DEVICE_LAP_OTHER,
+    FL_DEVICE_N_LAPS
+};
 /* While ms (FL_DEVICE_N_LAPS numbers) is set, steps wait for the device and add to it: the time
  * of each op of a block, of all encoders, of the head with its encoder, of the rest. There are
  * no graphs then. NULL: off. */

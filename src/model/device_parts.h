@@ -10,6 +10,7 @@ typedef struct fl_device_site {
     int n_parts, n_in, n_out; /* n_out of all linears */
     int code_ld;              /* of what the encoder writes, elements */
     int a_bits;
+    bool is_gated; /* gate and up, channel by channel; silu(gate) * up comes out */
     bool is_plain; /* 16 bits and nothing to do: rows may go by the encoder */
     fl_device_encoder *encoder[FL_SITE_MAX_LINEARS];
     fl_device_weight *weight[FL_SITE_MAX_LINEARS];

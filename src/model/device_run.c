@@ -7,7 +7,7 @@
  *
  * The walk joins ops as the CPU's does: what makes a site's rows goes into its encoder, the sum
  * behind a site into its linear; rotary embedding and head transforms go into the append of the
- * attention that follows them.
+ * attention that follows them, silu(gate) * up into the product of a gated weight.
  * SPDX-License-Identifier: MIT */
 #include "base/mem.h"
 #include "model/device_parts.h"
@@ -39,15 +39,14 @@ struct fl_device_run {
     void *step_device, *table_device;
     bool table_is_sent; /* table_device holds the tables of the spans of table_seqs */
     int *table_seqs, n_table_seqs;
-    fl_span *spans; /* [n_sequences] of a step of decoding */
-    fl_device_step step;  /* of the last forward */
+    fl_span *spans;      /* [n_sequences] of a step of decoding */
+    fl_device_step step; /* of the last forward */
     const int32_t *last_rows;
     /* activations */
     fl_device_matrix buf[FL_N_BUFS];
     fl_device_matrix last;   /* [n_sequences, hidden] float32 */
     fl_device_matrix logits; /* [max(LOGIT_ROWS, n_sequences), vocab] float32 */
     fl_device_codes codes;
-    float *scratch;
     void *q_out, *append_scratch, *attend_workspace;
     void *memory[32];
     int n_memory;
@@ -100,8 +99,8 @@ static fl_status take_buffers(fl_device_run *r, fl_err *err)
 {
     const fl_program *p = &r->dm->model->program;
     const bool f32 = r->dm->be->f32_activations;
-    fl_status st = take_matrix(r, &r->buf[FL_BUF_X], r->max_rows, p->width[FL_BUF_X], true,
-                               err);
+    fl_status st =
+        take_matrix(r, &r->buf[FL_BUF_X], r->max_rows, p->width[FL_BUF_X], true, err);
     for (int i = 0; i < p->n_ops && !st; i++) {
         const fl_op *op = &p->ops[i];
         if (op->kind == FL_OP_SITE && op->dst != FL_BUF_T) st = take_outputs(r, op, err);
@@ -117,12 +116,10 @@ static fl_status take_codes(fl_device_run *r, fl_err *err)
     const size_t rows = (size_t)FL_MAX(r->max_rows, LOGIT_ROWS);
     const size_t wide = dm->be->f32_activations ? 4 : 2;
     size_t row_bytes = (size_t)dm->head.code_ld * wide;
-    int widest = FL_MAX(dm->model->cfg.embed_size, dm->model->cfg.hidden_size);
     for (int i = 0; i < dm->model->cfg.n_layers; i++)
         for (int s = 0; s < FL_N_SITES; s++) {
             const fl_device_site *ds = &dm->blocks[i].site[s];
             row_bytes = FL_MAX(row_bytes, (size_t)ds->code_ld * (ds->a_bits == 16 ? wide : 1));
-            widest = FL_MAX(widest, ds->n_in);
         }
     void *p = NULL;
     fl_status st = take(r, &r->codes.data, rows * row_bytes, err);
@@ -132,8 +129,6 @@ static fl_status take_codes(fl_device_run *r, fl_err *err)
     r->codes.scales = p;
     if (!st) st = take(r, &p, rows * 4, err);
     r->codes.zeros = p;
-    if (!st) st = take(r, &p, rows * (size_t)widest * sizeof(float), err);
-    r->scratch = p;
     return st;
 }
 
@@ -323,8 +318,8 @@ static fl_status send_step(fl_device_run *r, const int32_t *ids, const fl_span *
     r->last_rows = d + (last - h);
     const fl_status st = send_tables(r, spans, n_spans, err);
     if (st) return st;
-    return r->dm->be->ops->send(r->dm->be, d, h,
-                                step_ints(n_spans, s->n_rows) * sizeof *h, err);
+    return r->dm->be->ops->send(r->dm->be, d, h, step_ints(n_spans, s->n_rows) * sizeof *h,
+                                err);
 }
 
 /* ---- time -------------------------------------------------------------------------------- */
@@ -384,6 +379,8 @@ static fl_device_rows made_rows(const device_walk *w, const fl_op *op, int src)
     if (!op) return plain_rows(&buf[src]);
     if (op->kind == FL_OP_NORM)
         return norm_rows(w->r, &buf[op->src], &w->block->norm[op->which]);
+    if (op->kind == FL_OP_SILU_MUL && w->block->site[FL_SITE_UP].is_gated)
+        return plain_rows(&buf[op->dst]); /* its product did it */
     if (op->kind == FL_OP_RELU)
         return (fl_device_rows){.front = FL_FRONT_RELU, .x = buf[op->src]};
     return (fl_device_rows){
@@ -400,17 +397,20 @@ static fl_status run_site(fl_device_run *r, const fl_device_site *ds,
     for (int p = 0; p < ds->n_parts; p++) {
         fl_device_codes codes = r->codes;
         codes.ld = ds->code_ld;
-        const bool as_it_is = ds->is_plain && rows->front == FL_FRONT_NONE &&
-                              rows->x.f32 == be->f32_activations;
-        const fl_device_encode e = {.encoder = ds->encoder[p], .rows = *rows, .out = codes,
-                                    .scratch = r->scratch, .M = M};
+        const bool as_it_is =
+            ds->is_plain && rows->front == FL_FRONT_NONE && rows->x.f32 == be->f32_activations;
+        const fl_device_encode e = {
+            .encoder = ds->encoder[p], .rows = *rows, .out = codes, .M = M};
         fl_status st = as_it_is ? FL_OK : be->ops->encode(be, &e, err);
         if (st) return st;
         if ((st = lap(r, lap_of, err))) return st;
         if (as_it_is) codes = (fl_device_codes){.data = rows->x.data, .ld = rows->x.ld};
-        const fl_device_linear l = {.encoder = ds->encoder[p], .x = codes, .w = ds->weight[p],
-                                    .y = at, .accumulate = accumulate,
-                                    .scratch = r->scratch, .M = M};
+        const fl_device_linear l = {.encoder = ds->encoder[p],
+                                    .x = codes,
+                                    .w = ds->weight[p],
+                                    .y = at,
+                                    .accumulate = accumulate,
+                                    .M = M};
         if ((st = be->ops->linear(be, &l, err))) return st;
         at.data = (char *)at.data + (size_t)ds->part_out[p] * (at.f32 ? 4 : 2);
     }
@@ -442,14 +442,15 @@ static fl_status run_attention(device_walk *w, const fl_op *op, fl_err *err)
                                      .q = r->q_out,
                                      .y = r->buf[op->dst],
                                      .scale = 1.0f / sqrtf((float)kv.head_dim),
-                                     .workspace = r->attend_workspace};
+                                     .workspace = r->attend_workspace,
+                                     .max_seqs = r->n_sequences};
     return be->ops->attend(be, &attend, &r->step, err);
 }
 
 static bool makes_rows(const fl_op *op)
 {
-    return op->dst != FL_BUF_X && (op->kind == FL_OP_NORM || op->kind == FL_OP_SILU_MUL ||
-                                   op->kind == FL_OP_RELU);
+    return op->dst != FL_BUF_X &&
+           (op->kind == FL_OP_NORM || op->kind == FL_OP_SILU_MUL || op->kind == FL_OP_RELU);
 }
 
 /* Runs the ops from op on that belong together; *n: how many. */
@@ -460,30 +461,34 @@ static fl_status run_ops(device_walk *w, const fl_op *op, int n_left, int *n, fl
     const fl_op *site = maker ? op + 1 : op;
     *n = 1;
     switch (op->kind) {
-    case FL_OP_ROPE: w->rotate = true; return FL_OK;
-    case FL_OP_HEADS: w->heads = true; return FL_OK;
-    case FL_OP_ATTENTION: return run_attention(w, op, err);
-    default: break;
+    case FL_OP_ROPE:
+        w->rotate = true;
+        return FL_OK;
+    case FL_OP_HEADS:
+        w->heads = true;
+        return FL_OK;
+    case FL_OP_ATTENTION:
+        return run_attention(w, op, err);
+    default:
+        break;
     }
     if (op->kind == FL_OP_NORM && !maker) {
-        const fl_device_rows rows =
-            norm_rows(r, &r->buf[op->src], &w->block->norm[op->which]);
+        const fl_device_rows rows = norm_rows(r, &r->buf[op->src], &w->block->norm[op->which]);
         return r->dm->be->ops->norm(r->dm->be, &r->buf[op->dst], &rows, r->step.n_rows,
                                     r->dm->model->cfg.hidden_size, err);
     }
-    if ((maker && n_left < 2) || site->kind != FL_OP_SITE ||
-        (maker && maker->dst != site->src))
+    if ((maker && n_left < 2) || site->kind != FL_OP_SITE || (maker && maker->dst != site->src))
         return fl__fail(err, FL_E_UNSUPPORTED,
                         "model not for this device: an op of kind %d alone; use --device cpu",
                         (int)op->kind);
     *n = maker ? 2 : 1;
-    const fl_op *add = *n < n_left && site[1].kind == FL_OP_ADD && site[1].src == site->dst
-                           ? site + 1
-                           : NULL;
+    const fl_op *add =
+        *n < n_left && site[1].kind == FL_OP_ADD && site[1].src == site->dst ? site + 1 : NULL;
     *n += add != NULL;
     const fl_device_rows rows = made_rows(w, maker, site->src);
-    return run_site(r, &w->block->site[site->which], &rows,
-                    &r->buf[add ? add->dst : site->dst], add != NULL, r->step.n_rows,
+    const fl_device_site *ds = &w->block->site[site->which];
+    const int dst = add ? add->dst : ds->is_gated ? site->dst2 : site->dst;
+    return run_site(r, ds, &rows, &r->buf[dst], add != NULL, r->step.n_rows,
                     FL_DEVICE_LAP_ENCODE, err);
 }
 

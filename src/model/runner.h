@@ -23,7 +23,6 @@ fl_status fl__runner_forward(fl_runner *runner, const int32_t *ids, const fl_spa
 /* logits [n, vocab] of rows [row, row + n) of the last forward. */
 fl_status fl__runner_logits(fl_runner *runner, int row, int n, float *logits, fl_err *err);
 /* One token of sequence 0 at position pos and the logits behind it. */
-fl_status fl__runner_decode(fl_runner *runner, int32_t id, int pos, float *logits,
-                            fl_err *err);
+fl_status fl__runner_decode(fl_runner *runner, int32_t id, int pos, float *logits, fl_err *err);
 
 #endif

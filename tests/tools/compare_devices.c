@@ -114,8 +114,7 @@ static double run(const char *dir, const char *text, size_t n_bytes)
         exit(1);
     }
     feed(&prompt, both, ids, PROMPT, info.vocab_size);
-    for (int i = 0; i < STEPS; i++)
-        feed(&steps, both, ids + PROMPT + i, 1, info.vocab_size);
+    for (int i = 0; i < STEPS; i++) feed(&steps, both, ids + PROMPT + i, 1, info.vocab_size);
     const double a = report("prompt", dir, &prompt), b = report("decode", dir, &steps);
     fl_ids_free(&ids);
     for (int i = 0; i < 2; i++) close_side(&both[i]);

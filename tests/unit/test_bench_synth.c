@@ -50,16 +50,34 @@ static void random_codes_are_a_packed_weight(void **state)
 
 /* ---- models ------------------------------------------------------------------------------ */
 
-static const fl_model_config llama = {
-    .family = FL_FAMILY_LLAMA, .n_layers = 2,     .hidden_size = 96,  .n_heads = 6,
-    .n_kv_heads = 2,           .head_dim = 16,    .ffn_size = 200,    .vocab_size = 300,
-    .n_positions = 80,         .embed_size = 96,  .norm_eps = 1e-5,   .pre_norm = true,
-    .final_norm = true,        .rope = {FL_ROPE_DEFAULT, 10000, 1, 0, 0, 0}};
-static const fl_model_config opt = {
-    .family = FL_FAMILY_OPT, .n_layers = 2,    .hidden_size = 48, .n_heads = 4,
-    .n_kv_heads = 4,         .head_dim = 12,   .ffn_size = 130,   .vocab_size = 300,
-    .n_positions = 80,       .embed_size = 24, .norm_eps = 1e-5,  .tied_head = true,
-    .attn_bias = true,       .mlp_bias = true};
+static const fl_model_config llama = {.family = FL_FAMILY_LLAMA,
+                                      .n_layers = 2,
+                                      .hidden_size = 96,
+                                      .n_heads = 6,
+                                      .n_kv_heads = 2,
+                                      .head_dim = 16,
+                                      .ffn_size = 200,
+                                      .vocab_size = 300,
+                                      .n_positions = 80,
+                                      .embed_size = 96,
+                                      .norm_eps = 1e-5,
+                                      .pre_norm = true,
+                                      .final_norm = true,
+                                      .rope = {FL_ROPE_DEFAULT, 10000, 1, 0, 0, 0}};
+static const fl_model_config opt = {.family = FL_FAMILY_OPT,
+                                    .n_layers = 2,
+                                    .hidden_size = 48,
+                                    .n_heads = 4,
+                                    .n_kv_heads = 4,
+                                    .head_dim = 12,
+                                    .ffn_size = 130,
+                                    .vocab_size = 300,
+                                    .n_positions = 80,
+                                    .embed_size = 24,
+                                    .norm_eps = 1e-5,
+                                    .tied_head = true,
+                                    .attn_bias = true,
+                                    .mlp_bias = true};
 
 /* Finite logits behind 70 tokens, the same alone and in a window. */
 static void check_runs(const fl_model *m)
@@ -98,9 +116,9 @@ static void every_method_and_family_runs(void **state)
 {
     (void)state;
     static const fl_synth kinds[] = {
-        {"flatquant", 4, 4, 4, 16, NULL, false},    {"flatquant", 4, 8, 16, 8, NULL, false},
-        {"flattenquant", 8, 8, 8, 8, NULL, false},  {"flattenquant", 4, 4, 16, 16, NULL, false},
-        {"rtn", 8, 8, 16, 16, NULL, false},         {"none", 16, 16, 16, 16, NULL, false},
+        {"flatquant", 4, 4, 4, 16, NULL, false},   {"flatquant", 4, 8, 16, 8, NULL, false},
+        {"flattenquant", 8, 8, 8, 8, NULL, false}, {"flattenquant", 4, 4, 16, 16, NULL, false},
+        {"rtn", 8, 8, 16, 16, NULL, false},        {"none", 16, 16, 16, 16, NULL, false},
         {"none", 16, 16, 4, 8, NULL, false},
     };
     const fl_exec ex = {fl__isa_detect(), 2};
@@ -205,8 +223,8 @@ static void a_rival_takes_the_rows_that_it_has(void **state)
     static const fl_linear_rival rival = {twos};
     const fl_exec ex = {0, 1};
     float w[2] = {3, 4}, x[3] = {1, 10, 100}, y[6];
-    const fl_linear lin = {.n_out = 2, .n_in = 1, .w_type = FL_DTYPE_F32, .w = w, .w_bits = 16,
-                           .rival = &rival};
+    const fl_linear lin = {
+        .n_out = 2, .n_in = 1, .w_type = FL_DTYPE_F32, .w = w, .w_bits = 16, .rival = &rival};
     void *scratch = fl__alloc(fl__linear_float_scratch_bytes(&ex), 1);
     fl__linear_float_run(&ex, &lin, x, 1, 2, y, 2, scratch);
     for (int i = 0; i < 4; i++) assert_true(y[i] == 2);

@@ -1,7 +1,7 @@
-/* device.h - from the public option `device` to where a model runs. SPDX-License-Identifier: MIT
- */
-#ifndef FL_API_DEVICE_H
-#define FL_API_DEVICE_H
+/* open_device.h - from the public option `device` to where a model runs.
+ * SPDX-License-Identifier: MIT */
+#ifndef FL_API_OPEN_DEVICE_H
+#define FL_API_OPEN_DEVICE_H
 
 #include "model/device.h"
 

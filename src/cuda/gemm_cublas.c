@@ -1,11 +1,11 @@
-/* gemm_bf16.c - plans of cuBLASLt's products, one per shape, kept.
+/* gemm_cublas.c - plans of cuBLASLt's products, one per shape, kept.
  *
  * In cuBLASLt's column-major words: D [N, M] = W^T-flagged [K, N] times X [K, M]. A plan is
  * made at the first call of a shape: the candidates of its heuristic, timed one against the
  * other on the call's own operands where that changes nothing (accumulating calls take the
  * first one), and never while the stream is being captured.
  * SPDX-License-Identifier: MIT */
-#include "cuda/gemm_bf16.h"
+#include "cuda/gemm_cublas.h"
 
 #include "base/mem.h"
 
@@ -93,7 +93,8 @@ static cublasStatus_t describe(plan *p, const fl_cuda_gemm_bf16 *g)
     const cublasLtEpilogue_t bias = CUBLASLT_EPILOGUE_BIAS;
     const uint64_t K = (uint64_t)g->K, N = (uint64_t)g->N, M = (uint64_t)g->M;
     cublasStatus_t s = cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F);
-    if (!s) s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &t, sizeof t);
+    if (!s)
+        s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &t, sizeof t);
     if (!s && g->bias)
         s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &bias,
                                            sizeof bias);
@@ -155,8 +156,14 @@ static fl_status make_plan(fl_cuda_bf16 *b, plan *p, const fl_cuda_gemm_bf16 *g,
     cublasLtMatmulHeuristicResult_t found[CANDIDATES];
     cublasLtMatmulPreference_t preference = NULL;
     int n = 0;
-    *p = (plan){.M = g->M, .N = g->N, .K = g->K, .ldx = g->ldx, .ldy = g->ldy,
-                .y_f32 = g->y_f32, .accumulate = g->accumulate, .bias = g->bias != NULL};
+    *p = (plan){.M = g->M,
+                .N = g->N,
+                .K = g->K,
+                .ldx = g->ldx,
+                .ldy = g->ldy,
+                .y_f32 = g->y_f32,
+                .accumulate = g->accumulate,
+                .bias = g->bias != NULL};
     cublasStatus_t s = describe(p, g);
     if (!s) s = cublasLtMatmulPreferenceCreate(&preference);
     if (!s)

@@ -1,10 +1,10 @@
-/* device.c - finding and loading the plugin of a GPU.
+/* open_device.c - finding and loading the plugin of a GPU.
  *
  * libflatiron-cuda.so is looked for in the directory of the file that this code is in (the
  * program, or libflatiron), in ../lib and ../build-cuda seen from there, and in the library
  * path. It is not unloaded: the CUDA runtime in it does not like to be.
  * SPDX-License-Identifier: MIT */
-#include "api/device.h"
+#include "api/open_device.h"
 
 #include "base/mem.h"
 

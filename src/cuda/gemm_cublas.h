@@ -1,12 +1,12 @@
-/* gemm_bf16.h - y = x w^T in bfloat16 through cuBLASLt: the 16-bit path.
+/* gemm_cublas.h - y = x w^T in bfloat16 through cuBLASLt: the 16-bit path.
  *
  * x [M, K] and w [N, K] bf16, sums float32, y [M, N] float32 or bf16, each with bias [N] of
  * y's type or NULL; accumulate: y, float32, += that. M, N, K and strides are multiples of 8
  * elements but M. For each shape the fastest of cuBLASLt's first candidates is found by running
  * them, once, when `tune` is called for it; without that its first candidate runs.
  * SPDX-License-Identifier: MIT */
-#ifndef FL_CUDA_GEMM_BF16_H
-#define FL_CUDA_GEMM_BF16_H
+#ifndef FL_CUDA_GEMM_CUBLAS_H
+#define FL_CUDA_GEMM_CUBLAS_H
 
 #ifdef __cplusplus
 extern "C" {
