@@ -10,7 +10,8 @@
 #include "cuda/transform_single.h"
 #include "cuda/transform_split.h"
 
-/* Of one shape. wide_*: bare rows; held and the rest: made ones. */
+/* Of one shape. wide_*: bare rows; held and the rest: made ones; no teams: made rows take a CTA
+ * each. */
 template <int wide_teams_, int wide_stages_, int held_, int teams_, int slots_, int stages_,
           int turn_regs_, int make_regs_, int split_rows_>
 struct wide_plan {
@@ -23,9 +24,17 @@ struct wide_plan {
 template <int N1, int N2, class P, int F>
 static cudaError_t launch_front(const wide_args *a, int n_sm, cudaStream_t stream)
 {
-    if (a->t.M <= n_sm) return launch_single<N1, N2, F>(a, stream);
-    return launch_made<N1, N2, P::held, F, P::teams, P::slots, P::stages, P::turn_regs,
-                       P::make_regs>(a, n_sm, stream);
+    if (P::teams == 0 || a->t.M <= n_sm) return launch_single<N1, N2, F>(a, stream);
+    if constexpr (P::teams > 0)
+        return launch_made<N1, N2, P::held, F, P::teams, P::slots, P::stages, P::turn_regs,
+                           P::make_regs>(a, n_sm, stream);
+}
+
+static inline fl_status launched(cudaError_t e, const transform_args *p, fl_err *err)
+{
+    if (e == cudaSuccess) return FL_OK;
+    return fl__fail(err, FL_E_FAIL, "cuda: transform [%d, %d x %d]: %s; see the GPU's log",
+                    p->M, p->n1, p->n2, cudaGetErrorString(e));
 }
 
 template <int N1, int N2, class P>
@@ -38,16 +47,15 @@ static fl_status launch_wide(const transform_args *p, int n_sm, cudaStream_t str
     fl_status st;
     a.t = *p;
     a.grid = make_code_grid(&p->grid);
-    if (p->M <= P::split_rows) e = launch_split<N1, N2>(p, stream);
-    else if (front == FRONT_BARE && p->x.ldx == N1 * N2 && p->M > n_sm) {
+    if constexpr (P::split_rows > 0)
+        if (p->M <= P::split_rows) return launched(launch_split<N1, N2>(p, stream), p, err);
+    if (front == FRONT_BARE && p->x.ldx == N1 * N2 && p->M > n_sm) {
         if ((st = make_map<N1, N2>(&a, err)) != FL_OK) return st;
         e = launch_wide_front<N1, N2, FRONT_BARE, P::wide_teams, P::wide_stages>(&a, n_sm, stream);
     } else if (front == FRONT_F32) e = launch_front<N1, N2, P, FRONT_F32>(&a, n_sm, stream);
     else if (front == FRONT_SILU) e = launch_front<N1, N2, P, FRONT_SILU>(&a, n_sm, stream);
     else e = launch_front<N1, N2, P, FRONT_BF16>(&a, n_sm, stream);
-    if (e == cudaSuccess) return FL_OK;
-    return fl__fail(err, FL_E_FAIL, "cuda: transform [%d, %d x %d]: %s; see the GPU's log",
-                    p->M, N1, N2, cudaGetErrorString(e));
+    return launched(e, p, err);
 }
 
 #endif

@@ -274,6 +274,9 @@ __global__ void __launch_bounds__(teams *wide_shape<N1, N2>::threads + 128 * MAK
     typedef wide_shape<N1, N2, H> S;
     typedef made_memory<S, F, teams, slots, stages> L;
     static_assert(stages % MAKERS == 0 && slots % MAKERS == 0, "makers keep their places");
+    /* else a team might wait for a row of its slot while the one before it, another team's, is
+     * still to come, and a parity cannot tell the two apart */
+    static_assert(slots % teams == 0, "a slot belongs to one team");
     extern __shared__ char memory[];
     __shared__ team_memory shared[teams];
     __shared__ maker_memory makers;
@@ -310,12 +313,11 @@ __global__ void __launch_bounds__(teams *wide_shape<N1, N2>::threads + 128 * MAK
                     thread / 128,
                     thread / 32,
                     lane,
-                    thread};
+                    thread,
+                    right_part<S>(&p.t, thread)};
     uint32_t right[S::held > 0 ? S::held : 1][4];
 #pragma unroll
-    for (int s = 0; s < S::held; s++)
-        *(uint4 *)right[s] =
-            ((const uint4 *)p.t.factors)[(g.group * S::k_steps + s) * 128 + thread % 128];
+    for (int s = 0; s < S::held; s++) *(uint4 *)right[s] = g.right[s * 128];
     wait_previous();
     launch_next();
     mbar_wait(smem_addr(&left_full), 0);

@@ -112,6 +112,7 @@ __global__ void __launch_bounds__(wide_shape<N1, N2>::threads, 1)
 {
     typedef wide_shape<N1, N2, N2 / 16> S;
     constexpr int loads = single_row<S, F>::loads, vec = single_row<S, F>::vec;
+    constexpr bool early = !S::streams; /* there are registers for the gain */
     extern __shared__ char memory[];
     __shared__ team_memory shared;
     __shared__ uint64_t left_full;
@@ -130,8 +131,9 @@ __global__ void __launch_bounds__(wide_shape<N1, N2>::threads, 1)
                     thread / 128,
                     thread / 32,
                     thread % 32,
-                    thread};
-    uint32_t right[S::held][4], z[S::i_steps][4];
+                    thread,
+                    right_part<S>(&p.t, thread)};
+    uint32_t right[S::held > 0 ? S::held : 1][4], z[S::i_steps][4];
     float gain[loads][vec], v[loads][vec], d[S::cols / 2];
     if (thread == 0) {
         mbar_init(smem_addr(&left_full), 1);
@@ -141,10 +143,8 @@ __global__ void __launch_bounds__(wide_shape<N1, N2>::threads, 1)
                   smem_addr(&left_full));
     }
 #pragma unroll
-    for (int s = 0; s < S::held; s++)
-        *(uint4 *)right[s] =
-            ((const uint4 *)p.t.factors)[(g.group * S::k_steps + s) * 128 + thread % 128];
-    if (F != FRONT_SILU && x->gain) read_vector<S, loads, vec>(gain, x->gain);
+    for (int s = 0; s < S::held; s++) *(uint4 *)right[s] = g.right[s * 128];
+    if (F != FRONT_SILU && x->gain && early) read_vector<S, loads, vec>(gain, x->gain);
     zero_spare<S, N2>(g.u);
     __syncthreads();
     wait_previous();
@@ -152,6 +152,7 @@ __global__ void __launch_bounds__(wide_shape<N1, N2>::threads, 1)
     single_read<S, F, loads, vec>(v, x, m);
     if (F != FRONT_SILU && is_normed(x)) single_norm<S, loads, vec>(&g, v, x);
     if (F != FRONT_SILU && x->gain) {
+        if (!early) read_vector<S, loads, vec>(gain, x->gain);
 #pragma unroll
         for (int i = 0; i < loads * vec; i++)
             v[i / vec][i % vec] = __fmul_rn(v[i / vec][i % vec], gain[i / vec][i % vec]);

@@ -40,9 +40,12 @@ template <int N1, int N2, int H = -1> struct wide_shape {
     static constexpr int u_tile = rows * 128, u_bytes = groups * u_tile;
     static constexpr int left_tile = cols * 128, left_bytes = (rows + 63) / 64 * left_tile;
     static constexpr int right_bytes = groups * k_steps * 2048;
+    static constexpr bool streams = groups > 2; /* right^T from memory for every row */
     static constexpr int held =
-        H >= 0 ? H : k_steps * 4 + i_steps * 4 + cols / 2 > 90 ? k_steps / 4 : k_steps;
-    static constexpr int more_bytes = (k_steps - held) * 2048; /* of a warpgroup */
+        streams ? 0
+        : H >= 0 ? H
+                 : k_steps * 4 + i_steps * 4 + cols / 2 > 90 ? k_steps / 4 : k_steps;
+    static constexpr int more_bytes = streams ? 0 : (k_steps - held) * 2048; /* of a group */
     static constexpr int pitch = 64 * groups + 16; /* of the image of codes: no bank conflicts */
     static constexpr int image_bytes = (cols + 31) / 32 * 32 * pitch;
     static_assert(N2 % 16 == 0 && n % 16 == 0, "rows of codes are stored 16 bytes at a time");
@@ -78,6 +81,7 @@ typedef struct team {
     uint32_t u, raw, image, left, more, full, range; /* shared memory */
     team_memory *shared;
     int id, group, warp, lane, thread; /* group, warp, thread within the team */
+    const uint4 *right;                /* the thread's part of right^T, [k_steps][128] */
 } team;
 
 typedef struct wide_args {
@@ -105,7 +109,7 @@ DEV void fetch_row(const team *g, const wide_args *p, int stage, int m)
     const fl_cuda_row *x = &p->t.x;
     const uint32_t bar = full_bar(g, stage);
     if (F == FRONT_BARE) {
-        mbar_expect(bar, 2 * S::n);
+        mbar_expect(bar, S::groups * N1 * 128); /* whole boxes: zero beyond n2 */
 #pragma unroll
         for (int k = 0; k < S::groups; k++)
             tma_load(g->u + stage * S::u_bytes + k * S::u_tile, &p->map, 64 * k, m * N1, bar);
@@ -303,10 +307,13 @@ DEV void wide_first(uint32_t (*z)[4], const uint32_t (*held)[4], const team *g, 
             if (from + s < S::held) {
 #pragma unroll
                 for (int w = 0; w < 4; w++) right[s][w] = held[from + s][w];
-            } else lds128(right[s], g->more + (from + s - S::held) * 2048);
+            } else if (S::streams && from + s < S::k_steps)
+                *(uint4 *)right[s] = g->right[(from + s) * 128];
+            else if (from + s < S::k_steps)
+                lds128(right[s], g->more + (from + s - S::held) * 2048);
         wgmma_fence();
 #pragma unroll
-        for (int i = 0; i < batch; i++) {
+        for (int i = 0; i < batch && from + i < S::k_steps; i++) {
             const int s = from + i;
             wgmma_bf16<S::rows>(d, right[i], desc + s / 4 * (S::u_tile / 16) + s % 4 * 2, s > 0);
         }
@@ -409,6 +416,12 @@ template <class S> DEV void wide_put_sum(const team *g, const transform_args *p,
 
 /* ---- kernel ------------------------------------------------------------------------------ */
 
+/* Where a thread's A fragments of right^T lie. */
+template <class S> DEV const uint4 *right_part(const transform_args *p, int thread)
+{
+    return (const uint4 *)p->factors + thread / 128 * S::k_steps * 128 + thread % 128;
+}
+
 /* Factors by bulk copies, left to base, more of right; spare rows of U zero; barriers. */
 template <class S, int F, int stages>
 DEV void wide_prologue(const team *g, const transform_args *p, uint32_t base, uint32_t more,
@@ -462,15 +475,14 @@ __global__ void __launch_bounds__(teams *wide_shape<N1, N2>::threads, 1)
                     thread / 128,
                     thread / 32,
                     thread % 32,
-                    thread};
+                    thread,
+                    right_part<S>(&p.t, thread)};
     const int step = n_teams * gridDim.x;
     uint32_t right[S::held > 0 ? S::held : 1][4];
     int m = id * gridDim.x + blockIdx.x, stage = 0, parity = 0;
     wide_prologue<S, F, stages>(&g, &p.t, base, more, smem_addr(&left_full));
 #pragma unroll
-    for (int s = 0; s < S::held; s++)
-        *(uint4 *)right[s] =
-            ((const uint4 *)p.t.factors)[(g.group * S::k_steps + s) * 128 + thread % 128];
+    for (int s = 0; s < S::held; s++) *(uint4 *)right[s] = g.right[s * 128];
     wait_previous();
     launch_next();
     if (m >= p.t.M) return;

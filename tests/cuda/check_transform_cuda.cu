@@ -320,8 +320,9 @@ static void check_front(tally *t, const problem *p, front f, const fl_cuda_grid 
 static void check_transforms(tally *t, int n_sm, bool quick)
 {
     static const int shapes[][2] = {{64, 64}, {64, 128}, {112, 128}, {86, 128}, {16, 32},
-                                    {32, 44}, {32, 64},  {7, 13},    {20, 36},  {128, 224}};
-    static const int rows[] = {1, 3, 129, 1000};
+                                    {32, 44}, {32, 64},  {7, 13},    {20, 36},  {128, 224},
+                                    {96, 160}};
+    static const int rows[] = {1, 3, 129, 700, 2500}; /* many: rings wrap round */
     static const fl_cuda_grid grids[] = {
         {4, false, 1, 1}, {4, true, 0.9f, 0.95f}, {8, false, 0.9f, 1}, {8, true, 1, 1}};
     uint64_t seed = 12345;
@@ -329,7 +330,8 @@ static void check_transforms(tally *t, int n_sm, bool quick)
         for (size_t r = 0; r < FL_COUNT(rows); r++) {
             const int n1 = shapes[s][0], n2 = shapes[s][1];
             problem p;
-            if (n1 * n2 > 20000 && rows[r] > 3) continue;
+            if (!fl__cuda_transform_is_fast(n1, n2) && rows[r] > (n1 > 64 ? 3 : 700)) continue;
+            if (rows[r] > 1000 && n1 * n2 != 4096) continue;
             if (quick && rows[r] > 500 && n1 != 64) continue;
             problem_init(&p, n1, n2, rows[r], &seed);
             for (int f = 0; f < N_FRONTS; f++)
