@@ -94,8 +94,7 @@ DEV void put_sum(const static_args *p, const int32_t *sums, int n_warps, int64_t
 }
 
 /* The copying warp: rows blockIdx.x, + gridDim.x, .. into the ring. */
-template <int F>
-DEV void copy_rows(const static_args *p, ring *r, uint32_t memory, int n_warps)
+template <int F> DEV void copy_rows(const static_args *p, ring *r, uint32_t memory, int n_warps)
 {
     const int width = F == FRONT_F32 ? 4 : 2, c = blockIdx.y * p->span;
     const int n_bytes = FL_MAX(0, FL_MIN(p->span, (p->s.n_channels + 7) / 8 * 8 - c)) * width;

@@ -4,7 +4,7 @@
 fl_status fl__cuda_transform_112x128(const transform_args *p, int n_sm, cudaStream_t stream,
                                      fl_err *err)
 {
-    typedef wide_plan<2, 2, 8, 1, 2, 2, 160, 96, 8> plan;
+    typedef wide_plan<2, 2, 2, 1, 8> plan;
     return p->n1 == 112 ? launch_wide<112, 128, plan>(p, n_sm, stream, err)
                         : launch_wide<86, 128, plan>(p, n_sm, stream, err);
 }

@@ -4,5 +4,5 @@
 fl_status fl__cuda_transform_64x128(const transform_args *p, int n_sm, cudaStream_t stream,
                                     fl_err *err)
 {
-    return launch_wide<64, 128, wide_plan<2, 2, 8, 1, 2, 4, 160, 96, 0>>(p, n_sm, stream, err);
+    return launch_wide<64, 128, wide_plan<2, 2, 2, 2, 0>>(p, n_sm, stream, err);
 }

@@ -4,5 +4,5 @@
 fl_status fl__cuda_transform_64x64(const transform_args *p, int n_sm, cudaStream_t stream,
                                    fl_err *err)
 {
-    return launch_wide<64, 64, wide_plan<4, 2, 4, 3, 6, 4, 112, 72, 0>>(p, n_sm, stream, err);
+    return launch_wide<64, 64, wide_plan<4, 2, 4, 2, 0>>(p, n_sm, stream, err);
 }

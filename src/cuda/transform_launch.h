@@ -1,33 +1,29 @@
 /* transform_launch.h - which of the wide transforms' kernels takes a problem.
  *
- * Up to a row per multiprocessor: transform_single.h, or for long rows, a few of them,
- * transform_split.h. Beyond, bare dense rows go to transform_wide.h and rows that have to be
- * made to transform_made.h. SPDX-License-Identifier: MIT */
+ * Up to a row per multiprocessor: transform_single.h, or for few long rows transform_split.h;
+ * beyond: transform_wide.h. SPDX-License-Identifier: MIT */
 #ifndef FL_CUDA_TRANSFORM_LAUNCH_H
 #define FL_CUDA_TRANSFORM_LAUNCH_H
 
-#include "cuda/transform_made.h"
 #include "cuda/transform_single.h"
 #include "cuda/transform_split.h"
+#include "cuda/transform_wide.h"
 
-/* Of one shape. wide_*: bare rows; held and the rest: made ones; no teams: made rows take a CTA
- * each. */
-template <int wide_teams_, int wide_stages_, int held_, int teams_, int slots_, int stages_,
-          int turn_regs_, int make_regs_, int split_rows_>
+/* Of one shape: teams of a CTA and stages of a team for bare rows and for made ones (0 teams: a
+ * CTA for each row); up to so many rows are split. */
+template <int bare_teams_, int bare_stages_, int made_teams_, int made_stages_, int split_rows_>
 struct wide_plan {
-    static constexpr int wide_teams = wide_teams_, wide_stages = wide_stages_, held = held_;
-    static constexpr int teams = teams_, slots = slots_, stages = stages_;
-    static constexpr int turn_regs = turn_regs_, make_regs = make_regs_;
-    static constexpr int split_rows = split_rows_; /* up to so many rows */
+    static constexpr int bare_teams = bare_teams_, bare_stages = bare_stages_;
+    static constexpr int made_teams = made_teams_, made_stages = made_stages_;
+    static constexpr int split_rows = split_rows_;
 };
 
 template <int N1, int N2, class P, int F>
 static cudaError_t launch_front(const wide_args *a, int n_sm, cudaStream_t stream)
 {
-    if (P::teams == 0 || a->t.M <= n_sm) return launch_single<N1, N2, F>(a, stream);
-    if constexpr (P::teams > 0)
-        return launch_made<N1, N2, P::held, F, P::teams, P::slots, P::stages, P::turn_regs,
-                           P::make_regs>(a, n_sm, stream);
+    if (P::made_teams == 0 || a->t.M <= n_sm) return launch_single<N1, N2, F>(a, stream);
+    if constexpr (P::made_teams > 0)
+        return launch_many<N1, N2, F, P::made_teams, P::made_stages>(a, n_sm, stream);
 }
 
 static inline fl_status launched(cudaError_t e, const transform_args *p, fl_err *err)
@@ -51,7 +47,7 @@ static fl_status launch_wide(const transform_args *p, int n_sm, cudaStream_t str
         if (p->M <= P::split_rows) return launched(launch_split<N1, N2>(p, stream), p, err);
     if (front == FRONT_BARE && p->x.ldx == N1 * N2 && p->M > n_sm) {
         if ((st = make_map<N1, N2>(&a, err)) != FL_OK) return st;
-        e = launch_wide_front<N1, N2, FRONT_BARE, P::wide_teams, P::wide_stages>(&a, n_sm, stream);
+        e = launch_many<N1, N2, FRONT_BARE, P::bare_teams, P::bare_stages>(&a, n_sm, stream);
     } else if (front == FRONT_F32) e = launch_front<N1, N2, P, FRONT_F32>(&a, n_sm, stream);
     else if (front == FRONT_SILU) e = launch_front<N1, N2, P, FRONT_SILU>(&a, n_sm, stream);
     else e = launch_front<N1, N2, P, FRONT_BF16>(&a, n_sm, stream);

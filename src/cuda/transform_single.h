@@ -5,105 +5,25 @@
 #ifndef FL_CUDA_TRANSFORM_SINGLE_H
 #define FL_CUDA_TRANSFORM_SINGLE_H
 
-#include "cuda/transform_wide.h"
-
-template <class S, int F> struct single_row {
-    static constexpr int vec = F == FRONT_F32 ? 4 : 8;
-    static constexpr int loads = (S::n + S::threads * vec - 1) / (S::threads * vec);
-};
-
-/* A row in registers: chunk i of a thread starts at channel (thread + i * threads) * vec. */
-template <class S, int vec> DEV bool chunk_inside(int i)
-{
-    return (i + 1) * S::threads * vec <= S::n ||
-           (int)(threadIdx.x + i * S::threads) * vec < S::n;
-}
-
-template <class S, int vec> DEV int chunk_channel(int i)
-{
-    return (int)(threadIdx.x + i * S::threads) * vec;
-}
+#include "cuda/transform_team.h"
 
 /* What the front reads, zero beyond the row; x += add in memory too. */
 template <class S, int F, int loads, int vec>
-DEV void single_read(float (*v)[vec], const fl_cuda_row *x, int64_t m)
+DEV void single_read(const team *g, float (*v)[vec], const fl_cuda_row *x, int64_t m)
 {
 #pragma unroll
     for (int i = 0; i < loads; i++) {
 #pragma unroll
         for (int j = 0; j < vec; j++) v[i][j] = 0;
-        if (chunk_inside<S, vec>(i)) load_first<F, vec>(v[i], x, m, chunk_channel<S, vec>(i));
+        if (chunk_inside<S, vec>(g, i))
+            load_first<F, vec>(v[i], x, m, chunk_channel<S, vec>(g, i));
     }
     if (F == FRONT_SILU) {
 #pragma unroll
         for (int i = 0; i < loads; i++)
-            if (chunk_inside<S, vec>(i)) gate_row<vec>(v[i], x, m, chunk_channel<S, vec>(i));
+            if (chunk_inside<S, vec>(g, i))
+                gate_row<vec>(v[i], x, m, chunk_channel<S, vec>(g, i));
     }
-}
-
-/* v = the row without its mean (layer_norm) over its root mean square. */
-template <class S, int loads, int vec>
-DEV void single_norm(const team *g, float (*v)[vec], const fl_cuda_row *x)
-{
-    float sum = 0;
-    if (x->layer_norm) {
-#pragma unroll
-        for (int i = 0; i < loads * vec; i++) sum += v[i / vec][i % vec];
-        const float mean = team_sum<S>(g, sum, g->shared->squares[1]) / (float)S::n;
-        sum = 0;
-#pragma unroll
-        for (int i = 0; i < loads * vec; i++)
-            if (chunk_inside<S, vec>(i / vec)) v[i / vec][i % vec] -= mean;
-    }
-#pragma unroll
-    for (int i = 0; i < loads * vec; i++)
-        sum = fmaf(v[i / vec][i % vec], v[i / vec][i % vec], sum);
-    const float factor =
-        norm_factor(team_sum<S>(g, sum, g->shared->squares[0]), S::n, x->eps);
-#pragma unroll
-    for (int i = 0; i < loads * vec; i++) v[i / vec][i % vec] *= factor;
-}
-
-/* w = a vector over the channels, as the row lies. */
-template <class S, int loads, int vec> DEV void read_vector(float (*w)[vec], const float *from)
-{
-#pragma unroll
-    for (int i = 0; i < loads; i++)
-        if (chunk_inside<S, vec>(i)) load_f32<vec>(w[i], from + chunk_channel<S, vec>(i));
-}
-
-/* Bias, ReLU, premul. */
-template <class S, int loads, int vec> DEV void single_rest(float (*v)[vec], const fl_cuda_row *x)
-{
-    float w[loads][vec];
-    if (x->bias) {
-        read_vector<S, loads, vec>(w, x->bias);
-#pragma unroll
-        for (int i = 0; i < loads * vec; i++)
-            v[i / vec][i % vec] = __fadd_rn(v[i / vec][i % vec], w[i / vec][i % vec]);
-    }
-    if (x->relu) {
-#pragma unroll
-        for (int i = 0; i < loads * vec; i++) v[i / vec][i % vec] = fmaxf(v[i / vec][i % vec], 0);
-    }
-    if (x->premul) {
-        read_vector<S, loads, vec>(w, x->premul);
-#pragma unroll
-        for (int i = 0; i < loads * vec; i++)
-            v[i / vec][i % vec] = __fmul_rn(v[i / vec][i % vec], w[i / vec][i % vec]);
-    }
-}
-
-/* Rows of U beyond n1. */
-template <class S, int N2> DEV void zero_spare(uint32_t u)
-{
-    constexpr int first = S::n / N2, per_tile = (S::rows - first) * 8;
-    if constexpr (per_tile > 0)
-        for (int i = threadIdx.x; i < S::groups * per_tile; i += S::threads)
-            asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(
-                             u + i / per_tile * S::u_tile + first * 128 + i % per_tile * 16),
-                         "r"(0)
-                         : "memory");
 }
 
 template <int N1, int N2, int F>
@@ -111,7 +31,7 @@ __global__ void __launch_bounds__(wide_shape<N1, N2>::threads, 1)
     single_kernel(const __grid_constant__ wide_args p)
 {
     typedef wide_shape<N1, N2, N2 / 16> S;
-    constexpr int loads = single_row<S, F>::loads, vec = single_row<S, F>::vec;
+    constexpr int loads = row_shape<S, F>::loads, vec = row_shape<S, F>::vec;
     constexpr bool early = !S::streams; /* there are registers for the gain */
     extern __shared__ char memory[];
     __shared__ team_memory shared;
@@ -126,6 +46,7 @@ __global__ void __launch_bounds__(wide_shape<N1, N2>::threads, 1)
                     0,
                     0,
                     smem_addr(shared.range),
+                    0,
                     &shared,
                     0,
                     thread / 128,
@@ -134,7 +55,8 @@ __global__ void __launch_bounds__(wide_shape<N1, N2>::threads, 1)
                     thread,
                     right_part<S>(&p.t, thread)};
     uint32_t right[S::held > 0 ? S::held : 1][4], z[S::i_steps][4];
-    float gain[loads][vec], v[loads][vec], d[S::cols / 2];
+    alignas(16) float gain[loads][vec];
+    float v[loads][vec], d[S::cols / 2];
     if (thread == 0) {
         mbar_init(smem_addr(&left_full), 1);
         mbar_init_fence();
@@ -144,25 +66,18 @@ __global__ void __launch_bounds__(wide_shape<N1, N2>::threads, 1)
     }
 #pragma unroll
     for (int s = 0; s < S::held; s++) *(uint4 *)right[s] = g.right[s * 128];
-    if (F != FRONT_SILU && x->gain && early) read_vector<S, loads, vec>(gain, x->gain);
-    zero_spare<S, N2>(g.u);
+    if (F != FRONT_SILU && x->gain && early) read_vector<S, loads, vec>(&g, gain, x->gain);
     __syncthreads();
     wait_previous();
     launch_next();
-    single_read<S, F, loads, vec>(v, x, m);
-    if (F != FRONT_SILU && is_normed(x)) single_norm<S, loads, vec>(&g, v, x);
+    single_read<S, F, loads, vec>(&g, v, x, m);
+    if (F != FRONT_SILU && is_normed(x)) norm_row<S, loads, vec>(&g, v, x);
     if (F != FRONT_SILU && x->gain) {
-        if (!early) read_vector<S, loads, vec>(gain, x->gain);
-#pragma unroll
-        for (int i = 0; i < loads * vec; i++)
-            v[i / vec][i % vec] = __fmul_rn(v[i / vec][i % vec], gain[i / vec][i % vec]);
+        if (!early) read_vector<S, loads, vec>(&g, gain, x->gain);
+        multiply_row<loads, vec>(v, gain);
     }
-    single_rest<S, loads, vec>(v, x);
-#pragma unroll
-    for (int i = 0; i < loads; i++)
-        if (chunk_inside<S, vec>(i))
-            put_u<vec>(wide_u_address<S, N2>(g.u, chunk_channel<S, vec>(i)), v[i]);
-    fence_async_smem();
+    finish_chunks<S, loads, vec>(&g, v, x);
+    put_row<S, N2, loads, vec>(&g, v);
     __syncthreads();
     wide_first<S>(z, right, &g, g.u);
     mbar_wait(smem_addr(&left_full), 0);

@@ -29,8 +29,8 @@ void transform_bound_init(transform_bound *b, int n1, int n2, const float *left,
 {
     const size_t n = (size_t)n1 * n2;
     double *all = (double *)malloc(6 * n * sizeof *all);
-    *b = {n1,          n2,          left,        right,       all, all + n, all + 2 * n,
-          all + 3 * n, all + 4 * n, all + 5 * n, 0,           0,   0,       0};
+    *b = {n1,          n2,          left,        right, all, all + n, all + 2 * n,
+          all + 3 * n, all + 4 * n, all + 5 * n, 0,     0,   0,       0};
 }
 
 void transform_bound_fini(transform_bound *b)
@@ -65,8 +65,8 @@ void transform_bound_row(transform_bound *b, const double *v, const double *e)
     for (int i = 0; i < n1; i++)
         for (int j = 0; j < n2; j++) {
             double noise;
-            const double y = bound_sum(&noise, b->u + i * n2, 1, b->open_u + i * n2,
-                                       b->right + j, n2, n2);
+            const double y =
+                bound_sum(&noise, b->u + i * n2, 1, b->open_u + i * n2, b->right + j, n2, n2);
             b->y[i * n2 + j] = round_open(&b->open_y[i * n2 + j], y, noise);
         }
     b->top = b->open_top = b->bottom = b->open_bottom = 0;
@@ -126,9 +126,11 @@ void transform_bound_code(int *lo, int *hi, const transform_bound *b, const fl_c
 /* ---- the tensor core's products ---------------------------------------------------------- */
 
 /* y [n1, n2] = u right by mma m16n8k16, one warp per 16 x 8. */
-__global__ void probe_products(float *y, const uint16_t *u, const uint16_t *right, int n1, int n2)
+__global__ void probe_products(float *y, const uint16_t *u, const uint16_t *right, int n1,
+                               int n2)
 {
-    const int i0 = blockIdx.x * 16, j0 = blockIdx.y * 8, r = threadIdx.x / 4, q = threadIdx.x % 4;
+    const int i0 = blockIdx.x * 16, j0 = blockIdx.y * 8, r = threadIdx.x / 4,
+              q = threadIdx.x % 4;
     float d[4] = {};
     for (int k0 = 0; k0 < n2; k0 += 16) {
         uint32_t a[4], b[2];
@@ -187,15 +189,14 @@ static void device_row(float *w, const fl_cuda_row *row, int n, int m)
     CUDA_OK(cudaFree(y.data));
 }
 
-static void print_border(const char *what, int i, int j, double exact, float gpu, double open,
-                         double moves)
+/* A value that the GPU rounds to another bf16 number than the exact one. */
+static void print_border(const char *what, int i, int j, double exact, float gpu, double moves)
 {
-    const double near = bf16_near(exact);
-    const double other = near + (exact > near ? open : -open);
-    if (open == 0 || fabs(moves) < 1e-5) return;
-    printf("     %s[%d, %d]: exact %.9g > %.8g, GPU %.9g > %.8g, border %.9g; the other one moves "
-           "X' by %.2g\n",
-           what, i, j, exact, near, gpu, bf16_near(gpu), (near + other) / 2, moves);
+    const double near = bf16_near(exact), other = bf16_near(gpu);
+    if (near == other) return;
+    printf(
+        "     %s[%d, %d]: exact %.9g > %.8g, GPU %.9g > %.8g, border %.9g: moves X' by %.2g\n",
+        what, i, j, exact, near, gpu, other, (near + other) / 2, moves * (other - near));
 }
 
 void explain_scale(const transform_bound *b, const fl_cuda_row *row, const double *v, int m)
@@ -210,19 +211,18 @@ void explain_scale(const transform_bound *b, const fl_cuda_row *row, const doubl
     device_row(w, row, n, m);
     uint16_t *u = to_bf16(w, n);
     device_products(y, u, b);
-    printf("     largest X'[%d, %d] %.8g, may be %.2g off\n", a, j, b->x[at], b->e[at]);
+    printf("     largest X'[%d, %d] %.8g, may be %.2g off; U and Y at a border of bf16:\n", a,
+           j, b->x[at], b->e[at]);
     for (int i = 0; i < n1; i++)
         for (int k = 0; k < n2; k++) {
             const int c = i * n2 + k;
-            print_border("U", i, k, v[c], w[c], b->open_u[c],
-                         b->left[i * n1 + a] * b->right[k * n2 + j] * b->open_u[c]);
+            print_border("U", i, k, v[c], w[c],
+                         (double)b->left[i * n1 + a] * b->right[k * n2 + j]);
         }
     for (int i = 0; i < n1; i++) {
         double exact = 0;
-        for (int k = 0; k < n2; k++)
-            exact += b->u[i * n2 + k] * b->right[k * n2 + j];
-        print_border("Y", i, j, exact, y[i * n2 + j], b->open_y[i * n2 + j],
-                     b->left[i * n1 + a] * b->open_y[i * n2 + j]);
+        for (int k = 0; k < n2; k++) exact += b->u[i * n2 + k] * b->right[k * n2 + j];
+        print_border("Y", i, j, exact, y[i * n2 + j], b->left[i * n1 + a]);
     }
     free(w);
     free(y);

@@ -29,8 +29,8 @@ typedef enum front {
     N_FRONTS
 } front;
 
-static const char *const front_names[] = {"bf16",     "bf16*premul", "f32*premul",
-                                          "norm bf16", "norm f32",    "silu*up",
+static const char *const front_names[] = {"bf16",           "bf16*premul", "f32*premul",
+                                          "norm bf16",      "norm f32",    "silu*up",
                                           "add, layer f32", "relu bf16"};
 
 typedef struct counts {
@@ -92,8 +92,8 @@ static void problem_init(problem *p, int n1, int n2, int M, uint64_t *seed)
 
 static void problem_fini(problem *p)
 {
-    void *device[] = {p->d_x32,    p->d_x16,     p->d_up,  p->d_gain,
-                      p->d_premul, p->d_factors, p->d_out, p->d_kept32, p->d_bias};
+    void *device[] = {p->d_x32,     p->d_x16, p->d_up,     p->d_gain, p->d_premul,
+                      p->d_factors, p->d_out, p->d_kept32, p->d_bias};
     void *host[] = {p->x, p->up, p->gain, p->bias, p->premul, p->left, p->right};
     for (size_t i = 0; i < FL_COUNT(device); i++) CUDA_OK(cudaFree(device[i]));
     for (size_t i = 0; i < FL_COUNT(host); i++) free(host[i]);
@@ -186,8 +186,8 @@ static void compare_row(counts *k, const problem *p, const transform_bound *b,
 
 /* How the CPU's reference row differs, for the record. */
 static void count_differences(counts *k, const problem *p, const transform_bound *b,
-                              const fl_cuda_row *row, const double *v,
-                              const fl_cuda_grid *grid, const uint8_t *out, int m)
+                              const fl_cuda_row *row, const double *v, const fl_cuda_grid *grid,
+                              const uint8_t *out, int m)
 {
     const size_t rows = (size_t)p->M + 2;
     const int8_t *got = (const int8_t *)out + m * p->ld;
@@ -305,8 +305,8 @@ static void check_front(tally *t, const problem *p, front f, const fl_cuda_grid 
     t->differ[grid->bits] += k.differ;
     t->open[grid->bits] += k.open;
     /* a check that allows two codes everywhere would say nothing */
-    const bool ok = k.wrong == 0 && k.broken == 0 && k.wrong_scales == 0 &&
-                    k.open * 5 <= k.codes;
+    const bool ok =
+        k.wrong == 0 && k.broken == 0 && k.wrong_scales == 0 && k.open * 5 <= k.codes;
     printf("%s %5d x %3dx%-3d %-14s %d bits %-4s wrong %lld of %lld, scales %d, broken %lld; "
            "open %lld; to the CPU: %lld codes, scale %.1e\n",
            ok ? "ok  " : "FAIL", p->M, p->n1, p->n2, front_names[f], grid->bits,
@@ -319,9 +319,9 @@ static void check_front(tally *t, const problem *p, front f, const fl_cuda_grid 
 
 static void check_transforms(tally *t, int n_sm, bool quick)
 {
-    static const int shapes[][2] = {{64, 64}, {64, 128}, {112, 128}, {86, 128}, {16, 32},
-                                    {32, 44}, {32, 64},  {7, 13},    {20, 36},  {128, 224},
-                                    {96, 160}};
+    static const int shapes[][2] = {{64, 64}, {64, 128},  {112, 128}, {86, 128},
+                                    {16, 32}, {32, 44},   {32, 64},   {7, 13},
+                                    {20, 36}, {128, 224}, {96, 160}};
     static const int rows[] = {1, 3, 129, 700, 2500}; /* many: rings wrap round */
     static const fl_cuda_grid grids[] = {
         {4, false, 1, 1}, {4, true, 0.9f, 0.95f}, {8, false, 0.9f, 1}, {8, true, 1, 1}};
