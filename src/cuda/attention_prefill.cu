@@ -19,6 +19,9 @@
 #include "cuda/attention_sm90.h"
 #include "cuda/attention_wgmma.h"
 
+#ifndef FIRST_TURN
+#define FIRST_TURN 0
+#endif
 enum { STAGES = 2, SLACK = 8, Q_SLOTS = 2, Q_WARPS = 3, TURN_BARRIER = 1 };
 
 typedef struct prefill_args {
@@ -27,6 +30,7 @@ typedef struct prefill_args {
     uint32_t *counter;
     float scale_log2;
     int n_kv, group, n_items, max_tiles;
+    int per_group; /* 2^16 / group, rounded up: row / group is exact by it */
 } prefill_args;
 
 template <int D> struct shape {
@@ -159,8 +163,9 @@ template <int D> DEV void load_q(const prefill_args *g, shared_state *s, uint32_
 #pragma unroll 1
             for (int i = threadIdx.x - 32; i < sh::ROWS * CHUNKS; i += 32 * Q_WARPS) {
                 const int row = i / CHUNKS, c = i % CHUNKS;
-                const int64_t token = it.row + row / g->group;
-                const int head = it.head * g->group + row % g->group;
+                const int t = row * g->per_group >> 16;
+                const int64_t token = it.row + t;
+                const int head = it.head * g->group + row - t * g->group;
                 const uint16_t *from = g->a.q + (token * g->a.n_heads + head) * D + 8 * c;
                 copy_16(to + c / 8 * (sh::ROWS * 128) + row * 128 + ((c % 8 ^ row % 8) * 16),
                         row < n ? from : g->a.q, row < n ? 16 : 0);
@@ -345,9 +350,9 @@ DEV void attend(const prefill_args *g, shared_state *s, state<D> *st, const item
     uint32_t p[32];
     int j = it->n_tiles - 1;
     mbar_wait_cta(smem_addr(&s->bar.k_full[kr->slot]), kr->parity);
-    take_turn(wg);
+    if (FIRST_TURN) take_turn(wg);
     issue_scores<D>(x, q, wgmma_desc(k + kr->slot * sh::K_BYTES));
-    pass_turn<sh::GROUPS>(wg);
+    if (FIRST_TURN) pass_turn<sh::GROUPS>(wg);
     wgmma_wait<0>();
     settle<64>(x);
     if (lane == 0) mbar_arrive(smem_addr(&s->bar.k_empty[kr->slot]));
@@ -509,6 +514,7 @@ static cudaError_t run(const fl_cuda_attention_prefill *a, cudaStream_t stream)
     g.group = a->n_heads / g.n_kv;
     if (g.group < 1 || g.group > 8 || g.group * g.n_kv != a->n_heads)
         return cudaErrorInvalidValue;
+    g.per_group = (65535 + g.group) / g.group;
     g.counter = (uint32_t *)a->workspace;
     g.tiles = (uint8_t *)a->workspace + COUNTER_BYTES;
     g.max_tiles = tiles_of(a->max_tokens);

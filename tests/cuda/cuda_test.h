@@ -101,7 +101,7 @@ static inline void run_gemm(gemm_kind kind, const fl_cuda_gemm *g, fl_cuda_gemm_
  * kernel as well; max_rows: up to so many rows. */
 void bench_gemm(int n_sm, bool quick, bool plans, int max_rows);
 
-/* bench_attention_cuda.cu */
-void bench_attention(int n_sm, bool quick);
+/* bench_attention_cuda.cu; only: the shape of this number (for a profiler), -1: all */
+void bench_attention(int n_sm, bool quick, int only);
 
 #endif
