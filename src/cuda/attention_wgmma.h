@@ -16,11 +16,11 @@
         "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define F32(i) F8(i), F8(i + 8), F8(i + 16), F8(i + 24)
 #define P8_80  P8(32, 33, 34, 35, 36, 37, 38, 39)
-#define WGMMA_SS(n, regs, a, b, s)                                                             \
+#define WGMMA_BF16_SS(n, regs, a, b, s)                                                        \
     "{\n.reg .pred keep;\nsetp.ne.b32 keep, %" #s ", 0;\n"                                     \
     "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" regs "}, %" #a ", %" #b       \
     ", keep, 1, 1, 0, 0;\n}"
-#define WGMMA_RS(n, regs, a0, a1, a2, a3, b, s)                                                \
+#define WGMMA_BF16_RS(n, regs, a0, a1, a2, a3, b, s)                                           \
     "{\n.reg .pred keep;\nsetp.ne.b32 keep, %" #s ", 0;\n"                                     \
     "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" regs "}, {%" #a0 ",%" #a1     \
     ",%" #a2 ",%" #a3 "}, %" #b ", keep, 1, 1, 0;\n}"
@@ -28,7 +28,7 @@
 /* d[64 x 128] = (keep ? d : 0) + A * B. */
 DEV void wgmma_bf16_shared(float *d, uint64_t a, uint64_t b, int keep)
 {
-    asm volatile(WGMMA_SS(128, P32_0 "," P32_1, 64, 65, 66)
+    asm volatile(WGMMA_BF16_SS(128, P32_0 "," P32_1, 64, 65, 66)
                  : F32(0), F32(32)
                  : "l"(a), "l"(b), "r"(keep));
 }
@@ -38,15 +38,15 @@ template <int N> DEV void wgmma_bf16(float *d, const uint32_t *a, uint64_t b, in
 {
     static_assert(N == 64 || N == 80 || N == 128, "columns");
     if (N == 128)
-        asm volatile(WGMMA_RS(128, P32_0 "," P32_1, 64, 65, 66, 67, 68, 69)
+        asm volatile(WGMMA_BF16_RS(128, P32_0 "," P32_1, 64, 65, 66, 67, 68, 69)
                      : F32(0), F32(32)
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep));
     else if (N == 80)
-        asm volatile(WGMMA_RS(80, P32_0 "," P8_80, 40, 41, 42, 43, 44, 45)
+        asm volatile(WGMMA_BF16_RS(80, P32_0 "," P8_80, 40, 41, 42, 43, 44, 45)
                      : F32(0), F8(32)
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep));
     else
-        asm volatile(WGMMA_RS(64, P32_0, 32, 33, 34, 35, 36, 37)
+        asm volatile(WGMMA_BF16_RS(64, P32_0, 32, 33, 34, 35, 36, 37)
                      : F32(0)
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep));
 }

@@ -365,6 +365,7 @@ extern "C" fl_status fl__cuda_kv_append(const fl_cuda_kv_append *a, void *stream
     g.kv = *a->kv;
     g.aligned = is_aligned(a->k, a->ldk, a->x_bf16) && is_aligned(a->v, a->ldv, a->x_bf16) &&
                 (!a->q || is_aligned(a->q, a->ldq, a->x_bf16));
+    if (g.kv.D == 32) e = launch_bits<32>(&g, (cudaStream_t)stream);
     if (g.kv.D == 64) e = launch_bits<64>(&g, (cudaStream_t)stream);
     if (g.kv.D == 80) e = launch_bits<80>(&g, (cudaStream_t)stream);
     if (g.kv.D == 128) e = launch_bits<128>(&g, (cudaStream_t)stream);
