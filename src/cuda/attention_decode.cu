@@ -20,19 +20,12 @@
 
 enum { MAX_SLOTS = 16, MAX_PIECES = 20 }; /* per warp; per multiprocessor */
 
-#ifndef DECODE_WARPS
-#define DECODE_WARPS 8
-#define DECODE_CTAS  2
-#define DECODE_RING  (96 << 10)
-#define DECODE_UNIT  2
-#endif
-
 /* Warps of a CTA, CTAs of a multiprocessor, a CTA's memory for units on their way. */
 template <int BITS> struct plan {
-    static constexpr int WARPS = BITS == 16 ? 12 : DECODE_WARPS;
-    static constexpr int CTAS = BITS == 16 ? 1 : DECODE_CTAS;
-    static constexpr int RING_BYTES = BITS == 16 ? 196608 : DECODE_RING;
-    static constexpr int UNIT = BITS == 4 ? DECODE_UNIT : 1; /* groups */
+    static constexpr int WARPS = BITS == 16 ? 12 : 8;
+    static constexpr int CTAS = BITS == 16 ? 1 : 2;
+    static constexpr int RING_BYTES = BITS == 16 ? 196608 : 98304;
+    static constexpr int UNIT = BITS == 4 ? 2 : 1; /* groups */
 };
 
 typedef struct decode_args {

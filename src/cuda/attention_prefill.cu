@@ -19,9 +19,6 @@
 #include "cuda/attention_sm90.h"
 #include "cuda/attention_wgmma.h"
 
-#ifndef FIRST_TURN
-#define FIRST_TURN 0
-#endif
 enum { STAGES = 2, SLACK = 8, Q_SLOTS = 2, Q_WARPS = 3, TURN_BARRIER = 1 };
 
 typedef struct prefill_args {
@@ -350,9 +347,9 @@ DEV void attend(const prefill_args *g, shared_state *s, state<D> *st, const item
     uint32_t p[32];
     int j = it->n_tiles - 1;
     mbar_wait_cta(smem_addr(&s->bar.k_full[kr->slot]), kr->parity);
-    if (FIRST_TURN) take_turn(wg);
+    take_turn(wg);
     issue_scores<D>(x, q, wgmma_desc(k + kr->slot * sh::K_BYTES));
-    if (FIRST_TURN) pass_turn<sh::GROUPS>(wg);
+    pass_turn<sh::GROUPS>(wg);
     wgmma_wait<0>();
     settle<64>(x);
     if (lane == 0) mbar_arrive(smem_addr(&s->bar.k_empty[kr->slot]));
