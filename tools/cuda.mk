@@ -3,9 +3,17 @@
 NVCC ?= $(shell command -v nvcc || echo /usr/local/cuda/bin/nvcc)
 CUDA_LIB ?= /usr/local/cuda/lib64
 CUDA_BUILD ?= build-cuda
-NVCC_FLAGS ?= -O3 -gencode=arch=compute_90a,code=sm_90a
+NVCC_FLAGS ?= -O3
 
-nvcc_all = $(NVCC) $(NVCC_FLAGS) -Isrc -Iinclude -Itests/cuda -MMD -Xcompiler -Wall
+# Which machine code a file becomes. Files of `portable` are for Ampere and Ada too, the others
+# for Hopper alone, whose instructions they use; a launch fails where a GPU has no code of it.
+hopper = -gencode=arch=compute_90a,code=sm_90a
+older = $(foreach a,80 86 89,-gencode=arch=compute_$(a),code=sm_$(a))
+portable = $(patsubst %,src/cuda/%.cu,gemm_s4_sm80 kv_append quantize_static rowops_cuda \
+  tensor_map transform_any)
+arch = $(hopper) $(if $(filter $(portable),$(1)),$(older))
+
+nvcc_all = $(NVCC) $(NVCC_FLAGS) $(call arch,$<) -Isrc -Iinclude -Itests/cuda -MMD -Xcompiler -Wall
 cc_all = $(CC) -std=c11 -O2 -ffp-contract=off -Wall -Wextra -Isrc -Iinclude -MMD
 objects = $(patsubst %,$(CUDA_BUILD)/%.o,$(1))
 
@@ -36,7 +44,7 @@ $(CUDA_BUILD)/check_gemm: $(cuda_objects) $(gemm_objects)
 $(CUDA_BUILD)/check_transform: $(cuda_objects) $(transform_objects)
 $(CUDA_BUILD)/check_attention: $(cuda_objects) $(attention_objects)
 $(programs):
-	$(NVCC) $(NVCC_FLAGS) $^ -o $@ -cudart static -L$(CUDA_LIB) -lcublasLt \
+	$(NVCC) $(NVCC_FLAGS) $(hopper) $^ -o $@ -cudart static -L$(CUDA_LIB) -lcublasLt \
 	  -Xlinker -rpath=$(CUDA_LIB)
 
 $(CUDA_BUILD)/%.cu.o: %.cu
