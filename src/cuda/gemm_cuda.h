@@ -74,11 +74,12 @@ typedef struct fl_cuda_gemm {
 } fl_cuda_gemm;
 
 /* Which kernel, and how it cuts the problem. decode_ctas > 0: the decode kernel, with so many
- * CTAs per multiprocessor. Otherwise the prefill kernel: tiles of 128 channels x `tokens` (64,
+ * CTAs per multiprocessor, decode_parts of which (1, 2, 4, 8; 0: as few as hold x) share a run
+ * of channels by K. Otherwise the prefill kernel: tiles of 128 channels x `tokens` (64,
  * 128 or 256), K cut into n_split parts, walked in groups of `group` token tiles; one warpgroup
  * is `shift` stages of 128 k behind the other (0: in step). These are always set. */
 typedef struct fl_cuda_gemm_plan {
-    int tokens, n_split, decode_ctas;
+    int tokens, n_split, decode_ctas, decode_parts;
     int group, shift;
 } fl_cuda_gemm_plan;
 
@@ -115,9 +116,9 @@ fl_status fl__cuda_gemm_w4_sm90(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, i
 fl_status fl__cuda_gemm_w8_sm90(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, int n_sm,
                                 void *stream, fl_err *err);
 
-/* Decode: M <= 16, 4-bit weights, 1 or 2 CTAs per multiprocessor. Begins to read the weights
+/* Decode: M <= 64, 4-bit weights, 1 or 2 CTAs per multiprocessor. Begins to read the weights
  * before the kernel ahead of it in the stream has ended, which must not write them. */
-fl_status fl__cuda_gemm_w4_decode(const fl_cuda_gemm *g, int ctas_per_sm, int n_sm,
+fl_status fl__cuda_gemm_w4_decode(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, int n_sm,
                                   void *stream, fl_err *err);
 
 /* 8.0, 8.6, 8.9 (runs on 9.0, slowly where x is packed): tiles of 128 channels x plan.tokens,

@@ -16,7 +16,6 @@ enum {
     SM80_MANY = 128,
     GROUP = 4, /* divides 132: a CTA stays with its tokens */
     DECODE_ROWS = 16,
-    DECODE_X_BYTES = 131072, /* of more than 8 rows: 64 KB won, 224 KB lost, between unknown */
 };
 
 typedef struct tile_cost {
@@ -45,12 +44,10 @@ static double plan_time(const fl_cuda_gemm *g, const tile_cost *c, int n_split, 
     return waves * (n_stages * c->stage + c->item + join);
 }
 
-/* 8 rows or fewer leave registers for a second CTA. */
 static int decode_ctas(const fl_cuda_gemm *g)
 {
     if (g->w->bits != 4 || g->M > DECODE_ROWS) return 0;
-    if (g->M <= 8) return 2;
-    return (int64_t)g->M * g->w->K_pad <= DECODE_X_BYTES ? 1 : 0;
+    return 2;
 }
 
 fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm)
@@ -65,7 +62,7 @@ fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm)
                 break;
             if (best.tokens != 0 && t >= best_time) continue;
             best_time = t;
-            best = (fl_cuda_gemm_plan){COSTS[i].tokens, n_split, 0, GROUP, 0};
+            best = (fl_cuda_gemm_plan){COSTS[i].tokens, n_split, 0, 0, GROUP, 0};
         }
     best.decode_ctas = decode_ctas(g);
     return best;
@@ -88,8 +85,7 @@ fl_status fl__cuda_gemm(const fl_cuda_gemm *g, const fl_cuda_gpu *gpu, void *str
                         "cuda: gemm: packed 4-bit activations on compute capability 9.0, which "
                         "multiplies bytes; leave them unpacked");
     plan = fl__cuda_gemm_plan(g, gpu->n_sm);
-    if (plan.decode_ctas > 0)
-        return fl__cuda_gemm_w4_decode(g, plan.decode_ctas, gpu->n_sm, stream, err);
+    if (plan.decode_ctas > 0) return fl__cuda_gemm_w4_decode(g, plan, gpu->n_sm, stream, err);
     if (g->w->bits == 4) return fl__cuda_gemm_w4_sm90(g, plan, gpu->n_sm, stream, err);
     return fl__cuda_gemm_w8_sm90(g, plan, gpu->n_sm, stream, err);
 }

@@ -285,9 +285,9 @@ static void check_run(const problem *p, gemm_kind kind, fl_cuda_gemm_plan plan, 
     char name[96];
     fl_cuda_gemm g = p->g;
     float *device_one = (float *)gpu_copy(&one, sizeof one);
-    snprintf(name, sizeof name, "%s tokens %d split %d group %d shift %d ctas %d %s %s",
+    snprintf(name, sizeof name, "%s tokens %d split %d group %d shift %d ctas %d/%d %s %s",
              kinds[kind], plan.tokens, plan.n_split, plan.group, plan.shift, plan.decode_ctas,
-             modes[mode], bf16 ? "bf16" : "f32");
+             plan.decode_parts, modes[mode], bf16 ? "bf16" : "f32");
     g.y_bf16 = bf16;
     g.gated = mode == MODE_GATED;
     g.x_scale_stride = g.x_zero_stride = g.w_scale_stride =
@@ -318,13 +318,15 @@ static void check_plans(const problem *p, gemm_kind kind, int n_sm, tally *t)
 {
     for (int tokens = 64; tokens <= 256; tokens *= 2)
         for (int bf16 = 0; bf16 <= 1; bf16++) {
-            check_run(p, kind, {tokens, 1, 0, 4, 0}, bf16 ? MODE_ALL : MODE_SUMS, bf16, n_sm,
+            check_run(p, kind, {tokens, 1, 0, 0, 4, 0}, bf16 ? MODE_ALL : MODE_SUMS, bf16, n_sm,
                       t);
-            check_run(p, kind, {tokens, 3, 0, 8, 0}, bf16 ? MODE_ALL : MODE_SUMS, bf16, n_sm,
+            check_run(p, kind, {tokens, 3, 0, 0, 8, 0}, bf16 ? MODE_ALL : MODE_SUMS, bf16, n_sm,
                       t);
             /* few multiprocessors: many tiles for each, with and without the same tokens */
-            check_run(p, kind, {tokens, 1, 0, 1, 3}, bf16 ? MODE_ALL : MODE_SUMS, bf16, 1, t);
-            check_run(p, kind, {tokens, 1, 0, 2, 6}, bf16 ? MODE_ADDED : MODE_ALL, bf16, 3, t);
+            check_run(p, kind, {tokens, 1, 0, 0, 1, 3}, bf16 ? MODE_ALL : MODE_SUMS, bf16, 1,
+                      t);
+            check_run(p, kind, {tokens, 1, 0, 0, 2, 6}, bf16 ? MODE_ADDED : MODE_ALL, bf16, 3,
+                      t);
         }
 }
 
@@ -357,7 +359,7 @@ static void check_prefill(int M, int N, int K, bool all, int n_sm, int32_t *work
 
 static void check_decode(int N, int K, int n_sm, tally *t)
 {
-    static const int rows[] = {1, 2, 3, 5, 8, 9, 13, 16};
+    static const int rows[] = {1, 3, 5, 8, 9, 16, 17, 32, 33, 64};
     uint64_t seed = 0x9e3779b97f4a7c15ull + N * 1009 + K;
     for (size_t i = 0; i < FL_COUNT(rows); i++) {
         problem p;
@@ -366,11 +368,13 @@ static void check_decode(int N, int K, int n_sm, tally *t)
             for (int mode = MODE_SUMS; mode <= MODE_GATED; mode++)
                 for (int bf16 = mode == MODE_SUMS ? 0 : 1; bf16 >= 0; bf16--)
                     if (bf16 || mode != MODE_GATED)
-                        check_run(&p, GEMM_DECODE, {0, 0, ctas, 0, 0}, (run_mode)mode, bf16,
+                        check_run(&p, GEMM_DECODE, {0, 0, ctas, 0, 0, 0}, (run_mode)mode, bf16,
                                   n_sm, t);
+        for (int parts = 1; parts <= 8; parts *= 2)
+            check_run(&p, GEMM_DECODE, {0, 0, 2, parts, 0, 0}, MODE_ALL, true, n_sm, t);
         problem_fini(&p);
     }
-    printf("decode [1..16, %d, %d]: %d passed, %d failed so far\n", N, K, t->passed, t->failed);
+    printf("decode [1..64, %d, %d]: %d passed, %d failed so far\n", N, K, t->passed, t->failed);
     fflush(stdout);
 }
 
@@ -386,8 +390,7 @@ static void check_sm80(int M, int N, int K, int n_sm, tally *t)
             for (int mode = MODE_SUMS; mode <= MODE_GATED; mode++)
                 for (int bf16 = mode == MODE_SUMS ? 0 : 1; bf16 >= 0; bf16--)
                     if (bf16 || mode != MODE_GATED)
-                        check_run(&p, GEMM_SM80, {tokens, 1, 0, 0, 0}, (run_mode)mode, bf16,
-                                  n_sm, t);
+                        check_run(&p, GEMM_SM80, {tokens, 1}, (run_mode)mode, bf16, n_sm, t);
         problem_fini(&p);
     }
     printf("sm80 [%d, %d, %d]: %d passed, %d failed so far\n", M, N, K, t->passed, t->failed);

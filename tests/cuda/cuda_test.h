@@ -91,7 +91,7 @@ static inline void run_gemm(gemm_kind kind, const fl_cuda_gemm *g, fl_cuda_gemm_
     if (kind == GEMM_W4) st = fl__cuda_gemm_w4_sm90(g, plan, n_sm, stream, &err);
     else if (kind == GEMM_W8) st = fl__cuda_gemm_w8_sm90(g, plan, n_sm, stream, &err);
     else if (kind == GEMM_SM80) st = fl__cuda_gemm_sm80(g, plan, stream, &err);
-    else st = fl__cuda_gemm_w4_decode(g, plan.decode_ctas, n_sm, stream, &err);
+    else st = fl__cuda_gemm_w4_decode(g, plan, n_sm, stream, &err);
     if (st != FL_OK) {
         printf("launch failed: %s\n", err.text);
         exit(1);
