@@ -9,8 +9,8 @@
  * N, ldy and ldr are even, y and residual aligned to 8 bytes.
  *
  * `gated`: channels 2i and 2i + 1 are gate and up of one output (fl__cuda_weight_pack_gated),
- *   y[m,i] = gate / (1 + __expf(-gate)) * up            bf16 alone, no residual
- * with gate and up as y above in float32, operations as in rowops_cuda.h.
+ *   y[m,i] = gate / (1 + exp(-gate)) * up            bf16 alone, no residual
+ * with gate and up as y above in float32, the exponential and the division of `gated` in sm90.h.
  *
  * Weight layout of 4 bits, "n16k64", one for prefill and decode, made so that one 16-byte load
  * per thread is a tensor core A fragment: output channels in panels of 16 (N padded to 16 with

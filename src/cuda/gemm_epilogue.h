@@ -109,37 +109,43 @@ DEV void scale_tokens(float v[2][2], const int32_t *acc, int i, const channel_sc
     for (int j = 0; j < 4; j++) t[j] = next[j];
 }
 
-/* A thread's part of an output matrix: rows 8 i + j from its first token on, i = 0.., j = 0, 1,
- * of which `left` exist; two neighbouring elements of each. */
-typedef struct pairs {
-    uint8_t *at;
-    int64_t step; /* bytes of a row */
-    int left;
-} pairs;
-
-DEV pairs pairs_at(const outputs *o, const void *base, int64_t ld, int width, int m, int n)
+/* Predicated rather than behind branches, which would keep the scheduler from working on several
+ * tokens at a time. In the order written, so that a residual may be y itself. */
+DEV void store_if(bool there, uint64_t to, uint32_t v)
 {
-    pairs p = {(uint8_t *)base + (m * ld + n) * width, ld * width, o->M - m};
+    asm volatile("{\n.reg .pred there;\nsetp.ne.b32 there, %0, 0;\n"
+                 "@there st.global.b32 [%1], %2;\n}" ::"r"((int)there),
+                 "l"(to), "r"(v));
+}
+
+DEV void store_if(bool there, uint64_t to, float v0, float v1)
+{
+    asm volatile("{\n.reg .pred there;\nsetp.ne.b32 there, %0, 0;\n"
+                 "@there st.global.v2.f32 [%1], {%2, %3};\n}" ::"r"((int)there),
+                 "l"(to), "f"(v0), "f"(v1));
+}
+
+DEV void load_if(bool there, uint64_t from, float v[2])
+{
+    v[0] = v[1] = -0.0f;
+    asm volatile("{\n.reg .pred there;\nsetp.ne.b32 there, %2, 0;\n"
+                 "@there ld.global.v2.f32 {%0, %1}, [%3];\n}"
+                 : "+f"(v[0]), "+f"(v[1])
+                 : "r"((int)there), "l"(from));
+}
+
+/* Where a thread's pair of channels is in a matrix: its first token's row, and the bytes of a
+ * row. */
+typedef struct place {
+    uint64_t at;
+    int64_t row;
+} place;
+
+DEV place place_of(const void *base, int64_t ld, int width, int m, int n)
+{
+    const place p = {__cvta_generic_to_global((const uint8_t *)base + (m * ld + n) * width),
+                     ld * width};
     return p;
-}
-
-/* r[token]: two channels of each. */
-DEV void load_pairs(float2 r[2], const pairs *p, int i)
-{
-#pragma unroll
-    for (int j = 0; j < 2; j++)
-        if (8 * i + j < p->left) r[j] = *(const float2 *)(p->at + (8 * i + j) * p->step);
-}
-
-DEV void store_pairs(const pairs *p, int i, const float v[2][2], bool f32)
-{
-#pragma unroll
-    for (int j = 0; j < 2; j++) {
-        uint8_t *to = p->at + (8 * i + j) * p->step;
-        if (8 * i + j >= p->left) continue;
-        if (f32) *(float2 *)to = make_float2(v[j][0], v[j][1]);
-        else *(uint32_t *)to = bf16x2(v[j][0], v[j][1]);
-    }
 }
 
 /* y of the tile: of this thread channels n, n + 1 and every fourth pair of tokens from m on. */
@@ -147,28 +153,34 @@ template <int SHIFT, int TOK, bool F32, bool ADD>
 DEV void store(const int32_t *acc, const outputs *o, const channel_scales *c, uint32_t scales,
                int m, int n, int lane)
 {
-    const pairs y = pairs_at(o, o->y, o->ldy, F32 ? 4 : 2, m, n);
-    const pairs add = pairs_at(o, o->residual, o->ldr, 4, m, n);
     const int AHEAD = TOK < 128 ? 2 : 4; /* groups of 8 tokens in flight */
-    float2 r[AHEAD][2];
+    const int left = n < o->N ? o->M - m : 0;
+    place y = place_of(o->y, o->ldy, F32 ? 4 : 2, m, n);
+    place add = place_of(o->residual, o->ldr, 4, m, n);
+    float r[AHEAD][2][2];
     uint32_t t[4];
-    if (n >= o->N) return;
     load_tokens(t, scales, 0, lane);
 #pragma unroll
-    for (int i = 0; ADD && i < AHEAD; i++) load_pairs(r[i], &add, i);
+    for (int i = 0; ADD && i < AHEAD; i++, add.at += 8 * add.row)
 #pragma unroll
-    for (int i = 0; i < TOK / 8; i++) {
-        const int ahead = i + AHEAD;
-        float2 *at = r[i % AHEAD];
+        for (int j = 0; j < 2; j++) load_if(8 * i + j < left, add.at + j * add.row, r[i][j]);
+#pragma unroll
+    for (int i = 0; i < TOK / 8; i++, y.at += 8 * y.row) {
         float v[2][2];
         scale_tokens<SHIFT, TOK>(v, acc, i, c, t, scales, lane);
 #pragma unroll
-        for (int j = 0; ADD && j < 2; j++) {
-            v[j][0] = __fadd_rn(v[j][0], at[j].x);
-            v[j][1] = __fadd_rn(v[j][1], at[j].y);
+        for (int j = 0; j < 2; j++) {
+            float *at = r[i % AHEAD][j];
+            const int ahead = 8 * (i + AHEAD) + j;
+            if (ADD) {
+                v[j][0] = __fadd_rn(v[j][0], at[0]);
+                v[j][1] = __fadd_rn(v[j][1], at[1]);
+                if (ahead < TOK) load_if(ahead < left, add.at + j * add.row, at);
+            }
+            if (F32) store_if(8 * i + j < left, y.at + j * y.row, v[j][0], v[j][1]);
+            else store_if(8 * i + j < left, y.at + j * y.row, bf16x2(v[j][0], v[j][1]));
         }
-        if (ADD && ahead < TOK / 8) load_pairs(at, &add, ahead);
-        store_pairs(&y, i, v, F32);
+        add.at += 8 * add.row;
     }
 }
 
@@ -178,23 +190,21 @@ DEV void store_gated(const int32_t *acc, const outputs *o, const channel_scales 
                      uint32_t scales, int m, int n, int lane)
 {
     const int odd = lane / 4 % 2, left = n < o->N ? o->M - m - odd : 0;
+    place y = place_of(o->y, o->ldy, 2, m + odd, n / 4 * 2);
     uint32_t t[4];
     load_tokens(t, scales, 0, lane);
-    uint8_t *to = (uint8_t *)o->y + ((m + odd) * o->ldy + n / 4 * 2) * 2;
 #pragma unroll
     for (int i = 0; i < TOK / 8; i++) {
-        float v[2][2], y[2];
+        float v[2][2], out[2];
         scale_tokens<SHIFT, TOK>(v, acc, i, c, t, scales, lane);
 #pragma unroll
-        for (int j = 0; j < 2; j++) y[j] = gated(v[j][0], v[j][1]);
-        const float other = __shfl_xor_sync(0xffffffffu, odd ? y[0] : y[1], 4);
-        if (8 * i < left)
-            *(uint32_t *)(to + 16 * i * o->ldy) =
-                odd ? bf16x2(other, y[1]) : bf16x2(y[0], other);
+        for (int j = 0; j < 2; j++) out[j] = gated(v[j][0], v[j][1]);
+        const float other = __shfl_xor_sync(0xffffffffu, odd ? out[0] : out[1], 4);
+        store_if(8 * i < left, y.at, odd ? bf16x2(other, out[1]) : bf16x2(out[0], other));
+        y.at += 8 * y.row;
     }
 }
 
-/* Tokens m, m + 1, m + 8, m + 9, .. up to TOK, channels n and n + 1. */
 template <int SHIFT, int TOK>
 DEV void store_tile(const int32_t *acc, const outputs *o, const channel_scales *c,
                     uint32_t scales, int m, int n, int lane)

@@ -16,6 +16,7 @@ enum {
     SM80_MANY = 128,
     GROUP = 4, /* divides 132: a CTA stays with its tokens */
     DECODE_ROWS = 16,
+    DECODE_X_BYTES = 131072, /* of more than 8 rows: 64 KB won, 224 KB lost, between unknown */
 };
 
 typedef struct tile_cost {
@@ -47,7 +48,16 @@ static double plan_time(const fl_cuda_gemm *g, const tile_cost *c, int n_split, 
 static int decode_ctas(const fl_cuda_gemm *g)
 {
     if (g->w->bits != 4 || g->M > DECODE_ROWS) return 0;
-    return 2;
+    return g->M <= 8 || (int64_t)g->M * g->w->K_pad <= DECODE_X_BYTES ? 2 : 0;
+}
+
+/* As many stages as the ring of the largest tile holds: so many the one warpgroup can multiply
+ * while the other, which scales and stores, gives no stage back. Once a launch it costs their
+ * time, so not where a CTA has one tile. */
+static int plan_shift(const fl_cuda_gemm *g, const fl_cuda_gemm_plan *plan, int n_sm)
+{
+    if (plan->tokens != 256 || plan->n_split > 1 || count_tiles(g, 256) <= n_sm) return 0;
+    return g->w->bits == 4 ? 5 : 4;
 }
 
 fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm)
@@ -65,6 +75,7 @@ fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm)
             best = (fl_cuda_gemm_plan){COSTS[i].tokens, n_split, 0, 0, GROUP, 0};
         }
     best.decode_ctas = decode_ctas(g);
+    best.shift = plan_shift(g, &best, n_sm);
     return best;
 }
 

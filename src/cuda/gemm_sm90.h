@@ -47,6 +47,16 @@ enum {
     PREFETCH_M = 256,   /* beyond, weights are the smaller part */
 };
 
+/* What the consumers need of an item, in shared memory; two of them in turn. */
+template <int TOK> struct tile_info {
+    uint32_t tokens[TOK][2]; /* x_scale, x_zero */
+    float w_scale[CHANNELS], bias[CHANNELS];
+    int32_t col_sum[CHANNELS];
+    int m0, n0, tile, n_k;
+    int before, after; /* strays of warpgroup 0 and 1 */
+    int padding[2];
+};
+
 template <int BITS, int TOK> struct ring {
     static const int x_bytes = TOK * STAGE_K;
     static const int w_bytes = CHANNELS * STAGE_K * BITS / 8;
@@ -55,8 +65,7 @@ template <int BITS, int TOK> struct ring {
     static const int w_cols = BITS == 4 ? 256 : 128;
     static const int w_rows = BITS == 4 ? 16 : 8;
     static const int w_box = 64 / w_rows;
-    static const int scale_bytes = 2 * TOK * 8; /* warpgroup, scale and zero */
-    static const int fixed_bytes = 1024 + scale_bytes + BARRIER_BYTES;
+    static const int fixed_bytes = 1024 + 2 * (int)sizeof(tile_info<TOK>) + BARRIER_BYTES;
     /* the smallest tile leaves room for a second CTA: of this launch, or of the next one, which
      * begins while this one ends */
     static const int ctas = TOK == 64 ? 2 : 1;
@@ -108,20 +117,31 @@ template <int STAGES> DEV void advance(cursor *c)
     }
 }
 
-/* Shared memory of the CTA: addresses of its parts. */
+/* Shared memory of the CTA: addresses of its parts. ready[i] completes when info i is written,
+ * with an arrival of each lane that wrote; taken[i] with one of each consumer warp. */
 typedef struct smem_map {
-    uint32_t ring, scales, full, empty;
+    uint32_t ring, info, full, empty, ready, taken, flags;
+    uint8_t *base; /* of ring */
 } smem_map;
 
-template <int BITS, int TOK> DEV smem_map smem_parts(const void *raw)
+template <int BITS, int TOK> DEV smem_map smem_parts(uint8_t *raw)
 {
     typedef ring<BITS, TOK> R;
     smem_map s;
     s.ring = (smem_addr(raw) + 1023) & ~1023u;
-    s.scales = s.ring + R::stages * R::stage_bytes;
-    s.full = s.scales + R::scale_bytes;
+    s.base = raw + (s.ring - smem_addr(raw));
+    s.info = s.ring + R::stages * R::stage_bytes;
+    s.full = s.info + 2 * (uint32_t)sizeof(tile_info<TOK>);
     s.empty = s.full + 8 * R::stages;
+    s.ready = s.empty + 8 * R::stages;
+    s.taken = s.ready + 16;
+    s.flags = s.taken + 16;
     return s;
+}
+
+template <int TOK> DEV tile_info<TOK> *info_at(const smem_map *s, int i)
+{
+    return (tile_info<TOK> *)(s->base + (s->info - s->ring)) + i;
 }
 
 typedef struct feeder {
@@ -167,6 +187,51 @@ DEV void produce(const gemm_args *g, feeder *f, int first, int step, int n_items
         if (!has) return;
         for (int k = it.k0 + g->shift; k < it.k1; k++)
             feed<BITS, TOK>(f, it.m0, it.n0, it.n0, k);
+    }
+}
+
+/* One warp writes the items' infos ahead of the consumers, so that these wait neither for
+ * memory nor for divisions. */
+template <int TOK>
+DEV void describe(const gemm_args *g, const smem_map *s, int first, int step, int n_items)
+{
+    const int lane = threadIdx.x % 32;
+    int old_m0 = -1, i = 0;
+    for (int at = first; at < n_items; at += step, i++) {
+        const item it = item_at<TOK>(g, at);
+        tile_info<TOK> *t = info_at<TOK>(s, i % 2);
+        mbar_wait(s->taken + 8 * (i % 2), (i / 2 % 2) ^ 1);
+#pragma unroll 4
+        for (int m = lane; m < TOK; m += 32) {
+            float scale;
+            int32_t zero;
+            load_token(&scale, &zero, &g->o, it.m0 + m);
+            t->tokens[m][0] = __float_as_uint(scale);
+            t->tokens[m][1] = (uint32_t)zero;
+        }
+#pragma unroll 2
+        for (int n = 2 * lane; n < CHANNELS; n += 64) {
+            const channel_scales c = load_channels(&g->o, it.n0 + n);
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                t->w_scale[n + j] = c.scale[j];
+                t->bias[n + j] = c.bias[j];
+                t->col_sum[n + j] = c.sum[j];
+            }
+        }
+        if (lane == 0) {
+            const int n_k = it.k1 - it.k0;
+            t->m0 = it.m0;
+            t->n0 = it.n0;
+            t->tile = it.tile;
+            t->n_k = n_k;
+            t->before = at > first && old_m0 != it.m0 ? g->shift : 0;
+            t->after = 1 << 30;
+            if (at + step < n_items && item_at<TOK>(g, at + step).m0 != it.m0)
+                t->after = n_k - g->shift;
+        }
+        old_m0 = it.m0;
+        mbar_arrive(s->ready + 8 * (i % 2));
     }
 }
 
@@ -319,44 +384,37 @@ DEV bool join_parts(int32_t *acc, const gemm_args *g, int slot, int wg, int tid,
 
 /* One consumer warpgroup's life: for each item multiply, join the parts, scale and store. */
 template <int BITS, int TOK>
-DEV void consume(const gemm_args *g, smem_map s, int first, int step, int n_items)
+DEV void consume(const gemm_args *g, const smem_map *s, int first, int step, int n_items)
 {
-    typedef ring<BITS, TOK> R;
     const int tid = threadIdx.x % 128, wg = threadIdx.x / 128, lane = tid % 32;
-    const uint32_t scales = s.scales + wg * TOK * 8, flag = s.full + BARRIER_BYTES - 8 + 4 * wg;
-    const int per_thread = (TOK + 127) / 128;
-    reader r = {{0, 0}, s, {0, 0}, 0, 0, false};
-    item old = {};
+    const int channel = 64 * wg + 16 * (tid / 32) + lane / 4 * 2;
+    const uint32_t flag = s->flags + 4 * wg;
+    reader r = {{0, 0}, *s, {0, 0}, 0, 0, false};
+    int i = 0;
     if (wg == 1)
         for (int k = 0; k < g->shift && first < n_items; k++) pass<BITS, TOK>(&r);
-    for (int at = first; at < n_items; at += step) {
-        const item it = item_at<TOK>(g, at);
-        const int n = it.n0 + 64 * wg + 16 * (tid / 32) + lane / 4 * 2;
-        const channel_scales ch = load_channels(&g->o, n);
-        r.skip = {0, 1 << 30};
-        float xs[per_thread];
-        int32_t xz[per_thread], acc[TOK / 2];
+    for (int at = first; at < n_items; at += step, i++) {
+        const tile_info<TOK> *t = info_at<TOK>(s, i % 2);
+        const uint32_t tokens = s->info + i % 2 * (uint32_t)sizeof *t;
+        int32_t acc[TOK / 2];
+        mbar_wait(s->ready + 8 * (i % 2), i / 2 % 2);
+        r.skip.before = wg == 0 ? t->before : 0;
+        r.skip.after = wg == 1 ? t->after : 1 << 30;
+        if (BITS == 4) multiply_w4<TOK>(acc, &r, t->n_k, 4 * wg + tid / 32, lane);
+        else multiply_w8<TOK>(acc, &r, t->n_k, wg, lane);
+        if (g->n_split == 1 || join_parts<TOK>(acc, g, 2 * t->tile + wg, wg, tid, flag)) {
+            channel_scales c;
 #pragma unroll
-        for (int i = 0; i < per_thread; i++) {
-            load_token(&xs[i], &xz[i], &g->o, it.m0 + i * 128 + tid);
+            for (int j = 0; j < 2; j++) {
+                c.scale[j] = t->w_scale[channel + j];
+                c.bias[j] = t->bias[channel + j];
+                c.sum[j] = t->col_sum[channel + j];
+            }
+            store_tile<BITS == 4 ? 4 : 0, TOK>(acc, &g->o, &c, tokens, t->m0 + 2 * (lane % 4),
+                                               t->n0 + channel, lane);
         }
-        if (wg == 0 && at > first && old.m0 != it.m0) r.skip.before = g->shift;
-        if (wg == 1 && at + step < n_items && item_at<TOK>(g, at + step).m0 != it.m0)
-            r.skip.after = it.k1 - it.k0 - g->shift;
-        old = it;
-        if (BITS == 4) multiply_w4<TOK>(acc, &r, it.k1 - it.k0, 4 * wg + tid / 32, lane);
-        else multiply_w8<TOK>(acc, &r, it.k1 - it.k0, wg, lane);
-        if (g->n_split > 1 && !join_parts<TOK>(acc, g, 2 * it.tile + wg, wg, tid, flag))
-            continue;
-        named_barrier(1 + wg, 128); /* the scales of the item before have been read */
-#pragma unroll
-        for (int i = 0; i < per_thread; i++) {
-            if (i * 128 + tid >= TOK) break;
-            keep_token(scales, i * 128 + tid, xs[i], xz[i]);
-        }
-        named_barrier(1 + wg, 128);
-        store_tile<BITS == 4 ? 4 : 0, TOK>(acc, &g->o, &ch, scales, it.m0 + 2 * (lane % 4), n,
-                                           lane);
+        __syncwarp();
+        release(s->taken + 8 * (i % 2), lane);
     }
     if (wg == 0)
         for (int k = 0; k < g->shift && first < n_items; k++) pass<BITS, TOK>(&r);
@@ -377,6 +435,10 @@ __global__ __launch_bounds__(N_THREADS, ring<BITS, TOK>::ctas) void gemm_kernel(
             mbar_init(s.full + 8 * i, 1);
             mbar_init(s.empty + 8 * i, CONSUMER_WARPS);
         }
+        for (int i = 0; i < 2; i++) {
+            mbar_init(s.ready + 8 * i, 32);
+            mbar_init(s.taken + 8 * i, CONSUMER_WARPS);
+        }
         mbar_init_fence();
     }
     __syncthreads();
@@ -392,12 +454,14 @@ __global__ __launch_bounds__(N_THREADS, ring<BITS, TOK>::ctas) void gemm_kernel(
         if (threadIdx.x == 256) {
             feeder f = {&map_x, &map_w, s, {0, 0}};
             produce<BITS, TOK>(&g, &f, first, step, n_items);
+        } else if (threadIdx.x / 32 == 9) {
+            describe<TOK>(&g, &s, first, step, n_items);
         }
         __syncwarp();
     } else {
         if (ring<BITS, TOK>::ctas == 2) REGS_INC(104);
         else REGS_INC(232);
-        consume<BITS, TOK>(&g, s, first, step, n_items);
+        consume<BITS, TOK>(&g, &s, first, step, n_items);
     }
 }
 

@@ -26,7 +26,7 @@ enum {
     MAX_PARTS = 8,
     BARRIER_BYTES = 16,
     X_PITCH = 16,        /* bytes between rows of x */
-    X_BYTES = 65536,     /* aim; more only when MAX_PARTS is not enough */
+    X_BYTES = 68000,     /* aim; more only when MAX_PARTS is not enough */
     SMEM_BYTES = 113664, /* of one of two CTAs */
     SMEM_MAX = 231424,
 };

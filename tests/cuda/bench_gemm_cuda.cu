@@ -394,12 +394,11 @@ static int add_plan(const bench *b, entry *entries, int n, gemm_kind kind,
 /* Small problems: every tile and split. Large ones: every group and shift. */
 static int add_plans(const bench *b, entry *entries, int n, gemm_kind kind)
 {
-    static const int groups[][2] = {{8, 0},  {4, 0},  {4, 3}, {4, 6},
-                                    {4, 10}, {4, 16}, {2, 6}, {12, 6}};
+    static const int groups[][2] = {{4, 0}, {12, 0}, {4, 3}, {4, 4}, {4, 5}, {12, 5}};
     if (b->M > 512) {
         for (size_t i = 0; i < FL_COUNT(groups); i++)
             n = add_plan(b, entries, n, kind, {256, 1, 0, 0, groups[i][0], groups[i][1]});
-        return add_plan(b, entries, n, kind, {128, 1, 0, 0, 4, 6});
+        return n;
     }
     for (int tokens = 64; tokens <= FL_MIN(256, b->M); tokens *= 2)
         for (int n_split = 1; n_split <= 8; n_split *= 2)

@@ -414,8 +414,8 @@ static void check_pack_gated(tally *t)
         int32_t want_sum[2 * N], got_sum[2 * N];
         fl__cuda_weight_pack(want, want_sum, rows, 2 * N, K, bits);
         fl__cuda_weight_pack_gated(got, got_sum, pair[0], pair[1], N, K, bits);
-        const bool same = memcmp(want, got, n_bytes) == 0 &&
-                          memcmp(want_sum, got_sum, sizeof want_sum) == 0;
+        const bool same =
+            memcmp(want, got, n_bytes) == 0 && memcmp(want_sum, got_sum, sizeof want_sum) == 0;
         if (!same) printf("FAIL pack gated, %d bits\n", bits);
         t->passed += same;
         t->failed += !same;
