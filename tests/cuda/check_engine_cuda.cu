@@ -1,0 +1,371 @@
+/* check_engine_cuda.cu - the engine's own kernels (engine_kernels.h) against what defines them.
+ *
+ * Packing of weights: the bytes and sums of weight_pack.c from the same codes, digits of
+ * flattening and gated pairs included. Head transforms: float64 sums of the same bf16 numbers,
+ * within the rounding of D float32 additions and of the bf16 result. Simple attention: beside
+ * the prefill kernel over the same cache, within what bf16 probabilities may differ by, and
+ * heads of 32 beside the same heads padded to 64 with zeros.
+ * SPDX-License-Identifier: MIT */
+#include "cuda/attention_cuda.h"
+#include "cuda/engine_kernels.h"
+#include "cuda_test.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef struct tally {
+    int passed, failed;
+} tally;
+
+static void count(tally *t, bool good, const char *what, int a, int b, int c)
+{
+    t->passed += good;
+    t->failed += !good;
+    if (!good) printf("FAILED: %s [%d, %d, %d]\n", what, a, b, c);
+}
+
+static float unit(uint64_t *state)
+{
+    return (float)(next_random(state) % 20001) / 10000.0f - 1.0f;
+}
+
+static uint16_t to_bf16(float x)
+{
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+
+static float from_bf16(uint16_t v)
+{
+    const uint32_t u = (uint32_t)v << 16;
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+/* ---- packing ----------------------------------------------------------------------------- */
+
+/* As a file has them: bytes, or nibbles with each row padded to whole bytes. */
+static uint8_t *file_codes(const int8_t *codes, int N, int columns, int bits, size_t *n_bytes)
+{
+    const size_t row = bits == 8 ? (size_t)columns : (size_t)(columns + 1) / 2;
+    uint8_t *out = (uint8_t *)calloc((size_t)N, row);
+    *n_bytes = (size_t)N * row;
+    for (int n = 0; n < N; n++)
+        for (int k = 0; k < columns; k++) {
+            const int code = codes[(size_t)n * (size_t)columns + (size_t)k];
+            if (bits == 8) out[(size_t)n * row + (size_t)k] = (uint8_t)code;
+            else out[(size_t)n * row + (size_t)k / 2] |= (uint8_t)((code & 15) << 4 * (k % 2));
+        }
+    return out;
+}
+
+static int8_t *random_codes(size_t n, int bits, uint64_t *state)
+{
+    int8_t *c = (int8_t *)malloc(n);
+    for (size_t i = 0; i < n; i++)
+        c[i] = bits == 4 ? (int8_t)(next_random(state) % 16) - 8
+                         : (int8_t)((int)(next_random(state) % 255) - 127);
+    return c;
+}
+
+/* codes [N, columns] to [N, K] with the extra columns spread out. */
+static int8_t *spread(const int8_t *codes, int N, int columns, int n_in, int K,
+                      const int32_t *extra)
+{
+    int8_t *out = (int8_t *)malloc((size_t)N * (size_t)K);
+    for (int n = 0; n < N; n++)
+        for (int k = 0; k < K; k++)
+            out[(size_t)n * (size_t)K + (size_t)k] =
+                codes[(size_t)n * (size_t)columns + (size_t)(k < n_in ? k : extra[k - n_in])];
+    return out;
+}
+
+/* One weight of N channels, or a gated pair of N each. */
+static void check_pack(tally *t, int N, int n_in, int n_extra, int bits, bool gated)
+{
+    uint64_t state = 77 + (uint64_t)(N + n_in + n_extra + bits);
+    const int K = n_in + n_extra, columns = n_in + 3, total = gated ? 2 * N : N;
+    const size_t n_bytes = fl__cuda_weight_bytes(total, K, bits);
+    int32_t *extra = (int32_t *)malloc(sizeof *extra * (size_t)(n_extra + 1));
+    int8_t *codes[2], *wide[2];
+    for (int e = 0; e < n_extra; e++)
+        extra[e] = (int32_t)(next_random(&state) % (uint64_t)columns);
+    uint8_t *want = (uint8_t *)calloc(n_bytes, 1), *got = (uint8_t *)calloc(n_bytes, 1);
+    int32_t *want_sum = (int32_t *)calloc((size_t)total, 4);
+    int32_t *got_sum = (int32_t *)calloc((size_t)total, 4);
+    uint8_t *dst = (uint8_t *)gpu_alloc(n_bytes);
+    int32_t *sums = (int32_t *)gpu_alloc((size_t)total * 4);
+    int32_t *extra_gpu = (int32_t *)gpu_copy(extra, sizeof *extra * (size_t)(n_extra + 1));
+    CUDA_OK(cudaMemset(dst, 0x5a, n_bytes));
+    for (int i = 0; i <= gated; i++) {
+        size_t file_bytes;
+        codes[i] = random_codes((size_t)N * (size_t)columns, bits, &state);
+        wide[i] = spread(codes[i], N, columns, n_in, K, extra);
+        uint8_t *file = file_codes(codes[i], N, columns, bits, &file_bytes);
+        void *file_gpu = gpu_copy(file, file_bytes);
+        const fl_cuda_pack p = {dst,           sums, file_gpu, extra_gpu, bits, i,
+                                gated ? 2 : 1, N,    K,        columns,   n_in};
+        FL_OK_OR_EXIT(fl__cuda_pack_codes(&p, NULL, &err));
+        CUDA_OK(cudaDeviceSynchronize());
+        CUDA_OK(cudaFree(file_gpu));
+        free(file);
+    }
+    if (gated) fl__cuda_weight_pack_gated(want, want_sum, wide[0], wide[1], N, K, bits);
+    else fl__cuda_weight_pack(want, want_sum, wide[0], N, K, bits);
+    CUDA_OK(cudaMemcpy(got, dst, n_bytes, cudaMemcpyDeviceToHost));
+    CUDA_OK(cudaMemcpy(got_sum, sums, (size_t)total * 4, cudaMemcpyDeviceToHost));
+    count(t, memcmp(got, want, n_bytes) == 0, "packed bytes", total, K, bits);
+    count(t, memcmp(got_sum, want_sum, (size_t)total * 4) == 0, "sums of codes", total, K,
+          bits);
+    CUDA_OK(cudaFree(dst));
+    CUDA_OK(cudaFree(sums));
+    CUDA_OK(cudaFree(extra_gpu));
+    for (int i = 0; i <= gated; i++) free(codes[i]), free(wide[i]);
+    free(extra), free(want), free(got), free(want_sum), free(got_sum);
+}
+
+/* ---- head transforms --------------------------------------------------------------------- */
+
+enum { POSITIONS = 300 };
+
+/* Row m of one head through the definition; limit: of each value. */
+static void heads_row(double *y, double *limit, const float *x, const float *c, const float *s,
+                      const uint16_t *f, int D)
+{
+    float u[128];
+    const int half = D / 2;
+    for (int d = 0; d < half; d++) {
+        const float ac = x[d] * c[d], bs = x[d + half] * s[d];
+        const float bc = x[d + half] * c[d], as = x[d] * s[d];
+        u[d] = from_bf16(to_bf16(ac - bs));
+        u[d + half] = from_bf16(to_bf16(bc + as));
+    }
+    for (int j = 0; j < D; j++) {
+        double sum = 0, size = 0;
+        for (int k = 0; k < D; k++) {
+            const double product = (double)u[k] * from_bf16(f[k * D + j]);
+            sum += product;
+            size += fabs(product);
+        }
+        y[j] = sum;
+        limit[j] = fabs(sum) / 256 + (D + 2) * size / 16777216;
+    }
+}
+
+static void check_heads(tally *t, int M, int n_heads, int n_kv_heads, int D)
+{
+    uint64_t state = 5 + (uint64_t)(M + D);
+    const int all = n_heads + n_kv_heads, ld = all * D + 8;
+    const size_t n_angles = (size_t)POSITIONS * (size_t)(D / 2);
+    uint16_t *x = (uint16_t *)malloc((size_t)M * (size_t)ld * 2);
+    uint16_t *f[2], *out = (uint16_t *)malloc((size_t)M * (size_t)all * (size_t)D * 2);
+    float *cosines = (float *)malloc(n_angles * 4), *sines = (float *)malloc(n_angles * 4);
+    int32_t *pos = (int32_t *)malloc((size_t)M * 4);
+    bool good = true;
+    for (int i = 0; i < M * ld; i++) x[i] = to_bf16(4 * unit(&state));
+    for (size_t i = 0; i < n_angles; i++) {
+        const double angle = 3.0 * unit(&state);
+        cosines[i] = (float)cos(angle), sines[i] = (float)sin(angle);
+    }
+    for (int m = 0; m < M; m++) pos[m] = (int32_t)(next_random(&state) % POSITIONS);
+    for (int i = 0; i < 2; i++) {
+        f[i] = (uint16_t *)malloc((size_t)(D * D) * 2);
+        for (int k = 0; k < D * D; k++) f[i][k] = to_bf16(unit(&state) / sqrtf((float)D));
+    }
+    uint16_t *x_gpu = (uint16_t *)gpu_copy(x, (size_t)M * (size_t)ld * 2);
+    uint16_t *y = (uint16_t *)gpu_alloc((size_t)M * (size_t)all * (size_t)D * 2);
+    fl_cuda_heads h = {};
+    h.q.data = x_gpu;
+    h.k.data = x_gpu + n_heads * D;
+    h.q.ld = h.k.ld = ld;
+    h.q_out = y;
+    h.k_out = y + (int64_t)M * n_heads * D;
+    h.q_factor = (uint16_t *)gpu_copy(f[0], (size_t)(D * D) * 2);
+    h.k_factor = (uint16_t *)gpu_copy(f[1], (size_t)(D * D) * 2);
+    h.cos = (float *)gpu_copy(cosines, n_angles * 4);
+    h.sin = (float *)gpu_copy(sines, n_angles * 4);
+    h.row_position = (int32_t *)gpu_copy(pos, (size_t)M * 4);
+    h.n_heads = n_heads, h.n_kv_heads = n_kv_heads, h.D = D;
+    FL_OK_OR_EXIT(fl__cuda_heads(&h, M, NULL, &err));
+    CUDA_OK(
+        cudaMemcpy(out, y, (size_t)M * (size_t)all * (size_t)D * 2, cudaMemcpyDeviceToHost));
+    for (int m = 0; m < M; m++)
+        for (int a = 0; a < all; a++) {
+            const bool key = a >= n_heads;
+            const uint16_t *got =
+                key ? out + ((size_t)M * n_heads + (size_t)m * n_kv_heads + (a - n_heads)) * D
+                    : out + ((size_t)m * n_heads + a) * D;
+            float row[128];
+            double want[128], limit[128];
+            for (int d = 0; d < D; d++) row[d] = from_bf16(x[(size_t)m * ld + a * D + d]);
+            heads_row(want, limit, row, cosines + (size_t)pos[m] * (D / 2),
+                      sines + (size_t)pos[m] * (D / 2), f[key], D);
+            for (int d = 0; d < D; d++)
+                good = good && fabs(from_bf16(got[d]) - want[d]) <= limit[d];
+        }
+    count(t, good, "head transforms", M, all, D);
+    void *const gpu[] = {x_gpu,
+                         y,
+                         (void *)h.q_factor,
+                         (void *)h.k_factor,
+                         (void *)h.cos,
+                         (void *)h.sin,
+                         (void *)h.row_position};
+    for (size_t i = 0; i < sizeof gpu / sizeof *gpu; i++) CUDA_OK(cudaFree(gpu[i]));
+    free(x), free(out), free(f[0]), free(f[1]), free(cosines), free(sines), free(pos);
+}
+
+/* ---- attention --------------------------------------------------------------------------- */
+
+/* A cache of n_seqs sequences of `tokens` each, filled through the append, and q for the last
+ * `rows` of each of them. */
+typedef struct attention_case {
+    fl_cuda_kv kv;
+    int n_heads, n_seqs, tokens, rows;
+    int32_t *first, *position; /* of the last rows, device */
+    uint16_t *q;               /* device, rotated: as it is */
+} attention_case;
+
+/* Heads of `width` random channels in the first ones of D; the rest is zero. */
+static attention_case make_case(int D, int width, int bits, int n_heads, int n_kv_heads,
+                                int n_seqs, int tokens, int rows)
+{
+    attention_case c = {{bits, D, n_kv_heads, NULL, NULL, (tokens + 63) / 64},
+                        n_heads,
+                        n_seqs,
+                        tokens,
+                        rows,
+                        NULL,
+                        NULL,
+                        NULL};
+    const int heads = n_heads + 2 * n_kv_heads, n_pages = n_seqs * c.kv.table_stride;
+    const size_t n_rows = (size_t)n_seqs * (size_t)tokens, ld = (size_t)heads * (size_t)D;
+    uint64_t state = 9; /* the same numbers whatever D is */
+    uint16_t *x = (uint16_t *)calloc(n_rows * ld, 2);
+    int32_t *table = (int32_t *)malloc((size_t)n_pages * 4), first[65], start[64], last[64];
+    for (size_t m = 0; m < n_rows; m++)
+        for (int h = 0; h < heads; h++)
+            for (int d = 0; d < width; d++)
+                x[m * ld + (size_t)h * (size_t)D + (size_t)d] = to_bf16(2 * unit(&state));
+    for (int i = 0; i < n_pages; i++) table[i] = (i * 7 + 3) % n_pages; /* 7 and n: coprime */
+    for (int b = 0; b <= n_seqs; b++) first[b] = b * tokens;
+    for (int b = 0; b < n_seqs; b++) start[b] = 0, last[b] = tokens - rows;
+    uint16_t *x_gpu = (uint16_t *)gpu_copy(x, n_rows * ld * 2);
+    uint16_t *q = (uint16_t *)gpu_alloc(n_rows * (size_t)(n_heads * D) * 2);
+    c.kv.table = (int32_t *)gpu_copy(table, (size_t)n_pages * 4);
+    c.kv.pages = (uint8_t *)gpu_alloc((size_t)n_pages * fl__cuda_kv_page_bytes(&c.kv));
+    fl_cuda_kv_append a = {};
+    a.kv = &c.kv;
+    a.q = x_gpu, a.k = x_gpu + n_heads * D, a.v = x_gpu + (n_heads + n_kv_heads) * D;
+    a.ldq = a.ldk = a.ldv = (int64_t)ld;
+    a.x_bf16 = true;
+    a.n_heads = n_heads;
+    a.q_out = q;
+    a.first_row = (int32_t *)gpu_copy(first, (size_t)(n_seqs + 1) * 4);
+    a.position = (int32_t *)gpu_copy(start, (size_t)n_seqs * 4);
+    a.n_seqs = n_seqs, a.max_rows = tokens;
+    for (int i = 0; i < 4; i++) a.clip[i] = 1;
+    FL_OK_OR_EXIT(fl__cuda_kv_append(&a, NULL, &err));
+    CUDA_OK(cudaDeviceSynchronize());
+    const size_t row = (size_t)(n_heads * D);
+    c.q = (uint16_t *)gpu_alloc((size_t)(n_seqs * rows) * row * 2);
+    for (int b = 0; b < n_seqs; b++)
+        CUDA_OK(cudaMemcpy(c.q + (size_t)(b * rows) * row,
+                           q + ((size_t)(b * tokens + tokens - rows)) * row,
+                           (size_t)rows * row * 2, cudaMemcpyDeviceToDevice));
+    for (int b = 0; b <= n_seqs; b++) first[b] = b * rows;
+    c.first = (int32_t *)gpu_copy(first, (size_t)(n_seqs + 1) * 4);
+    c.position = (int32_t *)gpu_copy(last, (size_t)n_seqs * 4);
+    free(x), free(table);
+    return c;
+}
+
+static float *run_simple(const attention_case *c)
+{
+    const size_t n = (size_t)(c->n_seqs * c->rows * c->n_heads * c->kv.D);
+    float *y = (float *)gpu_alloc(n * 4), *out = (float *)malloc(n * 4);
+    const fl_cuda_attention_simple a = {&c->kv,    c->q,     y,           false,   c->n_heads,
+                                        c->n_seqs, c->first, c->position, c->rows, 0.25f};
+    FL_OK_OR_EXIT(fl__cuda_attention_simple(&a, NULL, &err));
+    CUDA_OK(cudaMemcpy(out, y, n * 4, cudaMemcpyDeviceToHost));
+    CUDA_OK(cudaFree(y));
+    return out;
+}
+
+static float *run_prefill(const attention_case *c)
+{
+    const size_t n = (size_t)(c->n_seqs * c->rows * c->n_heads * c->kv.D);
+    float *y = (float *)gpu_alloc(n * 4), *out = (float *)malloc(n * 4);
+    void *workspace = gpu_alloc(fl__cuda_attention_prefill_workspace_bytes(
+        c->kv.D, c->kv.n_kv_heads, c->n_seqs, c->tokens));
+    const fl_cuda_attention_prefill a = {&c->kv,     c->q,      y,        false,
+                                         c->n_heads, c->n_seqs, c->first, c->position,
+                                         c->rows,    c->tokens, 0.25f,    workspace};
+    FL_OK_OR_EXIT(fl__cuda_attention_prefill(&a, NULL, &err));
+    CUDA_OK(cudaMemcpy(out, y, n * 4, cudaMemcpyDeviceToHost));
+    CUDA_OK(cudaFree(y));
+    CUDA_OK(cudaFree(workspace));
+    return out;
+}
+
+/* Values reach 2; the fast kernel rounds keys, values and probabilities to bf16, by 2^-9 each,
+ * and a score of up to 0.25 * 4 * D moves by 2^-9 of itself: exp of that over all keys. */
+static double fast_limit(int D)
+{
+    return 2 * (2 * 2.0 / 512 + 0.25 * sqrt((double)D) * 4 / 512);
+}
+
+static void check_attention(tally *t, int D, int bits, int n_heads, int n_kv_heads)
+{
+    const attention_case c = make_case(D, D, bits, n_heads, n_kv_heads, 3, 150, 37);
+    float *simple = run_simple(&c), *fast = run_prefill(&c);
+    double worst = 0;
+    for (int i = 0; i < c.n_seqs * c.rows * n_heads * D; i++) {
+        const double d = fabs((double)simple[i] - (double)fast[i]);
+        if (!(d <= worst)) worst = d;
+    }
+    count(t, worst <= fast_limit(D), "simple attention beside prefill", D, bits, n_heads);
+    if (!(worst <= fast_limit(D))) printf("  difference %g, limit %g\n", worst, fast_limit(D));
+    free(simple), free(fast);
+}
+
+/* Codes of a padded head have the grid of the unpadded one: zeros are within every range. */
+static void check_narrow(tally *t, int bits)
+{
+    const attention_case a = make_case(32, 32, bits, 5, 5, 2, 200, 41),
+                         b = make_case(64, 32, bits, 5, 5, 2, 200, 41);
+    float *narrow = run_simple(&a), *wide = run_simple(&b);
+    bool good = true;
+    for (int i = 0; i < a.n_seqs * a.rows * 5; i++)
+        for (int d = 0; d < 32; d++)
+            good = good && fabsf(narrow[i * 32 + d] - wide[i * 64 + d]) <= 1e-5f;
+    count(t, good, "attention of heads of 32", 32, bits, 5);
+    free(narrow), free(wide);
+}
+
+int main(int argc, char **argv)
+{
+    tally t = {0, 0};
+    if (argc > 1 && strcmp(argv[1], "--check") != 0) return 0; /* no bench here */
+    for (int bits = 4; bits <= 8; bits += 4) {
+        check_pack(&t, 16, 64, 0, bits, false);
+        check_pack(&t, 48, 200, 0, bits, false);
+        check_pack(&t, 160, 448, 37, bits, false);
+        check_pack(&t, 24, 200, 5, bits, true);
+        check_pack(&t, 448, 160, 0, bits, true);
+        check_narrow(&t, bits);
+    }
+    check_narrow(&t, 16);
+    for (int D = 32; D <= 128; D *= 2) {
+        check_heads(&t, 1, 4, 2, D);
+        check_heads(&t, 37, 5, 5, D);
+    }
+    for (int bits = 4; bits <= 16; bits *= 2) {
+        check_attention(&t, 64, bits, 8, 4);
+        check_attention(&t, 128, bits, 8, 2);
+    }
+    printf("%d passed, %d failed, 0 skipped\n", t.passed, t.failed);
+    return t.failed > 0 || t.passed == 0;
+}
