@@ -30,8 +30,8 @@ static const struct {
     {"llama3-70b",
      "{\"model_type\": \"llama\", \"vocab_size\": 128256, \"hidden_size\": 8192,"
      " \"intermediate_size\": 28672, \"num_hidden_layers\": 80, \"num_attention_heads\": 64,"
-     " \"num_key_value_heads\": 8, \"max_position_embeddings\": 8192,"
-     " \"rms_norm_eps\": 1e-5, \"rope_theta\": 500000}"},
+     " \"num_key_value_heads\": 8, \"max_position_embeddings\": 8192, \"rms_norm_eps\": 1e-5,"
+     " \"rope_theta\": 500000}"},
 };
 
 static fl_status shape_json(json_t **out, const char *shape, fl_err *err)

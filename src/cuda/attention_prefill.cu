@@ -136,6 +136,14 @@ template <int D> DEV void feed(const prefill_args *g, shared_state *s, uint32_t 
     }
 }
 
+/* 16 bytes to shared memory, of which n_bytes are read and the others 0. */
+DEV void copy_16(uint32_t to, const void *from, int n_bytes)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                 "r"(n_bytes)
+                 : "memory");
+}
+
 /* Warps 1..3 of the warpgroup: rows of q, zeros where there are none. */
 template <int D> DEV void load_q(const prefill_args *g, shared_state *s, uint32_t q)
 {
@@ -148,21 +156,15 @@ template <int D> DEV void load_q(const prefill_args *g, shared_state *s, uint32_
         if (it.n_tiles > 0) {
             const int n = it.n_tokens * g->group;
             const uint32_t to = q + slot.slot * sh::Q_BYTES;
-#pragma unroll 2
             for (int i = threadIdx.x - 32; i < sh::ROWS * CHUNKS; i += 32 * Q_WARPS) {
                 const int row = i / CHUNKS, c = i % CHUNKS;
-                uint4 v = {};
-                if (row < n) {
-                    const int64_t token = it.row + row / g->group;
-                    const int head = it.head * g->group + row % g->group;
-                    v = *(const uint4 *)(g->a.q + (token * g->a.n_heads + head) * D + 8 * c);
-                }
-                asm volatile(
-                    "st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(
-                        to + c / 8 * (sh::ROWS * 128) + row * 128 + ((c % 8 ^ row % 8) * 16)),
-                    "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
-                    : "memory");
+                const int64_t token = it.row + row / g->group;
+                const int head = it.head * g->group + row % g->group;
+                const uint16_t *from = g->a.q + (token * g->a.n_heads + head) * D + 8 * c;
+                copy_16(to + c / 8 * (sh::ROWS * 128) + row * 128 + ((c % 8 ^ row % 8) * 16),
+                        row < n ? from : g->a.q, row < n ? 16 : 0);
             }
+            asm volatile("cp.async.wait_all;" ::: "memory");
             fence_async_smem();
         }
         __syncwarp();

@@ -2,7 +2,7 @@
  *
  * A CTA owns a group of 16 tokens of a sequence and KV head, so that words shared by several
  * tokens have one writer. Eight threads per row hold 8 values of its first half and the 8 that
- * rotate with them each; they find the grid by shuffles and leave codes in shared memory. Then a
+ * rotate with them each, find the grid by shuffles and leave codes in shared memory. Then a
  * thread per word gathers its codes; words that older tokens share were read at the start. The
  * same CTA rotates its KV head's query heads. Floats as on the CPU: each operation rounded on
  * its own.

@@ -35,9 +35,12 @@ static inline cudaError_t launch_parts(void (*kernel)(A), dim3 grid, int parts, 
 {
     cudaLaunchAttribute attributes[2];
     cudaLaunchConfig_t config = {};
-    const cudaError_t e = cudaFuncSetAttribute(
-        (const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, LAUNCH_MAX_BYTES);
-    if (e != cudaSuccess) return e;
+    if (n_bytes > 0) {
+        const cudaError_t e =
+            cudaFuncSetAttribute((const void *)kernel,
+                                 cudaFuncAttributeMaxDynamicSharedMemorySize, LAUNCH_MAX_BYTES);
+        if (e != cudaSuccess) return e;
+    }
     attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[0].val.programmaticStreamSerializationAllowed = 1;
     attributes[1].id = cudaLaunchAttributeClusterDimension;

@@ -208,6 +208,14 @@ static void built_in_shapes_are_those_models(void **state)
     assert_true(cfg.ffn_size == 11008 && cfg.n_kv_heads == 32 && cfg.vocab_size == 32000);
     assert_int_equal(fl__bench_shape(&cfg, "opt-6.7b", &err), FL_OK);
     assert_true(cfg.family == FL_FAMILY_OPT && cfg.ffn_size == 16384 && cfg.tied_head);
+    assert_int_equal(fl__bench_shape(&cfg, "opt-30b", &err), FL_OK);
+    assert_true(cfg.family == FL_FAMILY_OPT && cfg.n_layers == 48 && cfg.hidden_size == 7168 &&
+                cfg.ffn_size == 28672 && cfg.head_dim == 128 && cfg.tied_head);
+    assert_int_equal(fl__bench_shape(&cfg, "llama3-70b", &err), FL_OK);
+    assert_true(cfg.n_layers == 80 && cfg.hidden_size == 8192 && cfg.ffn_size == 28672 &&
+                cfg.n_kv_heads == 8 && cfg.head_dim == 128 && !cfg.tied_head);
+    /* 70.55e9 weights with head and embedding: the blocks in 16 bits */
+    assert_true(fl__synth_block_bytes(&cfg, 16) == (size_t)80 * 2 * 855638016);
 }
 
 static bool twos(const fl_linear *lin, const float *x, int n_rows, float *y)
