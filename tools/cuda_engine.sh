@@ -24,7 +24,12 @@ model=$root/models/tiny-llama
 text=$root/data/prose.txt
 passed=0 failed=0
 count() { # name, whether it is good
-    if [ "$2" = 1 ]; then passed=$((passed + 1)); else failed=$((failed + 1)); echo "FAILED: $1"; fi
+    if [ "$2" = 1 ]; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "FAILED: $1"
+    fi
 }
 quantize() { # name, options...
     local out=$work/$1

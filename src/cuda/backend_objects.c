@@ -185,6 +185,11 @@ static fl_status put_transform(fl_backend *be, fl_device_encoder *e, const fl_tr
         st = fl__fail_nomem(err, "factors", n_bytes);
     }
     e->transform = (fl_cuda_transform){t->n1, t->n2, e->factors};
+    if (!st && !t->right && !e->premul && fl__cuda_mix_fits(t->n1, t->n2) &&
+        fl__cuda_mix_bytes(t->n1) <= n_bytes) {
+        fl__cuda_mix_pack(packed, t->n1, left);
+        st = put(be, &e->mix, packed, fl__cuda_mix_bytes(t->n1), err);
+    }
     fl__free(&left);
     fl__free(&right);
     fl__free(&packed);
@@ -264,6 +269,7 @@ void fl__cuda_encoder_free(fl_backend *be, fl_device_encoder **e)
 {
     if (!*e) return;
     fl__cuda_release(be, (*e)->factors);
+    fl__cuda_release(be, (*e)->mix);
     fl__cuda_release(be, (*e)->limits);
     fl__cuda_release(be, (*e)->extras);
     fl__cuda_release(be, (*e)->scale);

@@ -92,6 +92,16 @@ fl_status fl__cuda_op_encode(fl_backend *be, const fl_device_encode *e, fl_err *
         x.relu = x.relu && c->keeps_negative; /* else the limits do it, at more speed */
         return fl__cuda_quantize_static(&y, &x, e->M, &c->spec, s->n_sm, s->stream, err);
     }
+    if (c->mix && e->rows.front == FL_FRONT_NONE && !e->rows.x.f32) {
+        const fl_cuda_mix mix = {.x = e->rows.x.data,
+                                 .ldx = e->rows.x.ld,
+                                 .y = y,
+                                 .grid = c->grid,
+                                 .factor = c->mix,
+                                 .n1 = c->transform.n1,
+                                 .n2 = c->transform.n2};
+        return fl__cuda_mix_heads(&mix, e->M, s->n_sm, s->stream, err);
+    }
     if (c->transform.n1)
         return fl__cuda_transform_quantize(&y, &x, e->M, &c->transform, &c->grid, s->n_sm,
                                            s->stream, err);

@@ -41,6 +41,23 @@ typedef struct fl_cuda_heads {
 } fl_cuda_heads;
 fl_status fl__cuda_heads(const fl_cuda_heads *h, int M, void *stream, fl_err *err);
 
+/* Per-token codes of left^T X, X being the row as [n1, n2]: the transform without its right
+ * factor, as it stands in front of the attention's output. Sums of the tensor cores run in
+ * their own order (transform_cuda.h). n1 <= 64, n2 32, 64 or 128; x_sum is not made. */
+typedef struct fl_cuda_mix {
+    const uint16_t *x; /* bf16 [M, ldx] */
+    int64_t ldx;
+    fl_cuda_codes y;
+    fl_cuda_grid grid;
+    const void *factor; /* of _pack, on the device */
+    int n1, n2;
+} fl_cuda_mix;
+bool fl__cuda_mix_fits(int n1, int n2);
+size_t fl__cuda_mix_bytes(int n1);
+/* Host: left [n1, n1] row-major, rounded to bf16 here. */
+void fl__cuda_mix_pack(void *dst, int n1, const float *left);
+fl_status fl__cuda_mix_heads(const fl_cuda_mix *m, int M, int n_sm, void *stream, fl_err *err);
+
 /* Codes of the file's packing (kernels/layout.h), on the device, into the layout of
  * gemm_cuda.h, and their sums: row r becomes channel n0 + r * step. The channels of a panel of
  * 16 may come from several calls (step 2: gate and up). */

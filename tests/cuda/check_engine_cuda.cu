@@ -217,6 +217,73 @@ static void check_heads(tally *t, int M, int n_heads, int n_kv_heads, int D)
     free(x), free(out), free(f[0]), free(f[1]), free(cosines), free(sines), free(pos);
 }
 
+/* ---- mixed heads ------------------------------------------------------------------------- */
+
+/* Beside the transform of any shape with the identity on the right, which adds up in the CPU's
+ * order: sums of n1 products differ by their last bits, so codes by a step where they lie at a
+ * border, one in a thousand at most. */
+static void check_mix(tally *t, int M, int n1, int n2, fl_cuda_grid grid)
+{
+    uint64_t state = 3 + (uint64_t)(M + n1);
+    const int n = n1 * n2, ld = (n + 63) / 64 * 64, n_differ_limit = M * n / 1000;
+    uint16_t *x = (uint16_t *)malloc((size_t)(M * n) * 2);
+    float *left = (float *)malloc((size_t)(n1 * n1) * 4);
+    float *right = (float *)calloc((size_t)(n2 * n2), 4);
+    int8_t *codes[2];
+    float *scales[2];
+    int32_t *zeros[2];
+    for (int i = 0; i < M * n; i++) x[i] = to_bf16(3 * unit(&state) * unit(&state));
+    for (int i = 0; i < n1 * n1; i++) left[i] = unit(&state) / sqrtf((float)n1);
+    for (int i = 0; i < n2; i++) right[i * n2 + i] = 1;
+    void *packed = calloc(fl__cuda_transform_bytes(n1, n2) + fl__cuda_mix_bytes(n1), 1);
+    fl__cuda_transform_pack(packed, n1, n2, left, right);
+    void *factors = gpu_copy(packed, fl__cuda_transform_bytes(n1, n2));
+    fl__cuda_mix_pack(packed, n1, left);
+    void *mix = gpu_copy(packed, fl__cuda_mix_bytes(n1));
+    uint16_t *x_gpu = (uint16_t *)gpu_copy(x, (size_t)(M * n) * 2);
+    for (int i = 0; i < 2; i++) {
+        fl_cuda_codes y = {(int8_t *)gpu_alloc((size_t)(M * ld)), ld, NULL,
+                           (float *)gpu_alloc((size_t)M * 4),
+                           (int32_t *)gpu_alloc((size_t)M * 4)};
+        CUDA_OK(cudaMemset(y.codes, 0x55, (size_t)(M * ld)));
+        fl_cuda_row row = {};
+        row.x = x_gpu, row.ldx = n;
+        const fl_cuda_transform transform = {n1, n2, factors};
+        const fl_cuda_mix m = {x_gpu, n, y, grid, mix, n1, n2};
+        if (i == 0)
+            FL_OK_OR_EXIT(
+                fl__cuda_transform_quantize(&y, &row, M, &transform, &grid, 132, NULL, &err));
+        else FL_OK_OR_EXIT(fl__cuda_mix_heads(&m, M, 132, NULL, &err));
+        codes[i] = (int8_t *)malloc((size_t)(M * ld));
+        scales[i] = (float *)malloc((size_t)M * 4);
+        zeros[i] = (int32_t *)malloc((size_t)M * 4);
+        CUDA_OK(cudaMemcpy(codes[i], y.codes, (size_t)(M * ld), cudaMemcpyDeviceToHost));
+        CUDA_OK(cudaMemcpy(scales[i], y.x_scale, (size_t)M * 4, cudaMemcpyDeviceToHost));
+        CUDA_OK(cudaMemcpy(zeros[i], y.x_zero, (size_t)M * 4, cudaMemcpyDeviceToHost));
+        CUDA_OK(cudaFree(y.codes));
+        CUDA_OK(cudaFree(y.x_scale));
+        CUDA_OK(cudaFree(y.x_zero));
+    }
+    int n_differ = 0;
+    bool good = true;
+    for (int m = 0; m < M; m++) {
+        good = good && fabsf(scales[0][m] - scales[1][m]) <= 1e-5f * scales[0][m];
+        good = good && abs(zeros[0][m] - zeros[1][m]) <= 1;
+        if (zeros[0][m] != zeros[1][m]) continue; /* all of the row's codes moved */
+        for (int k = 0; k < ld; k++) {
+            const int d = abs(codes[0][m * ld + k] - codes[1][m * ld + k]);
+            good = good && d <= 1 && (k < n || codes[1][m * ld + k] == 0);
+            n_differ += d;
+        }
+    }
+    count(t, good && n_differ <= n_differ_limit, "mixed heads", M, n1, n2);
+    CUDA_OK(cudaFree(x_gpu));
+    CUDA_OK(cudaFree(factors));
+    CUDA_OK(cudaFree(mix));
+    for (int i = 0; i < 2; i++) free(codes[i]), free(scales[i]), free(zeros[i]);
+    free(x), free(left), free(right), free(packed);
+}
+
 /* ---- attention --------------------------------------------------------------------------- */
 
 /* A cache of n_seqs sequences of `tokens` each, filled through the append, and q for the last
@@ -361,6 +428,12 @@ int main(int argc, char **argv)
     for (int D = 32; D <= 128; D *= 2) {
         check_heads(&t, 1, 4, 2, D);
         check_heads(&t, 37, 5, 5, D);
+    }
+    static const int mixes[][3] = {{1, 32, 128}, {9, 32, 128},  {700, 32, 128}, {33, 8, 64},
+                                   {5, 5, 32},   {33, 56, 128}, {40, 40, 128},  {21, 64, 64}};
+    for (size_t i = 0; i < sizeof mixes / sizeof *mixes; i++) {
+        check_mix(&t, mixes[i][0], mixes[i][1], mixes[i][2], {4, true, 0.98f, 0.95f});
+        check_mix(&t, mixes[i][0], mixes[i][1], mixes[i][2], {8, false, 1, 1});
     }
     for (int bits = 4; bits <= 16; bits *= 2) {
         check_attention(&t, 64, bits, 8, 4);
