@@ -48,7 +48,7 @@ static fl_cuda_row row_of(const fl_device_rows *r, const float *premul)
     case FL_FRONT_RMS_NORM:
         row.gain = r->gain;
         row.bias = r->bias;
-        row.eps = r->eps;
+        row.eps = (float)r->eps;
         break;
     case FL_FRONT_NONE:
         break;

@@ -369,7 +369,7 @@ static fl_device_rows norm_rows(const fl_device_run *r, const fl_device_matrix *
                             .x = *x,
                             .gain = norm->gain,
                             .bias = norm->bias,
-                            .eps = (float)r->dm->model->cfg.norm_eps};
+                            .eps = r->dm->model->cfg.norm_eps};
 }
 
 /* Rows as op makes them; NULL: as they lie in buffer `src`. */
