@@ -132,7 +132,7 @@ static fl_status run_codes(fl_cuda_backend_state *s, const fl_cuda_gemm *g, fl_e
 {
     const fl_cuda_gemm_plan plan = fl__cuda_gemm_plan(g, s->n_sm);
     if (plan.decode_ctas > 0)
-        return fl__cuda_gemm_w4_decode(g, plan.decode_ctas, s->n_sm, s->stream, err);
+        return fl__cuda_gemm_w4_decode(g, plan, s->n_sm, s->stream, err);
     if (g->w->bits == 4) return fl__cuda_gemm_w4_sm90(g, plan, s->n_sm, s->stream, err);
     return fl__cuda_gemm_w8_sm90(g, plan, s->n_sm, s->stream, err);
 }
