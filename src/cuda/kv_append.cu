@@ -3,9 +3,9 @@
  * A CTA owns a group of 16 tokens of a sequence and KV head, so that words shared by several
  * tokens have one writer. Eight threads per row hold 8 values of its first half and the 8 that
  * rotate with them each, find the grid by shuffles and leave codes in shared memory. Then a
- * thread per word gathers its codes; words that older tokens share were read at the start. The
- * same CTA rotates its KV head's query heads. Floats as on the CPU: each operation rounded on
- * its own.
+ * thread per word gathers its codes; words that older tokens share were read at the start. As
+ * many CTAs rotate the query heads, those of a KV head together. Floats as on the CPU: each
+ * operation rounded on its own.
  * SPDX-License-Identifier: MIT */
 #include "cuda/attention_cuda.h"
 
@@ -159,23 +159,34 @@ DEV void fill_rows(shared_rows<BITS> *s, const append_args *g, const span *p, in
     }
 }
 
+/* Rows of the query heads of a KV head, two at a time: both on their way before the first is
+ * stored. */
 template <int D> DEV void rotate_q(const append_args *g, const span *p, int kv_head)
 {
     const fl_cuda_kv_append *a = &g->a;
-    constexpr int half = D / 2;
+    constexpr int half = D / 2, STEP = N_THREADS / PER_ROW;
     const int h0 = kv_head * a->n_heads / g->kv.n_kv_heads,
               n_heads = (kv_head + 1) * a->n_heads / g->kv.n_kv_heads - h0;
-    const int c = threadIdx.x % PER_ROW, d = 8 * c;
+    const int d = threadIdx.x % PER_ROW * 8, n = (p->t1 - p->t0) * n_heads;
     if (d >= half) return;
-    for (int i = threadIdx.x / PER_ROW; i < (p->t1 - p->t0) * n_heads;
-         i += N_THREADS / PER_ROW) {
-        const int t = p->t0 + i / n_heads, head = h0 + i % n_heads;
-        float x[16];
-        load_row(x, a->q, (p->row + t) * a->ldq + head * D + d, half, g);
-        rotate(x, a, p->position + t, d, half);
-        uint16_t *to = a->q_out + ((int64_t)(p->row + t) * a->n_heads + head) * D + d;
-        *(uint4 *)to = eight_bf16(x);
-        *(uint4 *)(to + half) = eight_bf16(x + 8);
+    for (int i = threadIdx.x / PER_ROW; i < n; i += 2 * STEP) {
+        float x[2][16];
+        int t[2], head[2];
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            t[k] = p->t0 + (i + k * STEP) / n_heads;
+            head[k] = h0 + (i + k * STEP) % n_heads;
+            if (i + k * STEP < n)
+                load_row(x[k], a->q, (p->row + t[k]) * a->ldq + head[k] * D + d, half, g);
+        }
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            if (i + k * STEP >= n) break;
+            rotate(x[k], a, p->position + t[k], d, half);
+            uint16_t *to = a->q_out + ((int64_t)(p->row + t[k]) * a->n_heads + head[k]) * D + d;
+            *(uint4 *)to = eight_bf16(x[k]);
+            *(uint4 *)(to + half) = eight_bf16(x[k] + 8);
+        }
     }
 }
 
@@ -276,8 +287,8 @@ DEV void append_group(shared_rows<BITS> *s, const append_args *g, const span *p,
 }
 
 template <int D, int BITS>
-__global__
-__launch_bounds__(N_THREADS) void append_kernel(const __grid_constant__ append_args g)
+__global__ __launch_bounds__(N_THREADS,
+                             4) void append_kernel(const __grid_constant__ append_args g)
 {
     constexpr int WORDS = D * BITS + (BITS < 16 ? 24 : 0); /* of a group */
     __shared__ shared_rows<BITS> rows;
@@ -292,7 +303,10 @@ __launch_bounds__(N_THREADS) void append_kernel(const __grid_constant__ append_a
     p.position = group * GROUP;
     p.row = g.a.first_row[b] + group * GROUP - start;
     if (p.t0 >= p.t1) return;
-    if (g.a.q) rotate_q<D>(&g, &p, head);
+    if (head >= g.kv.n_kv_heads) {
+        rotate_q<D>(&g, &p, head - g.kv.n_kv_heads);
+        return;
+    }
     const int page = g.kv.table[(int64_t)b * g.kv.table_stride + group / 4];
     uint32_t *words = (uint32_t *)g.kv.pages +
                       (((int64_t)page * g.kv.n_kv_heads + head) * 4 + group % 4) * WORDS;
@@ -318,8 +332,9 @@ template <int D, int BITS> static cudaError_t launch(const append_args *g, cudaS
     const int max_rows = g->a.max_rows;
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = dim3((unsigned)((max_rows + GROUP - 1) / GROUP + (max_rows > 1)),
-                          (unsigned)g->kv.n_kv_heads, (unsigned)g->a.n_seqs);
+    config.gridDim =
+        dim3((unsigned)((max_rows + GROUP - 1) / GROUP + (max_rows > 1)),
+             (unsigned)(g->kv.n_kv_heads * (g->a.q ? 2 : 1)), (unsigned)g->a.n_seqs);
     config.blockDim = dim3(N_THREADS);
     config.stream = stream;
     config.attrs = &attribute;

@@ -1,7 +1,7 @@
 /* check_attention_cuda.cu - the GPU's cache and decode attention against the CPU's codes and a
  * double reference; then their rates.
  *
- *   check_attention [--quick] [--prefill | --decode] [--check | --bench]
+ *   check_attention [--quick] [--prefill | --decode] [--check | --bench [--shape N]]
  *
  * Append: the codes, scales and zeros of kv_codec's reference row for the same floats, rotated
  * as on the CPU, compared bit for bit; in pieces and token by token. Decode: softmax in double
@@ -252,19 +252,22 @@ int main(int argc, char **argv)
 {
     bool quick = false, check = true, bench = true, decode = true, many = true;
     tally t = {0, 0}, prefill = {0, 0};
+    int only = -1;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--quick") == 0) quick = true;
         if (strcmp(argv[i], "--check") == 0) bench = false;
         if (strcmp(argv[i], "--bench") == 0) check = false;
         if (strcmp(argv[i], "--prefill") == 0) decode = false;
         if (strcmp(argv[i], "--decode") == 0) many = false;
+        if (strcmp(argv[i], "--shape") == 0 && i + 1 < argc)
+            only = (int)strtol(argv[++i], NULL, 10);
     }
     CUDA_OK(cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, 0));
     if (check && many) prefill = check_prefill(quick);
     if (check && decode) t = check_all(quick);
     t.passed += prefill.passed, t.failed += prefill.failed;
-    if (bench && many) bench_prefill(quick);
-    if (bench && decode) bench_attention(n_sm, quick);
+    if (bench && many) bench_prefill(quick, only);
+    if (bench && decode) bench_attention(n_sm, quick, only);
     if (check) printf("%d passed, %d failed, 0 skipped\n", t.passed, t.failed);
     return t.failed > 0 || (check && t.passed == 0);
 }

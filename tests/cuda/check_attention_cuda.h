@@ -196,6 +196,6 @@ static inline void view_values(const token_view *w, float *out)
 tally check_prefill(bool quick);
 
 /* bench_prefill_attention_cuda.cu */
-void bench_prefill(bool quick);
+void bench_prefill(bool quick, int only);
 
 #endif

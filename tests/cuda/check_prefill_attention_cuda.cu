@@ -3,7 +3,8 @@
  *
  * Every output has its own limit, from what prefill rounds to bf16, u = 2^-8 each: keys (a
  * score moves by at most e = u scale sum |q k|, and by 2^-16 of the same for sums in the tensor
- * core), p, values (keys and values not from a bf16 cache), y where it is bf16. With weights w of the softmax
+ * core), p, values, and y where it is bf16; of a bf16 cache neither keys nor values. With
+ * weights w of the softmax
  *
  *   |error| <= sum w |v| (exp(e) (1 + u)^2 - 1) + |y| (sum w (exp(e) - 1)) + u |y|
  *

@@ -108,7 +108,7 @@ typedef struct bench_choice {
 
 void bench_gemm(int n_sm, bench_choice choice);
 
-/* bench_attention_cuda.cu */
-void bench_attention(int n_sm, bool quick);
+/* bench_attention_cuda.cu; only: the shape of this number (for a profiler), -1: all */
+void bench_attention(int n_sm, bool quick, int only);
 
 #endif
