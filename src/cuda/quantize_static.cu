@@ -135,14 +135,16 @@ __global__ void __launch_bounds__(MAX_SPAN / 8 + 32, 2) static_kernel(const stat
             mbar_init(smem_addr(&r.empty[i]), n_warps);
         }
     mbar_init_fence();
-    load_limits(&l, &p, c);
     __syncthreads();
-    wait_previous();
-    launch_next();
     if (warp == n_warps) {
+        wait_previous();
+        launch_next();
         copy_rows<F>(&p, &r, smem_addr(memory), n_warps);
         return;
     }
+    load_limits(&l, &p, c);
+    wait_previous();
+    launch_next();
     int stage = 0;
     uint32_t parity = 0;
     for (int64_t m = blockIdx.x; m < p.M; m += gridDim.x) {

@@ -9,7 +9,7 @@
 #include "cuda/activation.h"
 #include "cuda/launch.h"
 
-enum { THREADS = 256, MAX_WIDTH = 32768 };
+enum { THREADS = 256, MAX_WIDTH = 32768, MANY_ROWS = 512 };
 
 /* What becomes of a row: values, codes on its own grid, codes on a fixed one. */
 typedef enum row_result { VALUES, TOKEN_CODES, FIXED_CODES } row_result;
@@ -202,7 +202,10 @@ __global__ void __launch_bounds__(1024, 1) row_kernel(const norm_args p)
 template <int F, row_result R>
 static cudaError_t launch_row(const norm_args *p, int M, int width, cudaStream_t stream)
 {
-    const int chunks = width <= 8192 ? 1 : width <= 16384 ? 2 : 4;
+    /* few threads for a row where there are many rows: more rows are under way at a time */
+    const int chunks = width > 16384 || (M > MANY_ROWS && width >= 1024) ? 4
+                       : width > 8192                                   ? 2
+                                                                        : 1;
     const int threads = (width + 256 * chunks - 1) / (256 * chunks) * 32;
     const int n_bytes = R == FIXED_CODES && p->fixed.n_extra > 0 ? 2 * p->n : 0;
     const auto kernel = chunks == 1   ? row_kernel<F, 1, R>

@@ -17,8 +17,6 @@
 #include "cuda/mma_bf16.h"
 #include "cuda/transform_codes.h"
 
-enum { SPLIT_MAX_ROWS = 8 };
-
 typedef struct split_args {
     transform_args t;
     code_grid grid;
@@ -299,15 +297,6 @@ static cudaError_t launch_split(const transform_args *t, cudaStream_t stream)
                                               : split_kernel<N1, N2, FRONT_BF16>;
     return launch_parts(kernel, dim3((unsigned)(t->M * S::parts)), S::parts, S::threads, 0,
                         stream, p);
-}
-
-template <int N1, int N2>
-static fl_status split_rows(const transform_args *t, cudaStream_t stream, fl_err *err)
-{
-    const cudaError_t e = launch_split<N1, N2>(t, stream);
-    if (e == cudaSuccess) return FL_OK;
-    return fl__fail(err, FL_E_FAIL, "cuda: transform [%d, %d x %d]: %s; see the GPU's log",
-                    t->M, N1, N2, cudaGetErrorString(e));
 }
 
 #endif

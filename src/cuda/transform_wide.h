@@ -28,8 +28,9 @@
 
 enum { WIDE_MAX_WARPS = 16, WIDE_MAX_STAGES = 4 };
 
-/* What follows from a shape. */
-template <int N1, int N2> struct wide_shape {
+/* What follows from a shape. H: k steps of right^T that stay in registers, the others are read for
+ * every row; -1: what 128 registers allow. */
+template <int N1, int N2, int H = -1> struct wide_shape {
     static constexpr int n = N1 * N2;
     static constexpr int groups = (N2 + 63) / 64; /* warpgroups, and tiles of U */
     static constexpr int threads = 128 * groups, warps = 4 * groups;
@@ -39,9 +40,8 @@ template <int N1, int N2> struct wide_shape {
     static constexpr int u_tile = rows * 128, u_bytes = groups * u_tile;
     static constexpr int left_tile = cols * 128, left_bytes = (rows + 63) / 64 * left_tile;
     static constexpr int right_bytes = groups * k_steps * 2048;
-    /* k steps of right^T that stay in registers; the others are read for every row */
     static constexpr int held =
-        k_steps * 4 + i_steps * 4 + cols / 2 > 90 ? k_steps / 4 : k_steps;
+        H >= 0 ? H : k_steps * 4 + i_steps * 4 + cols / 2 > 90 ? k_steps / 4 : k_steps;
     static constexpr int more_bytes = (k_steps - held) * 2048; /* of a warpgroup */
     static constexpr int pitch = 64 * groups + 16; /* of the image of codes: no bank conflicts */
     static constexpr int image_bytes = (cols + 31) / 32 * 32 * pitch;
@@ -291,21 +291,28 @@ DEV void wide_make_u(const team *g, const transform_args *p, uint32_t raw, int m
 template <class S>
 DEV void wide_first(uint32_t (*z)[4], const uint32_t (*held)[4], const team *g, uint32_t u)
 {
+    /* steps at a time: without registers to hold them, few */
+    constexpr int batch = S::held == 0 ? FL_MIN(4, S::k_steps) : S::k_steps;
     float d[S::rows / 2];
-    uint32_t right[S::k_steps][4];
     const uint64_t desc = wgmma_desc(u);
 #pragma unroll
-    for (int s = 0; s < S::k_steps; s++)
-        if (s < S::held) {
+    for (int from = 0; from < S::k_steps; from += batch) {
+        uint32_t right[batch][4];
 #pragma unroll
-            for (int w = 0; w < 4; w++) right[s][w] = held[s][w];
-        } else lds128(right[s], g->more + (s - S::held) * 2048);
-    wgmma_fence();
+        for (int s = 0; s < batch; s++)
+            if (from + s < S::held) {
 #pragma unroll
-    for (int s = 0; s < S::k_steps; s++)
-        wgmma_bf16<S::rows>(d, right[s], desc + s / 4 * (S::u_tile / 16) + s % 4 * 2, s > 0);
-    wgmma_commit();
-    wgmma_wait<0>();
+                for (int w = 0; w < 4; w++) right[s][w] = held[from + s][w];
+            } else lds128(right[s], g->more + (from + s - S::held) * 2048);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < batch; i++) {
+            const int s = from + i;
+            wgmma_bf16<S::rows>(d, right[i], desc + s / 4 * (S::u_tile / 16) + s % 4 * 2, s > 0);
+        }
+        wgmma_commit();
+        wgmma_wait<0>();
+    }
 #pragma unroll
     for (int s = 0; s < S::i_steps; s++)
 #pragma unroll
@@ -427,11 +434,11 @@ DEV void wide_prologue(const team *g, const transform_args *p, uint32_t base, ui
                   S::more_bytes, left_bar);
 }
 
-template <int N1, int N2, int F, int teams, int stages>
+template <int N1, int N2, int H, int F, int teams, int stages>
 __global__ void __launch_bounds__(teams *wide_shape<N1, N2>::threads, 1)
     wide_kernel(const __grid_constant__ wide_args p)
 {
-    typedef wide_shape<N1, N2> S;
+    typedef wide_shape<N1, N2, H> S;
     typedef wide_memory<S, F, stages> L;
     extern __shared__ char memory[];
     __shared__ team_memory shared[teams];
@@ -457,7 +464,7 @@ __global__ void __launch_bounds__(teams *wide_shape<N1, N2>::threads, 1)
                     thread % 32,
                     thread};
     const int step = n_teams * gridDim.x;
-    uint32_t right[S::held][4];
+    uint32_t right[S::held > 0 ? S::held : 1][4];
     int m = id * gridDim.x + blockIdx.x, stage = 0, parity = 0;
     wide_prologue<S, F, stages>(&g, &p.t, base, more, smem_addr(&left_full));
 #pragma unroll
@@ -497,13 +504,13 @@ __global__ void __launch_bounds__(teams *wide_shape<N1, N2>::threads, 1)
     wide_put_sum<S>(&g, &p.t, m - step);
 }
 
-template <int N1, int N2, int F, int teams, int stages>
+template <int N1, int N2, int F, int teams, int stages, int H = -1>
 static cudaError_t launch_wide_front(const wide_args *p, int n_sm, cudaStream_t stream)
 {
-    typedef wide_shape<N1, N2> S;
+    typedef wide_shape<N1, N2, H> S;
     const int n_ctas = FL_MIN(p->t.M, n_sm);
     const int used = FL_MIN(teams, (p->t.M + n_ctas - 1) / n_ctas);
-    return launch_after(wide_kernel<N1, N2, F, teams, stages>, dim3((unsigned)n_ctas),
+    return launch_after(wide_kernel<N1, N2, H, F, teams, stages>, dim3((unsigned)n_ctas),
                         used * S::threads, wide_memory<S, F, stages>::bytes(used), stream, *p);
 }
 
@@ -519,38 +526,6 @@ template <int N1, int N2> static fl_status make_map(wide_args *a, fl_err *err)
                          N1,
                          true};
     return fl__tensor_map(&a->map, &t, err);
-}
-
-/* Teams and stages of bare rows; of the others. */
-template <int N1, int N2, int teams, int stages, int made_teams, int made_stages>
-static fl_status launch_wide(const transform_args *p, int n_sm, cudaStream_t stream,
-                             fl_err *err)
-{
-    wide_args a = {};
-    cudaError_t e;
-    fl_status st;
-    a.t = *p;
-    a.grid = make_code_grid(&p->grid);
-    switch (fl__cuda_row_front(&p->x)) {
-    case FRONT_BARE:
-        if (p->x.ldx == N1 * N2) {
-            if ((st = make_map<N1, N2>(&a, err)) != FL_OK) return st;
-            e = launch_wide_front<N1, N2, FRONT_BARE, teams, stages>(&a, n_sm, stream);
-            break;
-        } /* fall through */
-    default:
-        e = launch_wide_front<N1, N2, FRONT_BF16, made_teams, made_stages>(&a, n_sm, stream);
-        break;
-    case FRONT_F32:
-        e = launch_wide_front<N1, N2, FRONT_F32, made_teams, made_stages>(&a, n_sm, stream);
-        break;
-    case FRONT_SILU:
-        e = launch_wide_front<N1, N2, FRONT_SILU, made_teams, made_stages>(&a, n_sm, stream);
-        break;
-    }
-    if (e == cudaSuccess) return FL_OK;
-    return fl__fail(err, FL_E_FAIL, "cuda: transform [%d, %d x %d]: %s; see the GPU's log",
-                    p->M, N1, N2, cudaGetErrorString(e));
 }
 
 #endif

@@ -119,7 +119,9 @@ static void host_row(double *v, double *e, const problem *p, front f, int m)
     }
     if (f != LAYER_F32) mean = 0;
     for (int c = 0; c < p->n; c++) squares += (v[c] - mean) * (v[c] - mean) / p->n;
-    const double terms = p->n / 32.0 + 40; /* the longest chain of one sum */
+    /* the longest chain of one sum, over the row's squares or values: no kernel gives a thread
+     * more than 64 of them; then come lanes and warps */
+    const double terms = 64 + 20;
     const double factor = 1 / sqrt(squares + 1e-5f);
     for (int c = 0; c < p->n; c++) {
         if (f == SILU) {
@@ -130,7 +132,7 @@ static void host_row(double *v, double *e, const problem *p, front f, int m)
         if (f == NORM_BF16 || f == NORM_F32 || f == LAYER_F32) {
             const double shift = f == LAYER_F32 ? terms * unit * magnitude : 0;
             v[c] = (v[c] - mean) * factor * p->gain[c];
-            e[c] = fabs(v[c]) * unit * (terms + 6) + 2 * shift * factor * fabs(p->gain[c]);
+            e[c] = fabs(v[c]) * unit * (terms / 2 + 6) + 2 * shift * factor * fabs(p->gain[c]);
         }
         if (f == LAYER_F32) {
             v[c] += p->bias[c];
@@ -183,7 +185,8 @@ static void compare_row(counts *k, const problem *p, const transform_bound *b,
 }
 
 /* How the CPU's reference row differs, for the record. */
-static void count_differences(counts *k, const problem *p, const double *v,
+static void count_differences(counts *k, const problem *p, const transform_bound *b,
+                              const fl_cuda_row *row, const double *v,
                               const fl_cuda_grid *grid, const uint8_t *out, int m)
 {
     const size_t rows = (size_t)p->M + 2;
@@ -206,14 +209,19 @@ static void count_differences(counts *k, const problem *p, const double *v,
     memcpy(&got_zero, out + rows * p->ld + 8 * rows + 4 * m, 4);
     for (int c = 0; c < p->n; c++) k->differ += got[c] - got_zero != codes[c] - zero;
     k->scale_error = fmax(k->scale_error, fabs((double)got_scale / scale - 1));
-    if (fabs((double)got_scale / scale - 1) > 2e-5) explain_scale(p->n1, p->n2, x, &t, m);
+    if (fabs((double)got_scale / scale - 1) > 2e-5) {
+        printf("     row %d: scale %.8g, the CPU's %.8g: %.1e\n", m, got_scale, scale,
+               (double)got_scale / scale - 1);
+        explain_scale(b, row, v, m);
+    }
     free(x);
     free(y);
     free(scratch);
     free(codes);
 }
 
-static void compare(counts *k, const problem *p, front f, const fl_cuda_grid *grid)
+static void compare(counts *k, const problem *p, front f, const fl_cuda_row *row,
+                    const fl_cuda_grid *grid)
 {
     uint8_t *out = (uint8_t *)malloc(p->out_bytes);
     double *v = (double *)malloc(p->n * sizeof *v), *e = (double *)malloc(p->n * sizeof *v);
@@ -227,7 +235,7 @@ static void compare(counts *k, const problem *p, front f, const fl_cuda_grid *gr
         host_row(v, e, p, f, m);
         transform_bound_row(&b, v, e);
         compare_row(k, p, &b, grid, out, m);
-        count_differences(k, p, v, grid, out, m);
+        count_differences(k, p, &b, row, v, grid, out, m);
     }
     for (int64_t i = p->M * p->ld; i < (int64_t)rows * p->ld; i++) k->broken += out[i] != 0xa5;
     for (int part = 0; part < 3; part++)
@@ -290,7 +298,7 @@ static void check_front(tally *t, const problem *p, front f, const fl_cuda_grid 
         exit(1);
     }
     CUDA_OK(cudaDeviceSynchronize());
-    compare(&k, p, f, grid);
+    compare(&k, p, f, &x, grid);
     if (f == LAYER_F32) k.broken += check_sum(p);
     CUDA_OK(cudaFree(dense));
     t->codes[grid->bits] += k.codes;
