@@ -128,15 +128,6 @@ static fl_status run_bf16(fl_backend *be, const fl_device_linear *l, fl_err *err
     return fl__cuda_bf16_run(s->bf16, &g, s->stream, err);
 }
 
-static fl_status run_codes(fl_cuda_backend_state *s, const fl_cuda_gemm *g, fl_err *err)
-{
-    const fl_cuda_gemm_plan plan = fl__cuda_gemm_plan(g, s->n_sm);
-    if (plan.decode_ctas > 0)
-        return fl__cuda_gemm_w4_decode(g, plan, s->n_sm, s->stream, err);
-    if (g->w->bits == 4) return fl__cuda_gemm_w4_sm90(g, plan, s->n_sm, s->stream, err);
-    return fl__cuda_gemm_w8_sm90(g, plan, s->n_sm, s->stream, err);
-}
-
 fl_status fl__cuda_op_linear(fl_backend *be, const fl_device_linear *l, fl_err *err)
 {
     fl_cuda_backend_state *s = fl__cuda_state(be);
@@ -164,7 +155,8 @@ fl_status fl__cuda_op_linear(fl_backend *be, const fl_device_linear *l, fl_err *
                             .gated = w->gated,
                             .M = l->M,
                             .workspace = s->gemm_workspace};
-    return l->M == 0 ? FL_OK : run_codes(s, &g, err);
+    const fl_cuda_gpu gpu = {.n_sm = s->n_sm, .capability = 90};
+    return l->M == 0 ? FL_OK : fl__cuda_gemm(&g, &gpu, s->stream, err);
 }
 
 /* ---- attention --------------------------------------------------------------------------- */

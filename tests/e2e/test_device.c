@@ -102,9 +102,14 @@ static void compare(const char *dir, bool gates)
     for (int i = 0; i < 2; i++) fl__runner_resize(p.runner[i], 1, 3); /* pages go back */
     const fl_span again = {.seq = 1, .pos = 3, .n_rows = 80};
     forward(&p, ids + 11, &again, 1, "a truncated sequence");
-    for (int step = 0; step < STEPS; step++) {
+    for (int i = 0; i < 2; i++) /* the pages of 1 go to the bottom of the pile */
+        for (int seq = 1; seq < SEQUENCES + 1; seq++)
+            fl__runner_resize(p.runner[i], seq % SEQUENCES, 0);
+    const fl_span anew = {.seq = 0, .pos = 0, .n_rows = 62};
+    forward(&p, ids + 17, &anew, 1, "pages used again");
+    for (int step = 0; step < STEPS; step++) { /* from one page into the next */
         for (int i = 0; i < 2; i++)
-            must(fl__runner_decode(p.runner[i], ids[step], 67 + step, p.logits[i], &err), &err);
+            must(fl__runner_decode(p.runner[i], ids[step], 62 + step, p.logits[i], &err), &err);
         same_logits(&p, 1, "decoding");
     }
     pair_close(&p);

@@ -2,7 +2,8 @@
  *
  * Encoders borrow the model's specs and transforms, which outlive them. The cache is one
  * fl_kv_cache; a layer is known by its `pages`, in the order of their first use, and a sequence
- * by the first page of its table.
+ * by the first page of its table. The other pages of tables are checked: whoever writes to a
+ * page owns it, and who reads must be its owner.
  * SPDX-License-Identifier: MIT */
 #include "support/host_backend.h"
 
@@ -24,6 +25,7 @@ typedef struct host_backend {
     fl_kv_cache *kv;
     const void *layers[MAX_LAYERS];
     int n_layers;
+    int owner[MAX_SEQUENCES]; /* of each page: sequence * POSITIONS + its place there */
 } host_backend;
 
 struct fl_device_weight {
@@ -462,7 +464,10 @@ static fl_status append(fl_backend *be, const fl_device_append *a, const fl_devi
         assert_int_equal(step->n_tokens[b], pos + n);
         if (layer == 0) fl__kv_resize(h->kv, seq, pos + n);
         for (int i = 0; i < n; i++) {
-            const int m = first + i;
+            const int m = first + i, place = (pos + i) / FL_BACKEND_PAGE;
+            const int page = kv->table[b * kv->table_stride + place];
+            assert_in_range(page, 0, MAX_SEQUENCES - 1);
+            h->owner[page] = seq * POSITIONS + place;
             assert_int_equal(step->row_position[m], pos + i);
             turn_heads(h, (float *)a->q_out + (size_t)(m * kv->n_heads * D), row_at(&a->q, m),
                        kv->n_heads, pos + i, a, a->q_factor);
@@ -485,10 +490,14 @@ static fl_status attend(fl_backend *be, const fl_device_attend *a, const fl_devi
     fl_span spans[MAX_SEQUENCES];
     void *scratch = zeros(n_bytes, 1);
     (void)err;
-    for (int b = 0; b < step->n_seqs; b++)
+    for (int b = 0; b < step->n_seqs; b++) {
+        for (int i = 0; i * FL_BACKEND_PAGE < step->n_tokens[b]; i++)
+            assert_int_equal(h->owner[kv->table[b * kv->table_stride + i]],
+                             sequence_of(kv, b) * POSITIONS + i);
         spans[b] = (fl_span){.seq = sequence_of(kv, b),
                              .pos = step->position[b],
                              .n_rows = step->first_row[b + 1] - step->first_row[b]};
+    }
     const fl_attention c = {.kv = h->kv,
                             .layer = layer_of(h, kv),
                             .spans = spans,
