@@ -58,7 +58,7 @@ struct fl_device_encoder {
 };
 
 struct fl_device_factor {
-    uint16_t *values; /* bf16 [D, D] */
+    uint16_t *values; /* [D, D] of fl__cuda_heads_pack */
     int D;
 };
 

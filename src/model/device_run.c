@@ -435,7 +435,6 @@ static fl_status run_attention(device_walk *w, const fl_op *op, fl_err *err)
                                .q_out = r->q_out,
                                .scratch = r->append_scratch};
     memcpy(append.clip, w->block->kv_clip, sizeof append.clip);
-    w->rotate = w->heads = false;
     const fl_status st = be->ops->append(be, &append, &r->step, err);
     if (st) return st;
     const fl_device_attend attend = {.kv = &kv,

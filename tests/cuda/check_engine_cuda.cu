@@ -163,6 +163,8 @@ static void check_heads(tally *t, int M, int n_heads, int n_kv_heads, int D)
     uint16_t *f[2], *out = (uint16_t *)malloc((size_t)M * (size_t)all * (size_t)D * 2);
     float *cosines = (float *)malloc(n_angles * 4), *sines = (float *)malloc(n_angles * 4);
     int32_t *pos = (int32_t *)malloc((size_t)M * 4);
+    static uint16_t packed[2][128 * 128];
+    static float factor[128 * 128];
     bool good = true;
     for (int i = 0; i < M * ld; i++) x[i] = to_bf16(4 * unit(&state));
     for (size_t i = 0; i < n_angles; i++) {
@@ -172,7 +174,11 @@ static void check_heads(tally *t, int M, int n_heads, int n_kv_heads, int D)
     for (int m = 0; m < M; m++) pos[m] = (int32_t)(next_random(&state) % POSITIONS);
     for (int i = 0; i < 2; i++) {
         f[i] = (uint16_t *)malloc((size_t)(D * D) * 2);
-        for (int k = 0; k < D * D; k++) f[i][k] = to_bf16(unit(&state) / sqrtf((float)D));
+        for (int k = 0; k < D * D; k++) {
+            f[i][k] = to_bf16(unit(&state) / sqrtf((float)D));
+            factor[k] = from_bf16(f[i][k]);
+        }
+        fl__cuda_heads_pack(packed[i], D, factor);
     }
     uint16_t *x_gpu = (uint16_t *)gpu_copy(x, (size_t)M * (size_t)ld * 2);
     uint16_t *y = (uint16_t *)gpu_alloc((size_t)M * (size_t)all * (size_t)D * 2);
@@ -182,8 +188,8 @@ static void check_heads(tally *t, int M, int n_heads, int n_kv_heads, int D)
     h.q.ld = h.k.ld = ld;
     h.q_out = y;
     h.k_out = y + (int64_t)M * n_heads * D;
-    h.q_factor = (uint16_t *)gpu_copy(f[0], (size_t)(D * D) * 2);
-    h.k_factor = (uint16_t *)gpu_copy(f[1], (size_t)(D * D) * 2);
+    h.q_factor = (uint16_t *)gpu_copy(packed[0], (size_t)(D * D) * 2);
+    h.k_factor = (uint16_t *)gpu_copy(packed[1], (size_t)(D * D) * 2);
     h.cos = (float *)gpu_copy(cosines, n_angles * 4);
     h.sin = (float *)gpu_copy(sines, n_angles * 4);
     h.row_position = (int32_t *)gpu_copy(pos, (size_t)M * 4);

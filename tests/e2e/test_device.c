@@ -81,6 +81,9 @@ static void forward(pair *p, const int32_t *ids, const fl_span *spans, int n, co
         must(fl__runner_logits(p->runner[i], 0, n_rows, p->logits[i], &err), &err);
     }
     same_logits(p, n_rows, what);
+    for (int i = 0; i < 2; i++)
+        must(fl__runner_logits(p->runner[i], n_rows - 1, 1, p->logits[i], &err), &err);
+    same_logits(p, 1, what);
 }
 
 static void compare(const char *dir, bool gates)
@@ -102,9 +105,7 @@ static void compare(const char *dir, bool gates)
     for (int i = 0; i < 2; i++) fl__runner_resize(p.runner[i], 1, 3); /* pages go back */
     const fl_span again = {.seq = 1, .pos = 3, .n_rows = 80};
     forward(&p, ids + 11, &again, 1, "a truncated sequence");
-    for (int i = 0; i < 2; i++) /* the pages of 1 go to the bottom of the pile */
-        for (int seq = 1; seq < SEQUENCES + 1; seq++)
-            fl__runner_resize(p.runner[i], seq % SEQUENCES, 0);
+    for (int i = 0; i < 2; i++) fl__runner_resize(p.runner[i], 0, 0);
     const fl_span anew = {.seq = 0, .pos = 0, .n_rows = 62};
     forward(&p, ids + 17, &anew, 1, "pages used again");
     for (int step = 0; step < STEPS; step++) { /* from one page into the next */
@@ -112,6 +113,8 @@ static void compare(const char *dir, bool gates)
             must(fl__runner_decode(p.runner[i], ids[step], 62 + step, p.logits[i], &err), &err);
         same_logits(&p, 1, "decoding");
     }
+    const fl_span after = {.seq = 1, .pos = 83, .n_rows = 1};
+    forward(&p, ids + 23, &after, 1, "another sequence, no page more");
     pair_close(&p);
 }
 
@@ -139,6 +142,11 @@ static void llama_gives_the_same_bits(void **state)
     compare(quantised(dir, "static", "flattenquant", 0, 16, 16), true);
     compare(quantised(dir, "static 8", "flattenquant", 8, 16, 16), true);
     compare(quantised(dir, "transform", "quarot", 4, 4, 16), true);
+    fl_quantize_options o = fl_test_quantize_options(dir, "digits", "flattenquant");
+    o.n_samples = 2;
+    o.flatten_weights = FL_ON;
+    o.weight_beta = 0.7;
+    compare(fl_test_quantize(&o, NULL), true);
 }
 
 static void flatquant_gives_the_same_bits(void **state)
