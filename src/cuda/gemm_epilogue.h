@@ -14,10 +14,6 @@
 
 #include "cuda/sm90.h"
 
-enum {
-    RESIDUAL_AHEAD = 4, /* groups of 8 tokens in flight */
-};
-
 typedef enum output_kind { OUTPUT_F32, OUTPUT_BF16, OUTPUT_GATED } output_kind;
 
 /* What of fl_cuda_gemm the epilogue reads. */
@@ -153,16 +149,17 @@ DEV void store(const int32_t *acc, const outputs *o, const channel_scales *c, ui
 {
     const pairs y = pairs_at(o, o->y, o->ldy, F32 ? 4 : 2, m, n);
     const pairs add = pairs_at(o, o->residual, o->ldr, 4, m, n);
-    float2 r[RESIDUAL_AHEAD][2];
+    const int AHEAD = TOK < 128 ? 2 : 4; /* groups of 8 tokens in flight */
+    float2 r[AHEAD][2];
     uint32_t t[4];
     if (n >= o->N) return;
     load_tokens(t, scales, 0, lane);
 #pragma unroll
-    for (int i = 0; ADD && i < RESIDUAL_AHEAD; i++) load_pairs(r[i], &add, i);
+    for (int i = 0; ADD && i < AHEAD; i++) load_pairs(r[i], &add, i);
 #pragma unroll
     for (int i = 0; i < TOK / 8; i++) {
-        const int ahead = i + RESIDUAL_AHEAD;
-        float2 *at = r[i % RESIDUAL_AHEAD];
+        const int ahead = i + AHEAD;
+        float2 *at = r[i % AHEAD];
         float v[2][2];
         scale_tokens<SHIFT, TOK>(v, acc, i, c, t, scales, lane);
 #pragma unroll

@@ -43,7 +43,8 @@ enum {
     CONSUMER_WARPS = 8,
     BARRIER_BYTES = 256,
     SMEM_MAX = 232448,
-    PREFETCH_M = 256, /* beyond, weights are the smaller part */
+    SMEM_HALF = 115712, /* of a multiprocessor's 228 KB less 1 KB for each CTA */
+    PREFETCH_M = 256,   /* beyond, weights are the smaller part */
 };
 
 template <int BITS, int TOK> struct ring {
@@ -56,7 +57,10 @@ template <int BITS, int TOK> struct ring {
     static const int w_box = 64 / w_rows;
     static const int scale_bytes = 2 * TOK * 8; /* warpgroup, scale and zero */
     static const int fixed_bytes = 1024 + scale_bytes + BARRIER_BYTES;
-    static const int fits = (SMEM_MAX - fixed_bytes) / stage_bytes;
+    /* the smallest tile leaves room for a second CTA: of this launch, or of the next one, which
+     * begins while this one ends */
+    static const int ctas = TOK == 64 ? 2 : 1;
+    static const int fits = ((ctas == 2 ? SMEM_HALF : SMEM_MAX) - fixed_bytes) / stage_bytes;
     static const int stages = fits < 8 ? fits : 8;
     static const int smem_bytes = fixed_bytes + stages * stage_bytes;
 };
@@ -359,10 +363,9 @@ DEV void consume(const gemm_args *g, smem_map s, int first, int step, int n_item
 }
 
 template <int BITS, int TOK>
-__global__ __launch_bounds__(N_THREADS,
-                             1) void gemm_kernel(const __grid_constant__ CUtensorMap map_x,
-                                                 const __grid_constant__ CUtensorMap map_w,
-                                                 const __grid_constant__ gemm_args g)
+__global__ __launch_bounds__(N_THREADS, ring<BITS, TOK>::ctas) void gemm_kernel(
+    const __grid_constant__ CUtensorMap map_x, const __grid_constant__ CUtensorMap map_w,
+    const __grid_constant__ gemm_args g)
 {
     extern __shared__ uint8_t raw[];
     const smem_map s = smem_parts<BITS, TOK>(raw);
@@ -384,14 +387,16 @@ __global__ __launch_bounds__(N_THREADS,
     }
     wait_for_kernel_ahead();
     if (threadIdx.x >= 256) {
-        REGS_DEC(40);
+        if (ring<BITS, TOK>::ctas == 2) REGS_DEC(24);
+        else REGS_DEC(40);
         if (threadIdx.x == 256) {
             feeder f = {&map_x, &map_w, s, {0, 0}};
             produce<BITS, TOK>(&g, &f, first, step, n_items);
         }
         __syncwarp();
     } else {
-        REGS_INC(232);
+        if (ring<BITS, TOK>::ctas == 2) REGS_INC(104);
+        else REGS_INC(232);
         consume<BITS, TOK>(&g, s, first, step, n_items);
     }
 }
@@ -458,7 +463,7 @@ static cudaError_t launch(const CUtensorMap maps[2], const gemm_args *a, int n_s
     if (e != cudaSuccess) return e;
     overlap[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap[0].val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = dim3((unsigned)FL_MIN(n_items, n_sm));
+    config.gridDim = dim3((unsigned)FL_MIN(n_items, n_sm * R::ctas));
     config.blockDim = dim3(N_THREADS);
     config.dynamicSmemBytes = R::smem_bytes;
     config.stream = stream;

@@ -24,6 +24,7 @@ enum {
     WARPS = 16,
     SUMS_STRIDE = 20, /* of a token's 16 sums: conflict-free adds */
     MAX_PARTS = 8,
+    BARRIER_BYTES = 16,
     X_PITCH = 16,        /* bytes between rows of x */
     X_BYTES = 65536,     /* aim; more only when MAX_PARTS is not enough */
     SMEM_BYTES = 113664, /* of one of two CTAs */
@@ -75,19 +76,15 @@ DEV int x_pitch(int n_blocks)
     return n_blocks * 64 + X_PITCH;
 }
 
-DEV void fill_x(uint32_t x_smem, const decode_args *g, int b0, int n_blocks)
+/* One bulk copy of each row, complete on bar. */
+DEV void fetch_x(uint32_t x_smem, const decode_args *g, int b0, int n_blocks, uint32_t bar)
 {
-    const int per_row = n_blocks * 4, pitch = x_pitch(n_blocks);
-    for (int i = threadIdx.x; i < per_row * g->M; i += blockDim.x) {
-        const int m = i / per_row, c = i % per_row;
-        asm volatile(
-            "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(x_smem + m * pitch + c * 16),
-            "l"(g->x + m * g->ldx + b0 * 64 + c * 16)
-            : "memory");
-    }
-    asm volatile("cp.async.commit_group;\n"
-                 "cp.async.wait_group 0;" ::
-                     : "memory");
+    const int m = threadIdx.x;
+    if (m == 0) mbar_expect(bar, g->M * n_blocks * 64);
+    __syncwarp();
+    if (m < g->M)
+        bulk_load(x_smem + m * x_pitch(n_blocks), g->x + m * g->ldx + b0 * 64, n_blocks * 64,
+                  bar);
 }
 
 /* acc += one block: 16 channels x 64 k times up to 8 NT tokens. x: the lane's row and piece of
@@ -137,30 +134,54 @@ DEV int32_t load_part(uint32_t addr, int part, int n_parts)
     return v;
 }
 
+/* Shared memory behind x and the sums: what finish needs of channels and tokens. */
+typedef struct scales {
+    float *w_scale, *bias, *x_scale; /* [16 per_run] twice, [M] */
+    int32_t *col_sum, *x_zero;
+} scales;
+
+/* Of the weights: before the kernel ahead has ended. */
+DEV void load_channels(const scales *s, const decode_args *g, int n0, int n_channels)
+{
+    for (int i = threadIdx.x; i < n_channels; i += WARPS * 32) {
+        const int n = min(n0 + i, g->N - 1);
+        s->w_scale[i] = g->w_scale[(int64_t)n * g->w_scale_stride];
+        s->bias[i] = g->bias ? g->bias[n] : -0.0f; /* y + -0.0 is y, bit for bit */
+        s->col_sum[i] = g->col_sum[n];
+    }
+}
+
+DEV void load_tokens(const scales *s, const decode_args *g)
+{
+    const int m = threadIdx.x;
+    if (m >= g->M) return;
+    s->x_scale[m] = g->x_scale[m * g->x_scale_stride];
+    s->x_zero[m] = g->x_zero ? g->x_zero[m * g->x_zero_stride] : 0;
+}
+
 /* y before the residual; channel at of the run. Channel c of a panel is row c / 2, and 8 more
  * if odd, of its fragment. */
-DEV float scaled(const decode_args *g, uint32_t sums, int m, int panel0, int at)
+DEV float scaled(const decode_args *g, uint32_t sums, const scales *s, int m, int at)
 {
-    const int n = panel0 * 16 + at, row = at % 16 / 2 + at % 2 * 8;
-    const int32_t x_zero = g->x_zero ? g->x_zero[m * g->x_zero_stride] : 0;
+    const int row = at % 16 / 2 + at % 2 * 8;
     const uint32_t from = sums + 4 * ((at / 16 * g->M + m) * SUMS_STRIDE + row);
     int32_t acc = 0;
     for (int part = 0; part < g->n_parts; part++) acc += load_part(from, part, g->n_parts);
-    const int32_t sum = (acc >> 4) - x_zero * g->col_sum[n];
-    const float scale = __fmul_rn(g->x_scale[m * g->x_scale_stride],
-                                  g->w_scale[(int64_t)n * g->w_scale_stride]);
-    return __fadd_rn(__fmul_rn((float)sum, scale), g->bias ? g->bias[n] : -0.0f);
+    const int32_t sum = (acc >> 4) - s->x_zero[m] * s->col_sum[at];
+    const float scale = __fmul_rn(s->x_scale[m], s->w_scale[at]);
+    return __fadd_rn(__fmul_rn((float)sum, scale), s->bias[at]);
 }
 
-DEV void finish(const decode_args *g, uint32_t sums, int panel0, int n_panels, int rank)
+DEV void finish(const decode_args *g, uint32_t sums, const scales *s, int panel0, int n_panels,
+                int rank)
 {
     const int per_output = g->gated ? 2 : 1, width = 16 / per_output * n_panels;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < width * g->M; i += blockDim.x) {
+    for (int i = threadIdx.x; i < width * g->M; i += WARPS * 32) {
         const int m = i / width, at = i % width * per_output, n = panel0 * 16 + at;
         if (n >= g->N || at / 16 % g->n_parts != rank) continue;
-        float y = scaled(g, sums, m, panel0, at);
-        if (g->gated) y = gated(y, scaled(g, sums, m, panel0, at + 1));
+        float y = scaled(g, sums, s, m, at);
+        if (g->gated) y = gated(y, scaled(g, sums, s, m, at + 1));
         if (g->residual) y = __fadd_rn(y, g->residual[m * g->ldr + n]);
         const int64_t to = m * g->ldy + n / per_output;
         if (g->y_bf16) ((uint16_t *)g->y)[to] = (uint16_t)bf16x2(y, 0.0f);
@@ -172,6 +193,16 @@ DEV void finish(const decode_args *g, uint32_t sums, int panel0, int n_panels, i
 static __host__ __device__ int max_part(const decode_args *g)
 {
     return (g->n_blocks + g->n_parts - 1) / g->n_parts;
+}
+
+DEV scales scales_in(void *raw, const decode_args *g)
+{
+    float *at = (float *)((uint8_t *)raw + BARRIER_BYTES + g->M * x_pitch(max_part(g)) +
+                          g->per_run * g->M * SUMS_STRIDE * 4);
+    const int n = 16 * g->per_run;
+    const scales s = {at, at + n, at + 2 * n, (int32_t *)at + 2 * n + g->M,
+                      (int32_t *)at + 3 * n + g->M};
+    return s;
 }
 
 DEV void sync_parts(int n_parts)
@@ -195,7 +226,9 @@ __launch_bounds__(WARPS * 32,
     const int n_panels = min(g.per_run, g.n_panels - panel0), total = n_panels * n_part;
     const int first = warp * total / WARPS, end = (warp + 1) * total / WARPS;
     const int skip = (g.n_blocks - n_part) * 512;
-    const uint32_t sums = smem_addr(raw) + g.M * x_pitch(max_part(&g));
+    const scales sc = scales_in(raw, &g);
+    const uint32_t bar = smem_addr(raw), x_smem = bar + BARRIER_BYTES;
+    const uint32_t sums = x_smem + g.M * x_pitch(max_part(&g));
     int panel = first / n_part, k = first % n_part;
     reader r = {g.w + ((int64_t)(panel0 + panel) * g.n_blocks + b0 + k) * 512 + lane * 16, k,
                 end - first};
@@ -205,15 +238,22 @@ __launch_bounds__(WARPS * 32,
 #pragma unroll
     for (int i = 0; i < DEPTH; i++) load_next(q[i], &r, n_part, skip);
     launch_dependents();
+    if (threadIdx.x == 0) {
+        mbar_init(bar, 1);
+        mbar_init_fence();
+    }
+    load_channels(&sc, &g, panel0 * 16, n_panels * 16);
     for (int i = threadIdx.x; i < n_panels * g.M * SUMS_STRIDE; i += WARPS * 32)
         asm volatile("st.shared.s32 [%0], 0;" ::"r"(sums + 4 * i) : "memory");
-    wait_for_kernel_ahead();
-    fill_x(smem_addr(raw), &g, b0, n_part);
     __syncthreads();
+    wait_for_kernel_ahead();
+    if (warp < 2) fetch_x(x_smem, &g, b0, n_part, bar);
+    load_tokens(&sc, &g);
+    __syncthreads();
+    mbar_wait(bar, 0);
 #pragma unroll
     for (int t = 0; t < NT; t++)
-        x[t] =
-            smem_addr(raw) + min(8 * t + lane % 8, g.M - 1) * x_pitch(n_part) + lane / 8 * 16;
+        x[t] = x_smem + min(8 * t + lane % 8, g.M - 1) * x_pitch(n_part) + lane / 8 * 16;
     for (int at = first; at < end; at += DEPTH)
 #pragma unroll
         for (int i = 0; i < DEPTH; i++) {
@@ -227,20 +267,21 @@ __launch_bounds__(WARPS * 32,
         }
     if (k > 0 && first < end) flush<NT>(acc, sums, &g, panel, lane);
     sync_parts(g.n_parts);
-    finish(&g, sums, panel0, n_panels, rank);
+    finish(&g, sums, &sc, panel0, n_panels, rank);
     if (g.n_parts > 1) cluster_sync(); /* the others read this one's sums */
 }
 
 /* ---- host -------------------------------------------------------------------------------- */
 
+/* Of x and what goes with its rows; panel_bytes: the same of a panel. */
 static int x_bytes(const decode_args *a)
 {
-    return a->M * (max_part(a) * 64 + X_PITCH);
+    return BARRIER_BYTES + a->M * (max_part(a) * 64 + X_PITCH + 8);
 }
 
 static int panel_bytes(const decode_args *a)
 {
-    return a->M * SUMS_STRIDE * 4;
+    return a->M * SUMS_STRIDE * 4 + 16 * 12;
 }
 
 static decode_args make_args(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, int n_sm)

@@ -397,6 +397,33 @@ static void check_sm80(int M, int N, int K, int n_sm, tally *t)
     fflush(stdout);
 }
 
+/* Host only: a gated pair packs as the same rows one by one in turn. */
+static void check_pack_gated(tally *t)
+{
+    enum { N = 24, K = 100 };
+    uint64_t seed = 7;
+    int8_t pair[2][N * K], rows[2 * N * K];
+    for (int i = 0; i < 2 * N * K; i++) {
+        const int n = i / K, k = i % K;
+        rows[i] = (int8_t)next_random(&seed) >> 4;
+        pair[n % 2][n / 2 * K + k] = rows[i];
+    }
+    for (int bits = 4; bits <= 8; bits += 4) {
+        const size_t n_bytes = fl__cuda_weight_bytes(2 * N, K, bits);
+        uint8_t *want = (uint8_t *)malloc(n_bytes), *got = (uint8_t *)malloc(n_bytes);
+        int32_t want_sum[2 * N], got_sum[2 * N];
+        fl__cuda_weight_pack(want, want_sum, rows, 2 * N, K, bits);
+        fl__cuda_weight_pack_gated(got, got_sum, pair[0], pair[1], N, K, bits);
+        const bool same = memcmp(want, got, n_bytes) == 0 &&
+                          memcmp(want_sum, got_sum, sizeof want_sum) == 0;
+        if (!same) printf("FAIL pack gated, %d bits\n", bits);
+        t->passed += same;
+        t->failed += !same;
+        free(want);
+        free(got);
+    }
+}
+
 static tally check_all(int n_sm, bool quick, bool prefill, bool decoding, bool sm80)
 {
     static const int small[][3] = {{1, 16, 64},     {7, 48, 100},     {64, 128, 128},
@@ -409,6 +436,7 @@ static tally check_all(int n_sm, bool quick, bool prefill, bool decoding, bool s
     tally t = {0, 0};
     int32_t *workspace = (int32_t *)gpu_alloc(fl__cuda_gemm_workspace_bytes());
     CUDA_OK(cudaMemset(workspace, 0, fl__cuda_gemm_workspace_bytes()));
+    if (prefill) check_pack_gated(&t);
     for (size_t i = 0; prefill && i < FL_COUNT(small); i++)
         check_prefill(small[i][0], small[i][1], small[i][2], true, n_sm, workspace, &t);
     for (size_t i = 0; prefill && i < FL_COUNT(large) - (quick ? 2 : 0); i++)
