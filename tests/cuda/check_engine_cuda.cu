@@ -126,6 +126,63 @@ static void check_pack(tally *t, int N, int n_in, int n_extra, int bits, bool ga
     free(extra), free(want), free(got), free(want_sum), free(got_sum);
 }
 
+/* ---- 8-bit decoding ---------------------------------------------------------------------- */
+
+/* Beside the prefill kernel, whose check is check_gemm_cuda.cu: the same bits. */
+static void check_w8(tally *t, int M, int N, int K, bool gated, bool residual, bool y_bf16)
+{
+    uint64_t state = 21 + (uint64_t)(M + N + K);
+    const int K_pad = (K + 63) / 64 * 64, width = gated ? N / 2 : N;
+    const size_t w_bytes = fl__cuda_weight_bytes(N, K, 8), y_bytes = (size_t)(M * N) * 4;
+    int8_t *codes = random_codes((size_t)N * (size_t)K, 8, &state);
+    int8_t *x = (int8_t *)calloc((size_t)M, (size_t)K_pad);
+    float *scales = (float *)malloc((size_t)(N + M) * 4), *add = (float *)malloc(y_bytes);
+    int32_t *zeros = (int32_t *)malloc((size_t)M * 4);
+    int32_t *sums = (int32_t *)calloc((size_t)N, 4);
+    uint8_t *packed = (uint8_t *)malloc(w_bytes), *out[2];
+    for (int m = 0; m < M; m++)
+        for (int k = 0; k < K; k++) x[m * K_pad + k] = (int8_t)(next_random(&state) % 256);
+    for (int i = 0; i < N + M; i++) scales[i] = (unit(&state) + 1.5f) / 1000;
+    for (int m = 0; m < M; m++) zeros[m] = (int32_t)(next_random(&state) % 256) - 128;
+    for (int i = 0; i < M * N; i++) add[i] = unit(&state);
+    fl__cuda_weight_pack(packed, sums, codes, N, K, 8);
+    const fl_cuda_weight w = {8,
+                              N,
+                              K,
+                              N,
+                              K_pad,
+                              (uint8_t *)gpu_copy(packed, w_bytes),
+                              (int32_t *)gpu_copy(sums, (size_t)N * 4)};
+    fl_cuda_gemm g = {};
+    g.x = (int8_t *)gpu_copy(x, (size_t)(M * K_pad));
+    g.ldx = K_pad;
+    g.x_scale = (float *)gpu_copy(scales + N, (size_t)M * 4);
+    g.x_zero = (int32_t *)gpu_copy(zeros, (size_t)M * 4);
+    g.x_scale_stride = g.x_zero_stride = g.w_scale_stride = 1;
+    g.w = &w;
+    g.w_scale = g.bias = (float *)gpu_copy(scales, (size_t)N * 4);
+    g.residual = residual ? (float *)gpu_copy(add, y_bytes) : NULL;
+    g.ldr = g.ldy = width;
+    g.y_bf16 = y_bf16, g.gated = gated, g.M = M;
+    for (int i = 0; i < 2; i++) {
+        g.y = gpu_alloc(y_bytes);
+        CUDA_OK(cudaMemset(g.y, 0x33, y_bytes));
+        const fl_cuda_gemm_plan plan = {64, 1, 0, 0, 1, 0};
+        if (i == 0) FL_OK_OR_EXIT(fl__cuda_gemm_w8_sm90(&g, plan, 132, NULL, &err));
+        else FL_OK_OR_EXIT(fl__cuda_gemm_w8_decode(&g, 132, NULL, &err));
+        out[i] = (uint8_t *)malloc(y_bytes);
+        CUDA_OK(cudaMemcpy(out[i], g.y, y_bytes, cudaMemcpyDeviceToHost));
+        CUDA_OK(cudaFree(g.y));
+    }
+    count(t, memcmp(out[0], out[1], y_bytes) == 0, "8-bit decoding", M, N, K);
+    void *const gpu[] = {(void *)w.data,    (void *)w.col_sum, (void *)g.x,
+                         (void *)g.x_scale, (void *)g.x_zero,  (void *)g.w_scale,
+                         (void *)g.residual};
+    for (size_t i = 0; i < sizeof gpu / sizeof *gpu; i++) CUDA_OK(cudaFree(gpu[i]));
+    free(codes), free(x), free(scales), free(add), free(zeros), free(sums), free(packed);
+    free(out[0]), free(out[1]);
+}
+
 /* ---- head transforms --------------------------------------------------------------------- */
 
 enum { POSITIONS = 300 };
@@ -434,6 +491,13 @@ int main(int argc, char **argv)
     for (int D = 32; D <= 128; D *= 2) {
         check_heads(&t, 1, 4, 2, D);
         check_heads(&t, 37, 5, 5, D);
+    }
+    for (int M = 1; M <= 16; M += M < 4 ? 1 : 4) {
+        check_w8(&t, M, 96, 200, false, false, false);
+        check_w8(&t, M, 8192, 512, false, false, false);
+        check_w8(&t, M, 4096, 1408, false, true, false);
+        check_w8(&t, M, 2816, 4096, true, false, true);
+        check_w8(&t, M, 35200, 320, false, false, true);
     }
     static const int mixes[][3] = {{1, 32, 128}, {9, 32, 128},  {700, 32, 128}, {33, 8, 64},
                                    {5, 5, 32},   {33, 56, 128}, {40, 40, 128},  {21, 64, 64}};
