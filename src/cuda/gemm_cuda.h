@@ -121,6 +121,9 @@ fl_status fl__cuda_gemm_w8_sm90(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, i
 fl_status fl__cuda_gemm_w4_decode(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, int n_sm,
                                   void *stream, fl_err *err);
 
+/* The same with 8-bit weights, M <= 16. */
+fl_status fl__cuda_gemm_w8_decode(const fl_cuda_gemm *g, int n_sm, void *stream, fl_err *err);
+
 /* 8.0, 8.6, 8.9 (runs on 9.0, slowly where x is packed): tiles of 128 channels x plan.tokens,
  * 32 or 128; nothing else of the plan. */
 fl_status fl__cuda_gemm_sm80(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, void *stream,

@@ -95,6 +95,8 @@ fl_status fl__cuda_gemm(const fl_cuda_gemm *g, const fl_cuda_gpu *gpu, void *str
         return fl__fail(err, FL_E_UNSUPPORTED,
                         "cuda: gemm: packed 4-bit activations on compute capability 9.0, which "
                         "multiplies bytes; leave them unpacked");
+    if (g->w->bits == 8 && g->M <= DECODE_ROWS)
+        return fl__cuda_gemm_w8_decode(g, gpu->n_sm, stream, err);
     plan = fl__cuda_gemm_plan(g, gpu->n_sm);
     if (plan.decode_ctas > 0) return fl__cuda_gemm_w4_decode(g, plan, gpu->n_sm, stream, err);
     if (g->w->bits == 4) return fl__cuda_gemm_w4_sm90(g, plan, gpu->n_sm, stream, err);
