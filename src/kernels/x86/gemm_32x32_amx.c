@@ -9,15 +9,16 @@
  *
  *   K block   at most K_BLOCK channels, all of about the same size: its x stays in L2
  *   pair      of panels, 32 channels
- *   chunk     of K: its weights stay in L1, 16 KB or 32 KB of them
+ *   chunk     of K: its weights, 32 KB, stay in L1
  *   block     32 rows: x streams from L2 (TILELOADDT1, which leaves L1 alone), sums come from
  *             scratch and go back
  *
- * What is no product is spread evenly over the steps, in the shadow of the tile unit: nibbles
- * of the coming chunk are expanded to the other of two buffers, still unsigned (TDPBSUD; 8 *
- * x_sum is taken back), a line or two a step; packed weights of a later chunk are fetched to
- * L2; the sums of the pair before, which are whole, become y, a row every other step. At 8 bits
- * packed weights are tiles as they lie (TDPBSSD).
+ * What is no product happens in the shadow of the tile unit. 8 bits: packed weights are tiles as
+ * they lie (TDPBSSD). 4 bits: nibbles are expanded to tiles, still unsigned (TDPBSUD; 8 * x_sum
+ * is taken back); the last block of a chunk puts those of the coming chunk in the place of what
+ * it has just used, so that they are in L1 long before they are wanted. The sums of the pair
+ * before, which are whole, become y, a row every other step. Packed weights of a later chunk
+ * are fetched to L2.
  *
  * Rows that fill no 32 use the same code under a tile configuration with fewer rows; a missing
  * second tile (of rows or of channels) repeats the first and is ignored. Changing the
@@ -32,6 +33,7 @@
 #define TILE_M  FL_GEMM_32X32_AMX_TILE_M
 #define TILE_N  FL_GEMM_32X32_AMX_TILE_N
 #define K_BLOCK FL_GEMM_32X32_AMX_K_BLOCK
+#define K_CHUNK FL_GEMM_32X32_AMX_K_CHUNK
 #define STEP    64   /* input channels of a tile */
 #define SUMS    1024 /* int32 in the 4 sum tiles of 32 rows */
 
@@ -60,13 +62,9 @@ typedef struct {
     int every, n_rows; /* y: so many rows every so many steps */
     bool stream;       /* y past the caches */
     writer out;
-    uint8_t *expanded[2]; /* [2][k_chunk / 64][1024] of this chunk and of the coming one */
-    /* Work beside the products, lines of each of the two panels. */
-    const uint8_t *from[2];
-    uint8_t *to[2];
-    const char *fetch[2];
-    int n_lines, n_done, n_expand; /* to be expanded, of them done, in a step */
-    int n_fetch;                   /* in a step */
+    uint8_t *expanded; /* 4 bits: [2][k_chunk / 64][1024] */
+    const char *fetch[2]; /* of each panel, n_fetch lines a step */
+    int n_fetch;
 } item;
 
 /* What a block works on. */
@@ -75,7 +73,6 @@ typedef struct {
     int64_t ldx;
     const uint8_t *w[2]; /* tiles of the panels, one after the other */
     int n_steps;
-    bool first; /* chunk of K */
 } block_job;
 
 /* ---- y ----------------------------------------------------------------------------------- */
@@ -141,55 +138,71 @@ static place next_place(const item *it, place p)
     return p;
 }
 
-FL_INLINE void expand_line(uint8_t *to, const uint8_t *from)
+/* Nibbles of one step of both panels. */
+FL_INLINE void expand_step(uint8_t *to0, uint8_t *to1, const uint8_t *from0,
+                           const uint8_t *from1)
 {
-    const __m512i row = _mm512_load_si512(from);
-    _mm512_store_si512(to, low_nibbles(row));
-    _mm512_store_si512(to + 64, high_nibbles(row));
+    for (int line = 0; line < 8; line++) {
+        const __m512i row0 = _mm512_load_si512(from0 + line * 64);
+        const __m512i row1 = _mm512_load_si512(from1 + line * 64);
+        _mm512_store_si512(to0 + line * 128, low_nibbles(row0));
+        _mm512_store_si512(to0 + line * 128 + 64, high_nibbles(row0));
+        _mm512_store_si512(to1 + line * 128, low_nibbles(row1));
+        _mm512_store_si512(to1 + line * 128 + 64, high_nibbles(row1));
+    }
 }
 
-/* The chunk at p will be expanded to buffer b. */
-static void begin_expanding(item *it, place p, int b)
+/* Steps s.. of the chunk at p. */
+static void expand_from(const item *it, place p, int s)
 {
-    const bool two = p.n + 16 < it->n1;
-    it->n_lines = p.n_k / 8;
-    it->n_done = 0;
-    it->from[0] = it->from[1] = weights_at(it->g, p.n, p.k, 4);
-    if (two && p.n_k) it->from[1] += panel_bytes(it->g, 4);
-    it->to[0] = it->expanded[b];
-    it->to[1] = it->expanded[b] + it->k_chunk * 16;
-}
-
-FL_INLINE void expand_rest(item *it)
-{
-    for (; it->n_done < it->n_lines; it->n_done++)
-        for (int panel = 0; panel < 2; panel++)
-            expand_line(it->to[panel] + it->n_done * 128, it->from[panel] + it->n_done * 64);
+    const uint8_t *from0 = weights_at(it->g, p.n, p.k, 4);
+    const uint8_t *from1 = p.n + 16 < it->n1 ? from0 + panel_bytes(it->g, 4) : from0;
+    uint8_t *const to0 = it->expanded, *const to1 = to0 + it->k_chunk * 16;
+    for (; s < p.n_k / STEP; s++)
+        expand_step(to0 + s * 1024, to1 + s * 1024, from0 + s * 512, from1 + s * 512);
 }
 
 /* ---- products ---------------------------------------------------------------------------- */
 
-FL_INLINE void load_sums(const int32_t *sums, bool first)
+/* Sums of the block just done to memory, those of the next one to the tiles: one by one, each
+ * tile is free again soon. */
+FL_INLINE void swap_sums(int32_t *done, const int32_t *next, bool first)
 {
     if (first) {
+        _tile_stored(0, done, 64);
         _tile_zero(0);
-        _tile_zero(1);
+        _tile_stored(2, done + 512, 64);
         _tile_zero(2);
+        _tile_stored(1, done + 256, 64);
+        _tile_zero(1);
+        _tile_stored(3, done + 768, 64);
         _tile_zero(3);
     } else {
-        _tile_loadd(0, sums, 64);
-        _tile_loadd(1, sums + 256, 64);
-        _tile_loadd(2, sums + 512, 64);
-        _tile_loadd(3, sums + 768, 64);
+        _tile_stored(0, done, 64);
+        _tile_loadd(0, next, 64);
+        _tile_stored(2, done + 512, 64);
+        _tile_loadd(2, next + 512, 64);
+        _tile_stored(1, done + 256, 64);
+        _tile_loadd(1, next + 256, 64);
+        _tile_stored(3, done + 768, 64);
+        _tile_loadd(3, next + 768, 64);
     }
 }
 
-FL_INLINE void store_sums(int32_t *sums)
+/* The same where the next block has other rows; configuring zeroes the tiles. */
+static void swap_rows(int32_t *done, const int32_t *next, bool first, int n_rows)
 {
-    _tile_stored(0, sums, 64);
-    _tile_stored(1, sums + 256, 64);
-    _tile_stored(2, sums + 512, 64);
-    _tile_stored(3, sums + 768, 64);
+    _tile_stored(0, done, 64);
+    _tile_stored(1, done + 256, 64);
+    _tile_stored(2, done + 512, 64);
+    _tile_stored(3, done + 768, 64);
+    configure_tiles(n_rows);
+    if (first) return;
+    memory_barrier();
+    _tile_loadd(0, next, 64);
+    _tile_loadd(1, next + 256, 64);
+    _tile_loadd(2, next + 512, 64);
+    _tile_loadd(3, next + 768, 64);
 }
 
 /* x0, x1, w0, w1: tiles of this step. */
@@ -213,20 +226,21 @@ FL_INLINE void products(const int8_t *x0, const int8_t *x1, int64_t ldx, const u
     }
 }
 
-/* sums += x * w, beside everything else there is to do. Pointers in locals: a barrier makes the
- * compiler load again what is in memory. */
-FL_INLINE void block(item *it, const block_job *b, int32_t *sums, const int bits)
+/* Tiles += x * w, beside everything else there is to do. coming: what to expand in the place of
+ * w, or NULL. Pointers in locals: a barrier makes the compiler load again what is in memory. */
+FL_INLINE void block(item *it, const block_job *b, const place *coming, const int bits)
 {
     const int offset = bits == 4 ? 8 : 0, n_steps = b->n_steps;
     const int64_t ldx = b->ldx, fetch_bytes = (int64_t)it->n_fetch * 64;
     const int8_t *x0 = b->x[0], *x1 = b->x[1];
-    const uint8_t *w0 = b->w[0], *w1 = b->w[1];
+    const uint8_t *w0 = b->w[0], *w1 = b->w[1], *from0 = NULL, *from1 = NULL;
     const char *fetch0 = it->fetch[0], *fetch1 = it->fetch[1];
-    const uint8_t *const from0 = it->from[0], *const from1 = it->from[1];
-    uint8_t *const to0 = it->to[0], *const to1 = it->to[1];
-    const int n_lines = it->n_lines, n_expand = it->n_expand;
-    int line = it->n_done;
-    load_sums(sums, b->first);
+    int n_expand = 0;
+    if (coming) {
+        n_expand = coming->n_k / STEP;
+        from0 = weights_at(it->g, coming->n, coming->k, 4);
+        from1 = coming->n + 16 < it->n1 ? from0 + panel_bytes(it->g, 4) : from0;
+    }
     for (int s = 0; s < n_steps; s++) {
         memory_barrier();
         products(x0, x1, ldx, w0, w1, bits);
@@ -235,13 +249,9 @@ FL_INLINE void block(item *it, const block_job *b, int32_t *sums, const int bits
             _mm_prefetch(fetch0 + at, _MM_HINT_T1);
             _mm_prefetch(fetch1 + at, _MM_HINT_T1);
         }
-        if (bits == 4) {
-            const int end = FL_MIN(line + n_expand, n_lines);
-            for (; line < end; line++) {
-                expand_line(to0 + line * 128, from0 + line * 64);
-                expand_line(to1 + line * 128, from1 + line * 64);
-            }
-        }
+        if (coming && s < n_expand)
+            expand_step((uint8_t *)(uintptr_t)w0, (uint8_t *)(uintptr_t)w1, from0 + s * 512,
+                        from1 + s * 512);
         if (it->out.row < it->out.n_rows && --it->out.wait < 0) {
             it->out.wait = it->every - 1;
             write_rows(it->g, it->m0, it->stream, &it->out, it->n_rows, offset);
@@ -255,30 +265,34 @@ FL_INLINE void block(item *it, const block_job *b, int32_t *sums, const int bits
     }
     it->fetch[0] = fetch0;
     it->fetch[1] = fetch1;
-    it->n_done = line;
-    memory_barrier();
-    store_sums(sums);
     memory_barrier();
 }
 
-/* All rows of the item against the chunk at p, whose tiles are w (8 bits: as they lie). */
-FL_INLINE void chunk(item *it, place p, const uint8_t *w0, const uint8_t *w1, int32_t *sums,
-                     const int bits)
+/* All rows of the item against the chunk at p, whose tiles are w. The tiles hold the sums of
+ * the first block; at the end they hold those at `after`, of the coming chunk. */
+FL_INLINE void chunk(item *it, place p, const place *coming, const uint8_t *w0,
+                     const uint8_t *w1, int32_t *sums, const int32_t *after, const int bits)
 {
     const fl_gemm *g = it->g;
     const int n_rows = it->m1 - it->m0;
     block_job b = {.x = {g->x + it->m0 * g->ldx + p.k},
                    .ldx = g->ldx,
                    .w = {w0, w1},
-                   .n_steps = p.n_k / STEP,
-                   .first = p.k == 0};
+                   .n_steps = p.n_k / STEP};
     for (int m = 0; m < n_rows; m += 32, sums += SUMS, b.x[0] += 32 * b.ldx) {
         const int rows = FL_MIN(n_rows - m, 32);
+        const bool last = m + 32 >= n_rows;
+        const int next_rows = last ? FL_MIN(n_rows, 32) : FL_MIN(n_rows - m - 32, 32);
+        const int32_t *next = last ? after : sums + SUMS;
+        const bool next_first = last ? coming->k == 0 || coming->n_k == 0 : p.k == 0;
         b.x[1] = rows > 16 ? b.x[0] + 16 * b.ldx : b.x[0];
-        if (rows < 32 && n_rows > 32) configure_tiles(rows);
-        block(it, &b, sums, bits);
+        if (bits == 4 && last) block(it, &b, coming, bits);
+        else block(it, &b, NULL, bits);
+        if (next_rows == rows) swap_sums(sums, next, next_first);
+        else swap_rows(sums, next, next_first, next_rows);
+        memory_barrier();
     }
-    if (n_rows > 32 && n_rows % 32) configure_tiles(32);
+    if (bits == 4) expand_from(it, *coming, p.n_k / STEP);
 }
 
 FL_INLINE int ceil_div(int a, int b)
@@ -286,42 +300,40 @@ FL_INLINE int ceil_div(int a, int b)
     return (a + b - 1) / b;
 }
 
-/* Plans what is done beside the products of the chunk at p: lines of the coming chunks. */
-FL_INLINE void plan(item *it, place p, place coming, place later, int buffer, const int bits)
+/* Fetches the chunk at f, or what follows the item, beside all blocks of a chunk. */
+FL_INLINE void begin_fetching(item *it, place f, const int bits)
 {
     const fl_gemm *g = it->g;
-    const int n_steps = ceil_div(it->m1 - it->m0, 32) * (p.n_k / STEP);
-    const place fetch = bits == 4 ? later : coming;
-    const int fetch_n = fetch.n_k ? fetch.n : it->n1 < g->w->N ? it->n1 : 0;
-    const char *from = (const char *)weights_at(g, fetch_n, fetch.n_k ? fetch.k : 0, bits);
-    it->fetch[0] = from;
-    it->fetch[1] = from + panel_bytes(g, bits);
-    it->n_fetch = ceil_div(p.n_k * bits / 32, n_steps);
-    if (bits == 4) {
-        begin_expanding(it, coming, buffer);
-        it->n_expand = ceil_div(it->n_lines, n_steps);
-    }
+    const int n = f.n_k ? f.n : it->n1 < g->w->N ? it->n1 : 0;
+    it->fetch[0] = (const char *)weights_at(g, n, f.n_k ? f.k : 0, bits);
+    it->fetch[1] = it->fetch[0] + panel_bytes(g, bits);
+    it->n_fetch = ceil_div(2 * bits, ceil_div(it->m1 - it->m0, 32)); /* in as many steps */
 }
 
-FL_INLINE item item_new(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scratch,
-                        const int bits)
+FL_INLINE item item_new(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scratch)
 {
     const int K_pad = g->w->K_pad, n_blocks = ceil_div(K_pad, K_BLOCK);
     const int k_block = ceil_div(K_pad / STEP, n_blocks) * STEP;
     const bool whole = m1 - m0 <= 32 || ((m1 - m0) % 32 && m1 - m0 < LONG_ITEM);
-    const int most = bits == 4 ? FL_GEMM_32X32_AMX_K_CHUNK_4 : FL_GEMM_32X32_AMX_K_CHUNK_8;
-    uint8_t *const expanded = (uint8_t *)scratch + TILE_M * TILE_N * 4;
     return (item){.g = g,
                   .m0 = m0,
                   .m1 = m1,
                   .n0 = n0,
                   .n1 = n1,
                   .k_block = k_block,
-                  .k_chunk = whole ? k_block : FL_MIN(most, k_block),
+                  .k_chunk = whole ? k_block : FL_MIN(K_CHUNK, k_block),
                   .every = FL_MAX(k_block / STEP / 32, 1),
                   .n_rows = ceil_div(32, k_block / STEP),
                   .stream = may_stream(g, n0, n1),
-                  .expanded = {expanded, expanded + K_BLOCK * 32}};
+                  .expanded = (uint8_t *)scratch + TILE_M * TILE_N * 4};
+}
+
+/* Where the sums of pair n are. One K block: two buffers in turn, of the pair at work and of the
+ * one on its way out; else all sums of the item wait for the last block. */
+FL_INLINE int32_t *sums_at(const item *it, int32_t *all_sums, int n)
+{
+    const int pair = (n - it->n0) / 32;
+    return all_sums + (it->k_block < it->g->w->K_pad ? pair : pair % 2) * (TILE_M / 32 * SUMS);
 }
 
 FL_INLINE void run(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scratch,
@@ -329,39 +341,29 @@ FL_INLINE void run(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scrat
 {
     const int offset = bits == 4 ? 8 : 0;
     int32_t *const all_sums = scratch; /* [TILE_N / 32][TILE_M / 32][SUMS] */
-    item it = item_new(g, m0, m1, n0, n1, scratch, bits);
+    item it = item_new(g, m0, m1, n0, n1, scratch);
     place p = next_place(&it, (place){.n = n0}), coming = next_place(&it, p);
-    int buffer = 0;
 
-    configure_tiles(FL_MIN(m1 - m0, 32));
-    if (bits == 4) {
-        begin_expanding(&it, p, 0);
-        expand_rest(&it);
-    }
+    configure_tiles(FL_MIN(m1 - m0, 32)); /* zeroes the sums of the first block */
+    if (bits == 4) expand_from(&it, p, 0);
     while (p.n_k) {
         const place later = coming.n_k ? next_place(&it, coming) : coming;
-        /* One K block: two buffers in turn, of the pair at work and of the one on its way out;
-         * else all sums of the item wait for the last block. */
-        const int pair = it.k_block < g->w->K_pad ? (p.n - n0) / 32 : (p.n - n0) / 32 % 2;
-        int32_t *const sums = all_sums + pair * (TILE_M / 32 * SUMS);
+        int32_t *const sums = sums_at(&it, all_sums, p.n);
         const uint8_t *w0 = weights_at(g, p.n, p.k, bits);
         const uint8_t *w1 = p.n + 16 < n1 ? w0 + panel_bytes(g, bits) : w0;
         if (bits == 4) {
-            w0 = it.expanded[buffer];
+            w0 = it.expanded;
             w1 = w0 + it.k_chunk * 16;
         }
-        plan(&it, p, coming, later, !buffer, bits);
-        chunk(&it, p, w0, w1, sums, bits);
-        if (bits == 4) expand_rest(&it);
+        begin_fetching(&it, bits == 4 ? later : coming, bits);
+        chunk(&it, p, &coming, w0, w1, sums, sums_at(&it, all_sums, coming.n), bits);
         if (p.k + p.n_k == g->w->K_pad) {
             write_rows(g, m0, it.stream, &it.out, TILE_M, offset);
             begin_writing(&it, sums, p.n);
         }
         p = coming;
         coming = later;
-        buffer = !buffer;
     }
-    memory_barrier();
     write_rows(g, m0, it.stream, &it.out, TILE_M, offset);
     if (it.stream) _mm_sfence();
     _tile_release();
