@@ -39,6 +39,10 @@
 
 #define STREAM_BYTES (2 << 20) /* y of this size: a thread's L2 */
 
+#define ROWS_AHEAD 12 /* of y that are fetched before they are written */
+
+#define X_PAIRS 8 /* at the end of a K block, during which x of the next one is fetched */
+
 #define LONG_ITEM 128 /* rows from which chunks pay in spite of changed configurations */
 
 /* A chunk: channels k..k + n_k of pair n, in the K block that begins with k0. n_k = 0: beyond
@@ -65,6 +69,9 @@ typedef struct {
     uint8_t *expanded; /* 4 bits: [2][k_chunk / 64][1024] */
     const char *fetch[2]; /* of each panel, n_fetch lines a step */
     int n_fetch;
+    /* x to be fetched: from line x_line of the row at x on, so many lines a step. */
+    const char *x;
+    int x_rows, x_line, x_lines, n_fetch_x;
 } item;
 
 /* What a block works on. */
@@ -77,6 +84,20 @@ typedef struct {
 
 /* ---- y ----------------------------------------------------------------------------------- */
 
+/* Lines of row m that will be read and written soon. */
+FL_INLINE void fetch_row(const fl_gemm *g, int m, int n)
+{
+    const size_t value_bytes = g->y_bf16 ? 2 : 4;
+    char *y = (char *)g->y + (size_t)(m * g->ldy + n) * value_bytes;
+    _m_prefetchw(y);
+    if (!g->y_bf16) _m_prefetchw(y + 64);
+    if (g->residual && g->residual != g->y) {
+        const char *r = (const char *)(g->residual + m * g->ldr + n);
+        _mm_prefetch(r, _MM_HINT_T0);
+        _mm_prefetch(r + 64, _MM_HINT_T0);
+    }
+}
+
 static void write_rows(const fl_gemm *g, int m0, bool stream, writer *out, int n_rows,
                        const int offset)
 {
@@ -84,6 +105,8 @@ static void write_rows(const fl_gemm *g, int m0, bool stream, writer *out, int n
     const int end = FL_MIN(out->row + n_rows, out->n_rows);
     for (; out->row < end; out->row++) {
         const int m = m0 + out->row;
+        if (!stream && out->row + ROWS_AHEAD < out->n_rows)
+            fetch_row(g, m + ROWS_AHEAD, out->n);
         const int32_t *s = out->sums + (out->row >> 4) * 512 + (out->row & 15) * 16;
         put_pair(g, m, out->n, &c0, &c1, finish(g, &c0, m, _mm512_load_si512(s), offset),
                  finish(g, &c1, m, _mm512_load_si512(s + 256), offset), stream);
@@ -160,6 +183,36 @@ static void expand_from(const item *it, place p, int s)
     uint8_t *const to0 = it->expanded, *const to1 = to0 + it->k_chunk * 16;
     for (; s < p.n_k / STEP; s++)
         expand_step(to0 + s * 1024, to1 + s * 1024, from0 + s * 512, from1 + s * 512);
+}
+
+/* ---- x ------------------------------------------------------------------------------------ */
+
+/* The next K block's x, or that of the first one for the next item, while the last pairs of
+ * one are at work. */
+static void begin_fetching_x(item *it, place p)
+{
+    const fl_gemm *g = it->g;
+    const int n_pairs = (it->n1 - p.n + 31) / 32, most = (it->n1 - it->n0 + 31) / 32;
+    if (it->k_block == g->w->K_pad || p.k != p.k0 || n_pairs != FL_MIN(X_PAIRS, most)) return;
+    const bool wrap = p.k0 + it->k_block >= g->w->K_pad;
+    if (wrap && it->n1 == g->w->N) return;
+    const int blocks = (it->m1 - it->m0 + 31) / 32, steps = n_pairs * blocks * it->k_block / STEP;
+    it->x = (const char *)(g->x + it->m0 * g->ldx + (wrap ? 0 : p.k0 + it->k_block));
+    it->x_rows = it->m1 - it->m0;
+    it->x_line = 0;
+    it->x_lines = it->k_block / STEP;
+    it->n_fetch_x = (it->x_rows * it->x_lines + steps - 1) / steps;
+}
+
+static void fetch_x(item *it)
+{
+    for (int i = 0; i < it->n_fetch_x && it->x_rows > 0; i++) {
+        _mm_prefetch(it->x + it->x_line * 64, _MM_HINT_T1);
+        if (++it->x_line < it->x_lines) continue;
+        it->x_line = 0;
+        it->x_rows--;
+        it->x += it->g->ldx;
+    }
 }
 
 /* ---- products ---------------------------------------------------------------------------- */
@@ -252,6 +305,7 @@ FL_INLINE void block(item *it, const block_job *b, const place *coming, const in
         if (coming && s < n_expand)
             expand_step((uint8_t *)(uintptr_t)w0, (uint8_t *)(uintptr_t)w1, from0 + s * 512,
                         from1 + s * 512);
+        if (it->x_rows > 0) fetch_x(it);
         if (it->out.row < it->out.n_rows && --it->out.wait < 0) {
             it->out.wait = it->every - 1;
             write_rows(it->g, it->m0, it->stream, &it->out, it->n_rows, offset);
@@ -356,6 +410,7 @@ FL_INLINE void run(const fl_gemm *g, int m0, int m1, int n0, int n1, void *scrat
             w1 = w0 + it.k_chunk * 16;
         }
         begin_fetching(&it, bits == 4 ? later : coming, bits);
+        begin_fetching_x(&it, p);
         chunk(&it, p, &coming, w0, w1, sums, sums_at(&it, all_sums, coming.n), bits);
         if (p.k + p.n_k == g->w->K_pad) {
             write_rows(g, m0, it.stream, &it.out, TILE_M, offset);
