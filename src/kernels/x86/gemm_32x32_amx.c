@@ -13,12 +13,12 @@
  *   block     32 rows: x streams from L2 (TILELOADDT1, which leaves L1 alone), sums come from
  *             scratch and go back
  *
- * What is no product happens in the shadow of the tile unit. 8 bits: packed weights are tiles as
- * they lie (TDPBSSD). 4 bits: nibbles are expanded to tiles, still unsigned (TDPBSUD; 8 * x_sum
- * is taken back); the last block of a chunk puts those of the coming chunk in the place of what
- * it has just used, so that they are in L1 long before they are wanted. The sums of the pair
- * before, which are whole, become y, a row every other step. Packed weights of a later chunk
- * are fetched to L2.
+ * What is no product happens in the shadow of the tile unit. 8 bits: packed weights are tiles
+ * as they lie (TDPBSSD). 4 bits: nibbles are expanded to tiles, still unsigned (TDPBSUD; 8 *
+ * x_sum is taken back); the last block of a chunk puts those of the coming chunk in the place
+ * of what it has just used, so that they are in L1 long before they are wanted. The sums of the
+ * pair before, which are whole, become y, a row every other step. Packed weights of a later
+ * chunk, and x of the next K block, are fetched to L2.
  *
  * Rows that fill no 32 use the same code under a tile configuration with fewer rows; a missing
  * second tile (of rows or of channels) repeats the first and is ignored. Changing the
@@ -185,7 +185,7 @@ static void expand_from(const item *it, place p, int s)
         expand_step(to0 + s * 1024, to1 + s * 1024, from0 + s * 512, from1 + s * 512);
 }
 
-/* ---- x ------------------------------------------------------------------------------------ */
+/* ---- x ----------------------------------------------------------------------------------- */
 
 /* The next K block's x, or that of the first one for the next item, while the last pairs of
  * one are at work. */
@@ -196,7 +196,8 @@ static void begin_fetching_x(item *it, place p)
     if (it->k_block == g->w->K_pad || p.k != p.k0 || n_pairs != FL_MIN(X_PAIRS, most)) return;
     const bool wrap = p.k0 + it->k_block >= g->w->K_pad;
     if (wrap && it->n1 == g->w->N) return;
-    const int blocks = (it->m1 - it->m0 + 31) / 32, steps = n_pairs * blocks * it->k_block / STEP;
+    const int blocks = (it->m1 - it->m0 + 31) / 32;
+    const int steps = n_pairs * blocks * it->k_block / STEP;
     it->x = (const char *)(g->x + it->m0 * g->ldx + (wrap ? 0 : p.k0 + it->k_block));
     it->x_rows = it->m1 - it->m0;
     it->x_line = 0;
@@ -382,8 +383,8 @@ FL_INLINE item item_new(const fl_gemm *g, int m0, int m1, int n0, int n1, void *
                   .expanded = (uint8_t *)scratch + TILE_M * TILE_N * 4};
 }
 
-/* Where the sums of pair n are. One K block: two buffers in turn, of the pair at work and of the
- * one on its way out; else all sums of the item wait for the last block. */
+/* Where the sums of pair n are. One K block: two buffers in turn, of the pair at work and of
+ * the one on its way out; else all sums of the item wait for the last block. */
 FL_INLINE int32_t *sums_at(const item *it, int32_t *all_sums, int n)
 {
     const int pair = (n - it->n0) / 32;

@@ -1,8 +1,8 @@
 /* peak_regs_amx.c - 4 chains of TDPBSSD on full tiles.
  *
  * The tiles hold random bytes: there are machines that slow the tile unit down by what it
- * multiplies (6.8 ns for a product of zeros, 15 ns for one of random bytes were seen), and zeros
- * would promise what no matrix gets. Nothing is loaded or stored in the loop.
+ * multiplies (6.8 ns for a product of zeros, 15 ns for one of random bytes were seen), and
+ * zeros would promise what no matrix gets. Nothing is loaded or stored in the loop.
  * SPDX-License-Identifier: MIT */
 #include "kernels/peak.h"
 #include "kernels/x86/tiles_amx.h"
