@@ -13,6 +13,7 @@
 enum { QUERY_ROWS = 64, PIECE_PAGES = FL_ATTENTION_PIECE / FL_KV_PAGE };
 #define MAX_PARTS_BYTES ((size_t)8 << 20)
 _Static_assert(FL_KV_PAGE == FL_ATTENTION_KEYS, "the attention takes the cache page by page");
+_Static_assert((int)PIECE_PAGES == (int)FL_CODES_PAGES, "codes are taken piece by piece");
 
 /* What rows have gathered: m, l, o of kernels/attention.h. */
 typedef struct softmax {
@@ -127,11 +128,14 @@ static void run_piece(const job *j, const item *it, const lane *t, const softmax
     const int n_rows = it->n * j->group, last_keys = keys_of(it, it->n - 1);
     const int n_pages = (last_keys + FL_KV_PAGE - 1) / FL_KV_PAGE, p0 = piece * PIECE_PAGES;
     const int p1 = FL_MIN(n_pages, p0 + PIECE_PAGES);
+    if (j->codes) {
+        run_codes(j, it, t, s, p0, p1);
+        return;
+    }
     memset(s->o, 0, (size_t)n_rows * (size_t)j->ld * sizeof *s->o);
     memset(s->l, 0, (size_t)n_rows * sizeof *s->l);
     for (int i = 0; i < n_rows; i++) s->m[i] = -INFINITY;
-    if (j->codes) run_codes(j, it, t, s, p0, p1);
-    else run_floats(j, it, t, s, p0, p1);
+    run_floats(j, it, t, s, p0, p1);
 }
 
 /* ---- joining ----------------------------------------------------------------------------- */
