@@ -45,8 +45,8 @@ typedef struct fl_attention_codes {
     const void *x;    /* what prepare made of the rows' queries */
     void *work;       /* fl__attention_codes_work_bytes(D), 64-byte aligned */
     const void *const *k, *const *v; /* [n_pages] blocks of kernels/kv_codec.h */
-    const void *const *next; /* [n_next] blocks of keys that will be asked for after this, or
-                                NULL: rows for few queries fetch them in time */
+    const void *const *next; /* [n_next] keys of the call that will follow on this thread, to be
+                                fetched meanwhile by rows that care; or NULL */
     int n_next;
     int n_pages, n_rows, group, n_keys, D, k_bits, v_bits;
 } fl_attention_codes;

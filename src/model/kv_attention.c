@@ -36,6 +36,7 @@ typedef struct job {
     float scale;
     size_t lane_bytes;
     int max_pieces; /* 0: an item runs all pieces of its rows */
+    int64_t n_items; /* of pieces */
     float *parts;   /* [rows of the batch, n_heads, max_pieces, ld + 2]: o, m, l */
 } job;
 
@@ -76,6 +77,12 @@ static const float *query(const job *j, const item *it, int g)
 
 /* ---- one piece --------------------------------------------------------------------------- */
 
+/* First keys of the piece to come. */
+typedef struct keys_ahead {
+    const void *k[PIECE_PAGES];
+    int n;
+} keys_ahead;
+
 static void prepare(const job *j, const item *it, const lane *t)
 {
     if (j->codes)
@@ -84,7 +91,7 @@ static void prepare(const job *j, const item *it, const lane *t)
 }
 
 static void run_codes(const job *j, const item *it, const lane *t, const softmax *s, int p0,
-                      int p1)
+                      int p1, const keys_ahead *next)
 {
     const void *k[PIECE_PAGES], *v[PIECE_PAGES];
     for (int p = p0; p < p1; p++)
@@ -97,6 +104,8 @@ static void run_codes(const job *j, const item *it, const lane *t, const softmax
                                   .work = t->work,
                                   .k = k,
                                   .v = v,
+                                  .next = next ? next->k : NULL,
+                                  .n_next = next ? next->n : 0,
                                   .n_pages = p1 - p0,
                                   .n_rows = it->n * j->group,
                                   .group = j->group,
@@ -123,13 +132,14 @@ static void run_floats(const job *j, const item *it, const lane *t, const softma
     }
 }
 
-static void run_piece(const job *j, const item *it, const lane *t, const softmax *s, int piece)
+static void run_piece(const job *j, const item *it, const lane *t, const softmax *s, int piece,
+                      const keys_ahead *next)
 {
     const int n_rows = it->n * j->group, last_keys = keys_of(it, it->n - 1);
     const int n_pages = (last_keys + FL_KV_PAGE - 1) / FL_KV_PAGE, p0 = piece * PIECE_PAGES;
     const int p1 = FL_MIN(n_pages, p0 + PIECE_PAGES);
     if (j->codes) {
-        run_codes(j, it, t, s, p0, p1);
+        run_codes(j, it, t, s, p0, p1, next);
         return;
     }
     memset(s->o, 0, (size_t)n_rows * (size_t)j->ld * sizeof *s->o);
@@ -233,9 +243,9 @@ static void whole_item(void *arg, int64_t i, int thread)
     const lane t = lane_of(j, thread);
     const int n_pieces = pieces_of(keys_of(&it, it.n - 1));
     prepare(j, &it, &t);
-    run_piece(j, &it, &t, &t.whole, 0);
+    run_piece(j, &it, &t, &t.whole, 0, NULL);
     for (int p = 1; p < n_pieces; p++) {
-        run_piece(j, &it, &t, &t.part, p);
+        run_piece(j, &it, &t, &t.part, p, NULL);
         join_part(j, &it, &t, p);
     }
     for (int r = 0; r < it.n; r++)
@@ -246,15 +256,38 @@ static void whole_item(void *arg, int64_t i, int thread)
         }
 }
 
+/* Item i of pieces: `piece` of a block and head. */
+static item piece_of(const job *j, int64_t i, int *piece)
+{
+    const int head = (int)(i / j->max_pieces);
+    *piece = (int)(i % j->max_pieces);
+    return item_of(j, head / j->o->n_kv_heads, head % j->o->n_kv_heads);
+}
+
+static keys_ahead keys_of_piece(const job *j, int64_t i)
+{
+    keys_ahead next = {.n = 0};
+    int piece;
+    if (!j->codes || i >= j->n_items) return next;
+    const item it = piece_of(j, i, &piece);
+    const int n_pages = (keys_of(&it, it.n - 1) + FL_KV_PAGE - 1) / FL_KV_PAGE;
+    for (int p = piece * PIECE_PAGES; p < n_pages && next.n < PIECE_PAGES; p++, next.n++) {
+        const void *v;
+        fl__kv_codes(&next.k[next.n], &v, j->a->kv, j->a->layer, it.span->seq, it.kv_head, p);
+    }
+    return next;
+}
+
 static void piece_item(void *arg, int64_t i, int thread)
 {
     const job *j = arg;
-    const int piece = (int)(i % j->max_pieces), head = (int)(i / j->max_pieces);
-    const item it = item_of(j, head / j->o->n_kv_heads, head % j->o->n_kv_heads);
+    int piece;
+    const item it = piece_of(j, i, &piece);
     const lane t = lane_of(j, thread);
     if (piece >= pieces_of(keys_of(&it, it.n - 1))) return;
+    const keys_ahead next = keys_of_piece(j, i + 1);
     prepare(j, &it, &t);
-    run_piece(j, &it, &t, &t.part, piece);
+    run_piece(j, &it, &t, &t.part, piece, &next);
     for (int r = 0; r < it.n; r++)
         for (int g = 0; g < j->group; g++) {
             const int64_t at = row_of(j, &it, g, r);
@@ -326,6 +359,7 @@ void fl__attention_run(const fl_exec *ex, const fl_attention *a)
     }
     j.max_pieces = (int)most;
     j.parts = (float *)(void *)((unsigned char *)a->scratch + lanes);
-    fl__parallel_for(ex, n_blocks * o->n_kv_heads * most, piece_item, &j);
+    j.n_items = n_blocks * o->n_kv_heads * most;
+    fl__parallel_for(ex, j.n_items, piece_item, &j);
     fl__parallel_for(ex, n_rows * a->n_heads, join_item, &j);
 }

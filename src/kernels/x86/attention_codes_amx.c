@@ -8,7 +8,9 @@
  *
  *   few rows (decoding)  the three digits of up to 5 rows are the rows of one tile: 4 sums, 1
  *                        of digits, 3 of codes. Strips are made one ahead of the products
- *                        that read them, and the pages to come are fetched meanwhile.
+ *                        that read them. All this takes as long as it takes to read the pages,
+ *                        so lines are fetched all the time, a few pages ahead: at each step
+ *                        as many as correspond to its share of the time.
  *   blocks of 16 rows    a tile of sums for each digit and half a strip: 6 sums, 1 of digits,
  *                        1 of codes. All strips are made once, for all blocks.
  *
@@ -132,6 +134,59 @@ typedef struct strip {
     const uint8_t *codes;
     int64_t stride;
 } strip;
+
+/* ---- fetching ---------------------------------------------------------------------------- */
+
+enum { LEAD = 3 }; /* pages of keys that a call finds fetched, and fetches for the next one */
+
+/* Blocks in the order in which they are read, those from `at` on yet to be fetched. */
+typedef struct stream {
+    const uint8_t *block[3 * FL_CODES_PAGES];
+    int n_lines[3 * FL_CODES_PAGES];
+    int n, at, line;
+    int per_page, per_row, per_strip; /* lines at each step */
+} stream;
+
+static void stream_add(stream *s, const void *const *blocks, int n, fl_kv_side side, int D,
+                       int bits)
+{
+    const int n_lines = (int)((fl__kv_block_bytes(side, D, bits) + 63) / 64);
+    for (int i = 0; i < n; i++, s->n++) {
+        s->block[s->n] = blocks[i];
+        s->n_lines[s->n] = n_lines;
+    }
+}
+
+/* Scores take two fifths of the time, softmax a quarter, values the rest. */
+static void stream_init(stream *s, const fl_attention_codes *a, int n_pages, int n_strips)
+{
+    int n_lines = 0;
+    s->n = s->line = 0;
+    stream_add(s, a->k, n_pages, FL_KV_KEYS, a->D, a->k_bits);
+    stream_add(s, a->v, n_pages, FL_KV_VALUES, a->D, a->v_bits);
+    for (int i = 0; i < s->n; i++) n_lines += s->n_lines[i];
+    if (a->next)
+        stream_add(s, a->next, FL_MIN(a->n_next, LEAD), FL_KV_KEYS, a->D, a->k_bits);
+    s->at = FL_MIN(LEAD, n_pages);
+    s->per_page = n_lines * 2 / 5 / n_pages + 1;
+    s->per_row = n_lines / 4 / a->n_rows + 1;
+    s->per_strip = n_lines * 7 / 20 / (n_pages * n_strips) + 1;
+}
+
+/* n more lines, to the second-level cache. */
+FL_INLINE void fetch(stream *s, int n)
+{
+    while (n > 0 && s->at < s->n) {
+        const int left = s->n_lines[s->at] - s->line, some = FL_MIN(n, left);
+        const uint8_t *at = s->block[s->at] + 64 * s->line;
+        for (int i = 0; i < some; i++) _mm_prefetch((const char *)at + 64 * i, _MM_HINT_T1);
+        n -= some;
+        s->line += some;
+        if (some < left) continue;
+        s->line = 0;
+        s->at++;
+    }
+}
 
 /* What a call works on. */
 typedef struct call {
@@ -311,7 +366,7 @@ FL_INLINE void store_sums(int32_t *sums, int tile_sums)
     memory_barrier();
 }
 
-static void few_keys(const call *c, __m512 *tops)
+static void few_keys(const call *c, stream *ahead, __m512 *tops)
 {
     const fl_attention_codes *a = c->a;
     const int apart = a->n_rows * LINE;
@@ -328,11 +383,12 @@ static void few_keys(const call *c, __m512 *tops)
         for (int i = 0; 64 * i < a->D; i++)
             add_strip(c->rows + (size_t)i * c->x.step, key_strip(c, p, codes, i), 4, a->k_bits);
         store_sums(c->work.sums, DIGITS * apart);
+        fetch(ahead, ahead->per_page);
         scores(c, p, 0, a->n_rows, apart, DIGITS * apart, tops);
     }
 }
 
-static void few_values(const call *c, const weights *w)
+static void few_values(const call *c, stream *ahead, const weights *w)
 {
     const fl_attention_codes *a = c->a;
     const int apart = a->n_rows * LINE, n = c->n_strips * c->n_pages;
@@ -346,6 +402,7 @@ static void few_values(const call *c, const weights *w)
         if (p == 0) zero_sums();
         add_strip(c->work.w + (size_t)p * c->w.step,
                   value_strip(c, p, c->work.v + i % RING * STRIP, lane), n_tiles, a->v_bits);
+        fetch(ahead, ahead->per_strip);
         if (next != 0) continue;
         store_sums(c->work.sums, DIGITS * apart);
         put_values(c, w, lane, n_tiles, 0, a->n_rows, apart, DIGITS * apart);
@@ -358,12 +415,17 @@ static void few_rows(const call *c)
     const int n_rows = c->a->n_rows;
     __m512 tops[FEW];
     weights w[FEW];
+    stream ahead;
+    stream_init(&ahead, c->a, c->n_pages, c->n_strips);
     configure(DIGITS * n_rows, codes);
     for (int r = 0; r < n_rows; r++) tops[r] = _mm512_set1_ps(-INFINITY);
-    few_keys(c, tops);
+    few_keys(c, &ahead, tops);
     load_grids(c);
-    for (int r = 0; r < n_rows; r++) w[r] = softmax(c, 0, r, c->n_pages, tops[r]);
-    few_values(c, w);
+    for (int r = 0; r < n_rows; r++) {
+        w[r] = softmax(c, 0, r, c->n_pages, tops[r]);
+        fetch(&ahead, ahead.per_row);
+    }
+    few_values(c, &ahead, w);
     _tile_release();
 }
 
