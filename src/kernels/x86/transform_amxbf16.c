@@ -112,12 +112,15 @@ static void fill_rows(uint16_t *u, const float *x, const float *premul, const fl
                       int i, int n1_tiles, int n2_pad)
 {
     const int end = FL_MIN(i + TILE, n1_tiles), whole = t->n2 % TILE == 0 ? t->n1 : 0;
+    const int n = t->n1 * t->n2; /* from here to what most often is the next row */
     u += (int64_t)i * n2_pad;
     for (; i < FL_MIN(end, whole); i++, u += n2_pad) {
         const float *row = x + (int64_t)i * n2_pad;
         const float *by = premul ? premul + (int64_t)i * n2_pad : NULL;
         for (int k = 0; k < n2_pad; k += TILE) {
             __m512 a = _mm512_loadu_ps(row + k), b = _mm512_loadu_ps(row + k + LINE);
+            _mm_prefetch((const char *)(row + k + n), _MM_HINT_T1);
+            _mm_prefetch((const char *)(row + k + LINE + n), _MM_HINT_T1);
             if (premul) {
                 a = _mm512_mul_ps(a, _mm512_loadu_ps(by + k));
                 b = _mm512_mul_ps(b, _mm512_loadu_ps(by + k + LINE));
