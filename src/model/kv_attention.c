@@ -77,11 +77,11 @@ static const float *query(const job *j, const item *it, int g)
 
 /* ---- one piece --------------------------------------------------------------------------- */
 
-/* First keys of the piece to come. */
-typedef struct keys_ahead {
-    const void *k[PIECE_PAGES];
+/* Blocks of the piece to come, keys and values in turn. */
+typedef struct piece_ahead {
+    const void *block[2 * PIECE_PAGES];
     int n;
-} keys_ahead;
+} piece_ahead;
 
 static void prepare(const job *j, const item *it, const lane *t)
 {
@@ -91,7 +91,7 @@ static void prepare(const job *j, const item *it, const lane *t)
 }
 
 static void run_codes(const job *j, const item *it, const lane *t, const softmax *s, int p0,
-                      int p1, const keys_ahead *next)
+                      int p1, const piece_ahead *next)
 {
     const void *k[PIECE_PAGES], *v[PIECE_PAGES];
     for (int p = p0; p < p1; p++)
@@ -104,7 +104,7 @@ static void run_codes(const job *j, const item *it, const lane *t, const softmax
                                   .work = t->work,
                                   .k = k,
                                   .v = v,
-                                  .next = next ? next->k : NULL,
+                                  .next = next ? next->block : NULL,
                                   .n_next = next ? next->n : 0,
                                   .n_pages = p1 - p0,
                                   .n_rows = it->n * j->group,
@@ -133,7 +133,7 @@ static void run_floats(const job *j, const item *it, const lane *t, const softma
 }
 
 static void run_piece(const job *j, const item *it, const lane *t, const softmax *s, int piece,
-                      const keys_ahead *next)
+                      const piece_ahead *next)
 {
     const int n_rows = it->n * j->group, last_keys = keys_of(it, it->n - 1);
     const int n_pages = (last_keys + FL_KV_PAGE - 1) / FL_KV_PAGE, p0 = piece * PIECE_PAGES;
@@ -264,17 +264,16 @@ static item piece_of(const job *j, int64_t i, int *piece)
     return item_of(j, head / j->o->n_kv_heads, head % j->o->n_kv_heads);
 }
 
-static keys_ahead keys_of_piece(const job *j, int64_t i)
+static piece_ahead blocks_of_piece(const job *j, int64_t i)
 {
-    keys_ahead next = {.n = 0};
+    piece_ahead next = {.n = 0};
     int piece;
     if (!j->codes || i >= j->n_items) return next;
     const item it = piece_of(j, i, &piece);
     const int n_pages = (keys_of(&it, it.n - 1) + FL_KV_PAGE - 1) / FL_KV_PAGE;
-    for (int p = piece * PIECE_PAGES; p < n_pages && next.n < PIECE_PAGES; p++, next.n++) {
-        const void *v;
-        fl__kv_codes(&next.k[next.n], &v, j->a->kv, j->a->layer, it.span->seq, it.kv_head, p);
-    }
+    for (int p = piece * PIECE_PAGES; p < n_pages && next.n < 2 * PIECE_PAGES; p++, next.n += 2)
+        fl__kv_codes(&next.block[next.n], &next.block[next.n + 1], j->a->kv, j->a->layer,
+                     it.span->seq, it.kv_head, p);
     return next;
 }
 
@@ -285,7 +284,7 @@ static void piece_item(void *arg, int64_t i, int thread)
     const item it = piece_of(j, i, &piece);
     const lane t = lane_of(j, thread);
     if (piece >= pieces_of(keys_of(&it, it.n - 1))) return;
-    const keys_ahead next = keys_of_piece(j, i + 1);
+    const piece_ahead next = blocks_of_piece(j, i + 1);
     prepare(j, &it, &t);
     run_piece(j, &it, &t, &t.part, piece, &next);
     for (int r = 0; r < it.n; r++)

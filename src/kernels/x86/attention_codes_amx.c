@@ -8,9 +8,9 @@
  *
  *   few rows (decoding)  the three digits of up to 5 rows are the rows of one tile: 4 sums, 1
  *                        of digits, 3 of codes. Strips are made one ahead of the products
- *                        that read them. All this takes as long as it takes to read the pages,
- *                        so lines are fetched all the time, a few pages ahead: at each step
- *                        as many as correspond to its share of the time.
+ *                        that read them. All this takes about as long as reading the pages,
+ *                        so the next piece is fetched meanwhile: at each step as many lines
+ *                        as correspond to its share of the time.
  *   blocks of 16 rows    a tile of sums for each digit and half a strip: 6 sums, 1 of digits,
  *                        1 of codes. All strips are made once, for all blocks.
  *
@@ -137,52 +137,40 @@ typedef struct strip {
 
 /* ---- fetching ---------------------------------------------------------------------------- */
 
-enum { LEAD = 3 }; /* pages of keys that a call finds fetched, and fetches for the next one */
+#ifndef FETCH_STEP
+#define FETCH_STEP 2 /* lines: the other one of a pair comes along */
+#endif
 
-/* Blocks in the order in which they are read, those from `at` on yet to be fetched. */
+/* The next piece, block by block as it lies in memory, which the core's own prefetching likes:
+ * lines from `line` of block `at` on are yet to be fetched. */
 typedef struct stream {
-    const uint8_t *block[3 * FL_CODES_PAGES];
-    int n_lines[3 * FL_CODES_PAGES];
-    int n, at, line;
+    const void *const *block;
+    int n, at, line, n_lines[2];      /* of a block of keys, of values */
     int per_page, per_row, per_strip; /* lines at each step */
 } stream;
 
-static void stream_add(stream *s, const void *const *blocks, int n, fl_kv_side side, int D,
-                       int bits)
-{
-    const int n_lines = (int)((fl__kv_block_bytes(side, D, bits) + 63) / 64);
-    for (int i = 0; i < n; i++, s->n++) {
-        s->block[s->n] = blocks[i];
-        s->n_lines[s->n] = n_lines;
-    }
-}
-
 /* Scores take two fifths of the time, softmax a quarter, values the rest. */
-static void stream_init(stream *s, const fl_attention_codes *a, int n_pages, int n_strips)
+static stream stream_of(const fl_attention_codes *a, int n_pages, int n_strips)
 {
-    int n_lines = 0;
-    s->n = s->line = 0;
-    stream_add(s, a->k, n_pages, FL_KV_KEYS, a->D, a->k_bits);
-    stream_add(s, a->v, n_pages, FL_KV_VALUES, a->D, a->v_bits);
-    for (int i = 0; i < s->n; i++) n_lines += s->n_lines[i];
-    if (a->next)
-        stream_add(s, a->next, FL_MIN(a->n_next, LEAD), FL_KV_KEYS, a->D, a->k_bits);
-    s->at = FL_MIN(LEAD, n_pages);
-    s->per_page = n_lines * 2 / 5 / n_pages + 1;
-    s->per_row = n_lines / 4 / a->n_rows + 1;
-    s->per_strip = n_lines * 7 / 20 / (n_pages * n_strips) + 1;
+    stream s = {.block = a->next, .n = a->next ? a->n_next : 0};
+    s.n_lines[0] = (int)(fl__kv_block_bytes(FL_KV_KEYS, a->D, a->k_bits) / 64);
+    s.n_lines[1] = (int)(fl__kv_block_bytes(FL_KV_VALUES, a->D, a->v_bits) / 64);
+    const int n = (s.n + 1) / 2 * (s.n_lines[0] + s.n_lines[1]);
+    s.per_page = n * 2 / 5 / n_pages + 1;
+    s.per_row = n / 4 / a->n_rows + 1;
+    s.per_strip = n * 7 / 20 / (n_pages * n_strips) + 1;
+    return s;
 }
 
 /* n more lines, to the second-level cache. */
 FL_INLINE void fetch(stream *s, int n)
 {
     while (n > 0 && s->at < s->n) {
-        const int left = s->n_lines[s->at] - s->line, some = FL_MIN(n, left);
-        const uint8_t *at = s->block[s->at] + 64 * s->line;
-        for (int i = 0; i < some; i++) _mm_prefetch((const char *)at + 64 * i, _MM_HINT_T1);
-        n -= some;
-        s->line += some;
-        if (some < left) continue;
+        const int n_lines = s->n_lines[s->at % 2];
+        const char *block = s->block[s->at];
+        for (; n > 0 && s->line < n_lines; n -= FETCH_STEP, s->line += FETCH_STEP)
+            _mm_prefetch(block + 64 * s->line, _MM_HINT_T1);
+        if (s->line < n_lines) return;
         s->line = 0;
         s->at++;
     }
@@ -415,8 +403,7 @@ static void few_rows(const call *c)
     const int n_rows = c->a->n_rows;
     __m512 tops[FEW];
     weights w[FEW];
-    stream ahead;
-    stream_init(&ahead, c->a, c->n_pages, c->n_strips);
+    stream ahead = stream_of(c->a, c->n_pages, c->n_strips);
     configure(DIGITS * n_rows, codes);
     for (int r = 0; r < n_rows; r++) tops[r] = _mm512_set1_ps(-INFINITY);
     few_keys(c, &ahead, tops);

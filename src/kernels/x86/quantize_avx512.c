@@ -127,68 +127,80 @@ static void row_range(float *top, float *bottom, const float *x, const float *pr
     }
 }
 
-/* What makes codes of a row: bounds as below. */
+/* What makes codes of a row. Bounds are whole and within -255..255. */
 typedef struct grid {
     __m512 inv_scale, hi;
-    __m512i lo, zero, order;
+    __m512i lo_16, hi_16, zero_16, order;
 } grid;
 
-/* Sixteen values as integers, none above hi. A NaN, and what is far below lo, becomes the
- * lowest integer. */
+/* Sixteen values as integers. A NaN, and what no integer reaches, becomes the lowest one: right
+ * for NaN and below, so that `far` ones, from 2^31 up, are cut down to hi first. */
 FL_INLINE __m512i token_ints(const float *x, const float *premul, int c, __mmask16 mask,
-                             const grid *g)
+                             const grid *g, bool far)
 {
     const __m512 v = _mm512_mul_ps(load_scaled(x, premul, c, mask), g->inv_scale);
-    return _mm512_cvtps_epi32(_mm512_min_ps(g->hi, v)); /* NaN: the second operand stays */
+    /* NaN: the second operand stays */
+    return _mm512_cvtps_epi32(far ? _mm512_min_ps(g->hi, v) : v);
 }
 
 /* Codes of channels c..c+63 but those from n on, which are 0. */
-FL_INLINE __m512i token_codes(const float *x, const float *premul, int c, int n, const grid *g)
+FL_INLINE __m512i token_codes(const float *x, const float *premul, int c, int n, const grid *g,
+                              bool far)
 {
     __m512i q[4];
     for (int i = 0; i < 4; i++) {
         const int left = n - c - 16 * i;
-        q[i] = token_ints(x, premul, c + 16 * i, left > 0 ? tail_mask(left) : 0, g);
+        q[i] = token_ints(x, premul, c + 16 * i, left > 0 ? tail_mask(left) : 0, g, far);
     }
-    const __m512i a = _mm512_max_epi16(_mm512_packs_epi32(q[0], q[1]), g->lo);
-    const __m512i b = _mm512_max_epi16(_mm512_packs_epi32(q[2], q[3]), g->lo);
-    const __m512i codes =
-        _mm512_packs_epi16(_mm512_add_epi16(a, g->zero), _mm512_add_epi16(b, g->zero));
+    __m512i a = _mm512_packs_epi32(q[0], q[1]), b = _mm512_packs_epi32(q[2], q[3]);
+    a = _mm512_min_epi16(_mm512_max_epi16(a, g->lo_16), g->hi_16);
+    b = _mm512_min_epi16(_mm512_max_epi16(b, g->lo_16), g->hi_16);
+    const __m512i codes = _mm512_packs_epi16(_mm512_add_epi16(a, g->zero_16),
+                                             _mm512_add_epi16(b, g->zero_16));
     const __mmask64 there = n - c >= 64 ? ~0ull : (1ull << (n - c)) - 1;
     return _mm512_maskz_mov_epi8(there, _mm512_permutexvar_epi32(g->order, codes));
 }
 
-/* Clamped at the top as floats, at the bottom as 16-bit integers, which whole bounds allow:
- * those lie within -255..255. A row's end is written whole: ld is a multiple of 64. */
-void fl__quantize_token_avx512(int8_t *codes, int32_t *x_sum, float *scale, int32_t *zero,
-                               const float *x, const fl_quantize_token *spec)
+/* All codes of a row, whose end is written whole: ld is a multiple of 64. Returns their sum. */
+FL_INLINE int32_t put_codes(int8_t *codes, const float *x, const fl_quantize_token *spec,
+                            const grid *g, bool far)
 {
-    const int n = spec->n_channels;
     const __m512i ones = _mm512_set1_epi8(1);
-    float top, bottom;
-    row_range(&top, &bottom, x, spec->premul, n);
-    const fl_token_grid t = fl__token_grid(spec, top, bottom);
-    const grid g = {.inv_scale = _mm512_set1_ps(t.inv_scale),
-                    .hi = _mm512_set1_ps(t.hi),
-                    .lo = _mm512_set1_epi16((short)t.lo),
-                    .zero = _mm512_set1_epi16((short)t.zero),
-                    .order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7,
-                                               11, 15)};
-    __m512i sums = _mm512_setzero_si512(), end = sums;
+    const int n = spec->n_channels;
+    const float *premul = spec->premul;
+    __m512i sums = _mm512_setzero_si512();
     int c = 0;
     for (; c + 64 <= n; c += 64) {
-        const __m512i four = token_codes(x, spec->premul, c, c + 64, &g);
-        _mm512_storeu_si512(codes + c, four);
-        sums = _mm512_add_epi32(sums, sum_bytes(four, ones));
+        const __m512i q = premul ? token_codes(x, premul, c, c + 64, g, far)
+                                 : token_codes(x, NULL, c, c + 64, g, far);
+        _mm512_storeu_si512(codes + c, q);
+        sums = _mm512_add_epi32(sums, sum_bytes(q, ones));
     }
     if (c < n) {
-        end = token_codes(x, spec->premul, c, n, &g);
-        _mm512_storeu_si512(codes + c, end);
-        sums = _mm512_add_epi32(sums, sum_bytes(end, ones));
+        const __m512i q = token_codes(x, premul, c, n, g, far);
+        _mm512_storeu_si512(codes + c, q);
+        sums = _mm512_add_epi32(sums, sum_bytes(q, ones));
         c += 64;
     }
     memset(codes + c, 0, (size_t)(spec->ld - c));
-    *x_sum = sum_lanes(sums);
+    return sum_lanes(sums);
+}
+
+void fl__quantize_token_avx512(int8_t *codes, int32_t *x_sum, float *scale, int32_t *zero,
+                               const float *x, const fl_quantize_token *spec)
+{
+    float top, bottom;
+    row_range(&top, &bottom, x, spec->premul, spec->n_channels);
+    const fl_token_grid t = fl__token_grid(spec, top, bottom);
+    const grid g = {.inv_scale = _mm512_set1_ps(t.inv_scale),
+                    .hi = _mm512_set1_ps(t.hi),
+                    .lo_16 = _mm512_set1_epi16((short)t.lo),
+                    .hi_16 = _mm512_set1_epi16((short)t.hi),
+                    .zero_16 = _mm512_set1_epi16((short)t.zero),
+                    .order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7,
+                                               11, 15)};
+    if (top * t.inv_scale < 1e9f) *x_sum = put_codes(codes, x, spec, &g, false);
+    else *x_sum = put_codes(codes, x, spec, &g, true); /* clipped to next to nothing, or inf */
     *scale = t.scale;
     *zero = t.zero;
 }
