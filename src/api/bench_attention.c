@@ -143,11 +143,11 @@ static fl_status bench_format(json_t *rows, const fl_bench_context *bench, fl_kv
     if (st == FL_OK) st = fl__bench_race(c, n + 1, bench->n_repeats, err);
     for (int i = 0; i < n && st == FL_OK; i++) {
         json_t *r = json_pack(
-            "{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:s, s:f, s:n, s:n}", "kernel",
+            "{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:s, s:f, s:s, s:f, s:n, s:n}", "kernel",
             entries[i].kernel, "op", op, "M", 1, "N", TOKENS, "K", D, "threads",
             bench->ex.n_threads, "ms", c[i].ms, "rate", (double)b.layer_bytes / c[i].ms * 1e-6,
-            "unit", "GB/s", "fraction_of_floor", c[n].ms / c[i].ms, "ratio_onednn_s8",
-            "ratio_onednn_bf16");
+            "unit", "GB/s", "fraction_of_floor", c[n].ms / c[i].ms, "floor",
+            "bytes", "floor_ms", c[n].ms, "ratio_onednn_s8", "ratio_onednn_bf16");
         if (!r || json_array_append_new(rows, r) != 0)
             st = fl__fail_nomem(err, "bench report", 0);
     }

@@ -138,11 +138,12 @@ static fl_status add_row(json_t *rows, const transform_bench *b, const char *ker
                          const char *op, double ops, double ms, double peak_ops_ms,
                          const char *unit, fl_err *err)
 {
-    json_t *r = json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:s, s:f, s:n, s:n}",
-                          "kernel", kernel, "op", op, "M", M, "N", b->N, "K", b->n, "threads",
-                          b->bench->ex.n_threads, "ms", ms, "rate", ops / ms * 1e-9, "unit",
-                          unit, "fraction_of_floor", ops / peak_ops_ms / ms,
-                          "ratio_onednn_s8", "ratio_onednn_bf16");
+    json_t *r = json_pack(
+        "{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:s, s:f, s:s, s:f, s:n, s:n}", "kernel",
+        kernel, "op", op, "M", M, "N", b->N, "K", b->n, "threads", b->bench->ex.n_threads, "ms",
+        ms, "rate", ops / ms * 1e-9, "unit", unit, "fraction_of_floor", ops / peak_ops_ms / ms,
+        "floor", "operations", "floor_ms", ops / peak_ops_ms, "ratio_onednn_s8",
+        "ratio_onednn_bf16");
     if (r && json_array_append_new(rows, r) == 0) return FL_OK;
     return fl__fail_nomem(err, "bench report", 0);
 }
