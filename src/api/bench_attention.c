@@ -42,7 +42,8 @@ static void run_entry(void *arg, int call)
     const attention_entry *e = arg;
     const attention_bench *b = e->b;
     const fl_attention a = {.kv = b->kv, .layer = (e->first_layer + call) % b->o.n_layers,
-                            .spans = &last, .n_spans = 1, .n_heads = HEADS, .q = b->q, .out = b->out,
+                            .spans = &last, .n_spans = 1, .n_heads = HEADS, .q = b->q,
+                            .out = b->out,
                             .q_stride = HEADS * D, .out_stride = HEADS * D,
                             .scratch = b->scratch, .scratch_bytes = b->scratch_bytes};
     fl__attention_run(&e->ex, &a);

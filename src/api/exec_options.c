@@ -31,7 +31,7 @@ fl_status fl__exec_resolve(fl_exec *ex, const char *isa, int n_threads, const fl
         fl__log(log, FL_LOG_WARN, "this machine does not have %s: using %s", level, used);
     const int n_nodes = __builtin_popcountll(fl__numa_nodes());
     if (n_nodes > 1)
-        fl__log(log, FL_LOG_INFO, "%d memory nodes: pages of packed weights lie on them in turn",
-                n_nodes);
+        fl__log(log, FL_LOG_INFO,
+                "%d memory nodes: pages of packed weights lie on them in turn", n_nodes);
     return FL_OK;
 }

@@ -69,6 +69,5 @@ bool fl__numa_interleave(void *block, size_t n_bytes)
     const uintptr_t first = ((uintptr_t)block + page - 1) / page * page;
     const uintptr_t end = ((uintptr_t)block + n_bytes) / page * page;
     if (end <= first) return true;
-    return syscall(SYS_mbind, first, end - first, INTERLEAVE, &mask, (unsigned long)MAX_NODES + 1,
-                   0) == 0;
+    return syscall(SYS_mbind, first, end - first, INTERLEAVE, &mask, MAX_NODES + 1UL, 0) == 0;
 }

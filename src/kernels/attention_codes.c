@@ -36,6 +36,7 @@ size_t fl__attention_codes_work_bytes(int D)
 {
     const size_t lanes = (size_t)fl__codes_terms(D); /* at least a page's */
     return 2 * FL_CODES_PAGES * fl__codes_page_bytes(D) +
-           FL_CODES_ROWS * FL_CODES_KEYS * (FL_CODES_TERM_BYTES + sizeof(float)) +
-           4 * FL_CODES_KEYS * sizeof(float) + FL_CODES_ROWS * FL_CODES_SUMS * lanes * sizeof(int32_t);
+           2 * FL_CODES_ROWS * FL_CODES_KEYS * (FL_CODES_TERM_BYTES + sizeof(float)) +
+           4 * FL_CODES_KEYS * sizeof(float) +
+           FL_CODES_ROWS * FL_CODES_SUMS * lanes * sizeof(int32_t);
 }

@@ -45,9 +45,9 @@ typedef struct fl_attention_codes {
     const void *x;    /* what prepare made of the rows' queries */
     void *work;       /* fl__attention_codes_work_bytes(D), 64-byte aligned */
     const void *const *k, *const *v; /* [n_pages] blocks of kernels/kv_codec.h */
-    const void *const *next; /* [n_next] blocks that the call behind this one on this thread will
-                                read: keys, values of its first page, of its second, ..; or
-                                NULL. Rows that care fetch them meanwhile */
+    const void *const *next; /* [n_next] blocks that the call behind this one on this thread
+                                will read: keys, values of its first page, of its second, ..;
+                                or NULL. Rows that care fetch them meanwhile */
     int n_next;
     int n_pages, n_rows, group, n_keys, D, k_bits, v_bits;
 } fl_attention_codes;

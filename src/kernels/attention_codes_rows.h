@@ -43,8 +43,8 @@ static inline size_t fl__codes_heads_bytes(int n_rows)
 typedef struct fl_codes_work {
     uint8_t *k;    /* [FL_CODES_PAGES][terms of D / 4][64][4] */
     uint8_t *v;    /* [FL_CODES_PAGES * 64 / 4][ld][4] */
-    uint8_t *w;    /* [FL_CODES_ROWS][FL_CODES_KEYS] prepared, as the row of the table likes */
-    float *s;      /* [FL_CODES_ROWS][FL_CODES_KEYS] */
+    uint8_t *w; /* [2][FL_CODES_ROWS][FL_CODES_KEYS] prepared, as the row of the table likes */
+    float *s;   /* [2][FL_CODES_ROWS][FL_CODES_KEYS] */
     float *k_scale, *v_scale; /* [FL_CODES_KEYS] */
     int32_t *k_zero, *v_zero; /* [FL_CODES_KEYS] */
     int32_t *sums; /* [FL_CODES_ROWS][FL_CODES_SUMS][lanes], as the row of the table likes */
@@ -60,8 +60,8 @@ static inline fl_codes_work fl__codes_work(void *work, int D)
     const size_t codes = FL_CODES_PAGES * fl__codes_page_bytes(D);
     uint8_t *at = work;
     fl_codes_work w = {.k = at, .v = at + codes, .w = at + 2 * codes};
-    w.s = (float *)(void *)(w.w + FL_CODES_ROWS * FL_CODES_KEYS * FL_CODES_TERM_BYTES);
-    w.k_scale = w.s + FL_CODES_ROWS * FL_CODES_KEYS;
+    w.s = (float *)(void *)(w.w + 2 * FL_CODES_ROWS * FL_CODES_KEYS * FL_CODES_TERM_BYTES);
+    w.k_scale = w.s + 2 * FL_CODES_ROWS * FL_CODES_KEYS;
     w.v_scale = w.k_scale + FL_CODES_KEYS;
     w.k_zero = (int32_t *)(void *)(w.v_scale + FL_CODES_KEYS);
     w.v_zero = w.k_zero + FL_CODES_KEYS;

@@ -12,7 +12,9 @@
  *                        so the next piece is fetched meanwhile: at each step as many lines
  *                        as correspond to its share of the time.
  *   blocks of 16 rows    a tile of sums for each digit and half a strip: 6 sums, 1 of digits,
- *                        1 of codes. All strips are made once, for all blocks.
+ *                        1 of codes. All strips are made once, for all blocks. Tiles work on
+ *                        a block's scores, and on the values of the one before the last, while
+ *                        vectors make the softmax of the block between.
  *
  * Behind the last row tiles read whatever is there, and its sums are left alone.
  * SPDX-License-Identifier: MIT */
@@ -233,19 +235,18 @@ FL_INLINE __m512 total_of(const int32_t *sums, int apart, __m512i zero_h, __m512
                  _mm512_sub_epi32(l, zero_l));
 }
 
-/* Scores on page p of rows [r0, r0 + n), whose sums are [4][tile_rows][16]. */
-FL_INLINE void page_scores(const call *c, int p, int r0, int n, int apart, int tile_sums,
-                           __m512 *tops, bool centred)
+/* Scores of tokens from t0 on of rows [r0, r0 + n) to s [n][FL_CODES_KEYS]; sums [n_tiles]. */
+FL_INLINE void put_lanes(const call *c, float *s, const int32_t *all, int t0, int n_tiles,
+                         int r0, int n, int apart, int tile_sums, __m512 *tops, bool centred)
 {
     const fl_codes_head *heads = (const fl_codes_head *)c->a->x + r0;
     const __m512i none = _mm512_setzero_si512();
-    for (int r = 0; r < n; r++) {
+    for (int r = 0; r < n; r++, s += FL_CODES_KEYS) {
         const __m512 step = _mm512_set1_ps(heads[r].step);
         const int seen = fl__codes_seen(c->a, r0 + r);
-        float *s = c->work.s + r * FL_CODES_KEYS;
-        for (int i = 0; i < 4; i++) {
-            const int32_t *sums = c->work.sums + i * tile_sums + r * LINE;
-            const int t = p * T + 16 * i;
+        for (int i = 0; i < n_tiles; i++) {
+            const int32_t *sums = all + i * tile_sums + r * LINE;
+            const int t = t0 + 16 * i;
             __m512i zero_h = none, zero_l = none;
             if (!centred) {
                 const __m512i zero = _mm512_loadu_si512(c->work.k_zero + t);
@@ -258,22 +259,27 @@ FL_INLINE void page_scores(const call *c, int p, int r0, int n, int apart, int t
     }
 }
 
-static void scores(const call *c, int p, int r0, int n, int apart, int tile_sums, __m512 *tops)
+FL_INLINE void scores(const call *c, float *s, const int32_t *sums, int t0, int n_tiles, int r0,
+                      int n, int apart, int tile_sums, __m512 *tops)
 {
-    if (c->a->k_bits == 8) page_scores(c, p, r0, n, apart, tile_sums, tops, false);
-    else page_scores(c, p, r0, n, apart, tile_sums, tops, true);
+    if (c->a->k_bits == 8)
+        put_lanes(c, s, sums, t0, n_tiles, r0, n, apart, tile_sums, tops, false);
+    else
+        put_lanes(c, s, sums, t0, n_tiles, r0, n, apart, tile_sums, tops, true);
 }
 
-FL_INLINE weights softmax(const call *c, int r0, int r, int n_pages, __m512 tops)
+/* Row r of a block that begins with row r0. */
+FL_INLINE weights softmax(const call *c, uint8_t *w, float *s, int r0, int r, int n_pages,
+                          __m512 tops)
 {
-    return softmax_row(c->work.w + r * 64, &c->w, c->a->m + r0 + r, c->a->l + r0 + r,
-                       c->work.s + r * FL_CODES_KEYS, max_lane(tops), n_pages * T,
-                       c->work.v_scale, c->a->v_bits == 8 ? c->work.v_zero : NULL);
+    return softmax_row(w + r * 64, &c->w, c->a->m + r0 + r, c->a->l + r0 + r,
+                       s + r * FL_CODES_KEYS, max_lane(tops), n_pages * T, c->work.v_scale,
+                       c->a->v_bits == 8 ? c->work.v_zero : NULL);
 }
 
 /* Lanes from `lane` on of rows [r0, r0 + n), n_tiles tiles of sums. */
-FL_INLINE void put_values(const call *c, const weights *w, int lane, int n_tiles, int r0, int n,
-                          int apart, int tile_sums)
+FL_INLINE void put_values(const call *c, const weights *w, const int32_t *all, int lane,
+                          int n_tiles, int r0, int n, int apart, int tile_sums)
 {
     for (int r = 0; r < n; r++) {
         const __m512i zero_h = _mm512_set1_epi32(w[r].zero_h);
@@ -281,7 +287,7 @@ FL_INLINE void put_values(const call *c, const weights *w, int lane, int n_tiles
         const __m512 step = _mm512_set1_ps(w[r].step);
         float *o = c->a->o + (int64_t)(r0 + r) * c->ld + lane;
         for (int i = 0; i < n_tiles; i++) {
-            const int32_t *sums = c->work.sums + i * tile_sums + r * LINE;
+            const int32_t *sums = all + i * tile_sums + r * LINE;
             _mm512_storeu_ps(o + 16 * i,
                              _mm512_mul_ps(total_of(sums, apart, zero_h, zero_l), step));
         }
@@ -372,7 +378,7 @@ static void few_keys(const call *c, stream *ahead, __m512 *tops)
             add_strip(c->rows + (size_t)i * c->x.step, key_strip(c, p, codes, i), 4, a->k_bits);
         store_sums(c->work.sums, DIGITS * apart);
         fetch(ahead, ahead->per_page);
-        scores(c, p, 0, a->n_rows, apart, DIGITS * apart, tops);
+        scores(c, c->work.s, c->work.sums, p * T, 4, 0, a->n_rows, apart, DIGITS * apart, tops);
     }
 }
 
@@ -393,7 +399,7 @@ static void few_values(const call *c, stream *ahead, const weights *w)
         fetch(ahead, ahead->per_strip);
         if (next != 0) continue;
         store_sums(c->work.sums, DIGITS * apart);
-        put_values(c, w, lane, n_tiles, 0, a->n_rows, apart, DIGITS * apart);
+        put_values(c, w, c->work.sums, lane, n_tiles, 0, a->n_rows, apart, DIGITS * apart);
     }
 }
 
@@ -409,7 +415,7 @@ static void few_rows(const call *c)
     few_keys(c, &ahead, tops);
     load_grids(c);
     for (int r = 0; r < n_rows; r++) {
-        w[r] = softmax(c, 0, r, c->n_pages, tops[r]);
+        w[r] = softmax(c, c->work.w, c->work.s, 0, r, c->n_pages, tops[r]);
         fetch(&ahead, ahead.per_row);
     }
     few_values(c, &ahead, w);
@@ -484,52 +490,111 @@ static void spread_all(const call *c)
     load_grids(c);
 }
 
-static void block_keys(const call *c, const uint8_t *x, int r0, int n, int n_pages,
-                       __m512 *tops)
+/* Sixteen rows, or the last ones: scores s and weights w of one lie beside those of the block
+ * before it. */
+typedef struct rows_block {
+    const uint8_t *x;
+    float *s;   /* [BLOCK][FL_CODES_KEYS] */
+    uint8_t *w; /* prepared */
+    int r0, n, n_pages;
+    __m512 tops[BLOCK];
+    weights left[BLOCK];
+} rows_block;
+
+static void block_init(const call *c, rows_block *b, int i)
 {
-    const int n_steps = fl__codes_terms(c->a->D) / 64;
+    b->r0 = i * BLOCK;
+    b->n = FL_MIN(BLOCK, c->a->n_rows - b->r0);
+    b->n_pages = pages_seen(c->a, b->r0, b->n);
+    b->x = c->rows + (size_t)i * c->x.block_bytes;
+    b->s = c->work.s + i % 2 * BLOCK * FL_CODES_KEYS;
+    b->w = c->work.w + i % 2 * BLOCK * FL_CODES_KEYS * FL_CODES_TERM_BYTES;
+    for (int r = 0; r < b->n; r++) b->tops[r] = _mm512_set1_ps(-INFINITY);
+}
+
+/* Half a page of scores: sums only. */
+static void sum_keys(const call *c, int32_t *sums, const rows_block *b, int half)
+{
+    const int n_steps = fl__codes_terms(c->a->D) / 64, p = half / 2;
+    const uint8_t *codes = c->work.k + (size_t)p * fl__codes_page_bytes(c->a->D);
     strip s[FL_KV_MAX_D / 64];
-    for (int p = 0; p < n_pages; p++) {
-        const uint8_t *codes = c->work.k + (size_t)p * fl__codes_page_bytes(c->a->D);
-        for (int half = 0; half < 2; half++) {
-            for (int i = 0; i < n_steps; i++) {
-                s[i] = key_strip(c, p, codes, i);
-                s[i].codes += half * 128;
-            }
-            sum_half(c->work.sums + half * 2 * DIGITS * TILE, x, c->x.step, s, n_steps, true,
-                     c->a->k_bits);
-        }
-        scores(c, p, r0, n, TILE, DIGITS * TILE, tops);
+    for (int i = 0; i < n_steps; i++) {
+        s[i] = key_strip(c, p, codes, i);
+        s[i].codes += half % 2 * 128;
+    }
+    sum_half(sums, b->x, c->x.step, s, n_steps, true, c->a->k_bits);
+}
+
+/* 32 lanes of values, or what is left of them, over all pages. */
+static void sum_values(const call *c, int32_t *sums, const rows_block *b, int lane)
+{
+    const uint8_t *codes = c->work.v + lane / T * FL_CODES_PAGES * STRIP + 4 * (lane % T);
+    strip s[FL_CODES_PAGES];
+    for (int p = 0; p < b->n_pages; p++) s[p] = value_strip(c, p, codes + p * STRIP, lane);
+    sum_half(sums, b->w, c->w.step, s, b->n_pages, lane + LINE < c->ld, c->a->v_bits);
+}
+
+/* The tiles' work beside one block's softmax: values of the block before, then scores of the
+ * one behind; either may be missing. Pieces of it come in order, and each piece's sums are
+ * turned into results when the next one has begun. */
+typedef struct beside {
+    rows_block *before, *behind;
+    int n_values, n_all, done;
+} beside;
+
+static void finish(const call *c, const beside *t, int i)
+{
+    const int32_t *sums = c->work.sums + i % 2 * 2 * DIGITS * TILE;
+    if (i < 0) return;
+    if (i < t->n_values) {
+        const int lane = i * 2 * LINE, n_tiles = lane + LINE < c->ld ? 2 : 1;
+        put_values(c, t->before->left, sums, lane, n_tiles, t->before->r0, t->before->n, TILE,
+                   DIGITS * TILE);
+    } else {
+        scores(c, t->behind->s, sums, (i - t->n_values) * 2 * LINE, 2, t->behind->r0,
+               t->behind->n, TILE, DIGITS * TILE, t->behind->tops);
     }
 }
 
-static void block_values(const call *c, const weights *w, int r0, int n, int n_pages)
+static void go_on(const call *c, beside *t, int until)
 {
-    strip s[FL_CODES_PAGES];
-    for (int lane = 0; lane < c->ld; lane += 2 * LINE) {
-        const int n_tiles = lane + LINE < c->ld ? 2 : 1, in_strip = lane % T;
-        const uint8_t *codes = c->work.v + lane / T * FL_CODES_PAGES * STRIP + 4 * in_strip;
-        for (int p = 0; p < n_pages; p++) s[p] = value_strip(c, p, codes + p * STRIP, lane);
-        sum_half(c->work.sums, c->work.w, c->w.step, s, n_pages, n_tiles == 2, c->a->v_bits);
-        put_values(c, w, lane, n_tiles, r0, n, TILE, DIGITS * TILE);
+    for (; t->done < until; t->done++) {
+        int32_t *sums = c->work.sums + t->done % 2 * 2 * DIGITS * TILE;
+        if (t->done < t->n_values) sum_values(c, sums, t->before, t->done * 2 * LINE);
+        else sum_keys(c, sums, t->behind, t->done - t->n_values);
+        finish(c, t, t->done - 1);
     }
+}
+
+/* Softmax is the vectors' work and takes longest; so the tiles' goes along, a share per row. */
+static void stage(const call *c, rows_block *before, rows_block *now, rows_block *behind)
+{
+    beside t = {.before = before,
+                .behind = behind,
+                .n_values = before ? (c->ld + 2 * LINE - 1) / (2 * LINE) : 0};
+    t.n_all = t.n_values + (behind ? 2 * behind->n_pages : 0);
+    for (int r = 0; now && r < now->n; r++) {
+        now->left[r] = softmax(c, now->w, now->s, now->r0, r, now->n_pages, now->tops[r]);
+        go_on(c, &t, t.n_all * (r + 1) / now->n);
+    }
+    go_on(c, &t, t.n_all);
+    finish(c, &t, t.n_all - 1);
 }
 
 static void blocks(const call *c)
 {
     static const bool codes[8] = {[6] = true};
-    const fl_attention_codes *a = c->a;
-    __m512 tops[BLOCK];
-    weights w[BLOCK];
+    const int n = (c->a->n_rows + BLOCK - 1) / BLOCK;
+    rows_block b[3];
     configure(BLOCK, codes);
     spread_all(c);
-    for (int r0 = 0; r0 < a->n_rows; r0 += BLOCK) {
-        const int n = FL_MIN(BLOCK, a->n_rows - r0), n_pages = pages_seen(a, r0, n);
-        for (int r = 0; r < n; r++) tops[r] = _mm512_set1_ps(-INFINITY);
-        block_keys(c, c->rows + (size_t)(r0 / BLOCK) * c->x.block_bytes, r0, n, n_pages, tops);
-        for (int r = 0; r < n; r++) w[r] = softmax(c, r0, r, n_pages, tops[r]);
-        block_values(c, w, r0, n, n_pages);
+    block_init(c, &b[0], 0);
+    stage(c, NULL, NULL, &b[0]);
+    for (int i = 0; i < n; i++) {
+        if (i + 1 < n) block_init(c, &b[(i + 1) % 3], i + 1);
+        stage(c, i > 0 ? &b[(i + 2) % 3] : NULL, &b[i % 3], i + 1 < n ? &b[(i + 1) % 3] : NULL);
     }
+    stage(c, &b[(n + 2) % 3], NULL, NULL);
     _tile_release();
 }
 
