@@ -123,6 +123,17 @@ static void folded_with_clips_per_linear(void **state)
     check_fold_of_all(&o);
 }
 
+static void folded_with_values_clipped_first(void **state)
+{
+    fl_flatquant_options o = fl_test_case_options(4, 4, 4);
+    (void)state;
+    o.clip_v_first = true;
+    check_fold_of_all(&o);
+    o.transform = FL_TRANSFORM_SVD;
+    o.clip_per_linear = true;
+    check_fold_of_all(&o);
+}
+
 static void folded_weights_alone(void **state)
 {
     fl_flatquant_options o = fl_test_case_options(4, 16, 16);
@@ -137,6 +148,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(folded_in_float),
     cmocka_unit_test(folded_in_integers),
     cmocka_unit_test(folded_with_clips_per_linear),
+    cmocka_unit_test(folded_with_values_clipped_first),
     cmocka_unit_test(folded_weights_alone),
 };
 FL_TEST_MAIN(tests)

@@ -39,6 +39,8 @@ typedef struct fl_flatquant_options {
     fl_transform_kind transform;
     bool scale, clip;        /* learn per-channel scales; learn clips */
     bool clip_per_linear;    /* of activations: a pair for each linear of a site, else one */
+    bool clip_v_first;       /* v_proj's weight is clipped before P_v mixes its rows, else
+                                behind it */
     bool fold_gain;          /* scales that take the gains of norms in front into the weights,
                                 not learned (QuaRot); scale must be off, the model pre-norm */
     bool asymmetric;         /* training's activations with a zero point */
