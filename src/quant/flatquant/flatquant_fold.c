@@ -258,6 +258,7 @@ static fl_status fold_scale(const folder *f, int which, fl_err *err)
     const size_t bytes = (size_t)f->model->cfg.hidden_size * sizeof(float);
     const float *c = f->params->site[site].c;
     fl_norm *norm = &f->block->norm[which];
+    if (norm->bias) memcpy(norm->bias, f->params->norm_bias[which], bytes);
     if (c && !f->model->cfg.pre_norm) {
         float *premul = fl__alloc(bytes, 1);
         if (!premul) return fl__fail_nomem(err, "input multiplier", bytes);
@@ -362,4 +363,11 @@ fl_status fl__flatquant_fold(fl_block *folded, const fl_flatquant_params *params
     exact_fini(&f.head);
     if (st) fl__block_fini(folded);
     return st;
+}
+
+void fl__flatquant_correct_mean(fl_block *folded, const fl_flatquant_result *result)
+{
+    const fl_linear *down = &folded->linear[FL_LIN_DOWN];
+    for (int n = 0; result->mean_error && down->bias && n < down->n_out; n++)
+        down->bias[n] = (float)((double)down->bias[n] - result->mean_error[n]);
 }
