@@ -26,14 +26,15 @@ static const cli_option options[] = {
     {.kind = CLI_TEXT, .name = "--shape", .arg = "SHAPE", FIELD(shape),
      .shown_default = "kernels: a built-in list, model: llama3-8b",
      .help = "kernels: MxNxK, llama3-8b, or a file with lines of M N K; model: llama3-8b, "
-             "llama2-7b, opt-6.7b, or a file with the sizes of a config.json"},
+             "llama3-70b, llama2-7b, opt-6.7b, opt-30b, or a file with the sizes of a "
+             "config.json"},
     {.kind = CLI_INT, .name = "--repeats", .aliases = "-r", .arg = "N", FIELD(n_repeats),
      .min = 1, .max = 1000, .help = "interleaved runs, of which the median counts"},
     {.kind = CLI_TEXT, .name = "--output", .aliases = "-o", .arg = "FORM", FIELD(form),
      .choices = "md|csv|json", .help = "how to print"},
     CLI_OPT_ISA(bench_args, isa),
     CLI_OPT_THREADS(bench_args, n_threads),
-    CLI_OPT_DEVICE(bench_args, device),
+    CLI_OPT_DEVICE_RUN(bench_args, device),
     CLI_OPT_JSON(bench_args, json),
 
     CLI_GROUP_ROW("Only bench kernels"),
@@ -194,12 +195,18 @@ static fl_status print_result(const bench_args *a, const char *text, fl_err *err
 static fl_status run_kernels(char **report, bench_args *a, fl_err *err)
 {
     int shapes[MAX_SHAPES][3];
+    if (a->device && strcmp(a->device, "cpu") != 0)
+        return cli_fail(err, FL_E_UNSUPPORTED,
+                        "not here: bench kernels --device %s: the GPU's kernels are measured "
+                        "by make cuda-bench; use that, or bench model",
+                        a->device);
     const fl_status st = choose_shapes(&a->o, shapes, a->shape, err);
     return st ? st : fl_bench_kernels_run(report, &a->o, err);
 }
 
 static fl_status run_model(char **report, bench_args *a, fl_err *err)
 {
+    a->model.device = a->device;
     a->model.alone = strcmp(a->opponent, "none") == 0;
     if (a->shape) a->model.shape = a->shape;
     return fl_bench_model_run(report, &a->model, err);

@@ -11,17 +11,27 @@ typedef struct devices_args {
 
 static const cli_option options[] = {CLI_OPT_JSON(devices_args, json)};
 
-static void print_device(const json_t *d)
+static void print_cpu(const json_t *d)
 {
-    char total[24], available[24];
     const json_t *isa = cli_json_at(d, "isa");
-    (void)printf("%s\n  name     %s\n  isa     ", json_string_value(cli_json_at(d, "device")),
-                 json_string_value(cli_json_at(d, "name")));
+    (void)printf("  isa     ");
     for (size_t i = 0; i < json_array_size(isa); i++)
         (void)printf(" %s", json_string_value(json_array_get(isa, i)));
     (void)printf("%s\n  threads  %lld on %lld cores\n", json_array_size(isa) ? "" : " ref",
                  (long long)json_integer_value(cli_json_at(d, "threads")),
                  (long long)json_integer_value(cli_json_at(d, "cores")));
+}
+
+static void print_device(const json_t *d)
+{
+    char total[24], available[24];
+    (void)printf("%s\n  name     %s\n", json_string_value(cli_json_at(d, "device")),
+                 json_string_value(cli_json_at(d, "name")));
+    if (cli_json_at(d, "isa")) print_cpu(d);
+    else
+        (void)printf("  detail   %s\n  units    %lld multiprocessors\n",
+                     json_string_value(cli_json_at(d, "detail")),
+                     (long long)json_integer_value(cli_json_at(d, "multiprocessors")));
     (void)printf(
         "  memory   %s, %s available\n",
         cli_bytes(total, sizeof total, json_number_value(cli_json_at(d, "memory_bytes"))),
@@ -46,6 +56,8 @@ static fl_status run(const cli_verb *verb, int argc, char **argv, fl_err *err)
         const json_t *devices = cli_json_at(report, "devices");
         for (size_t i = 0; i < json_array_size(devices); i++)
             print_device(json_array_get(devices, i));
+        if (json_is_string(cli_json_at(report, "no_gpu")))
+            (void)printf("%s\n", json_string_value(cli_json_at(report, "no_gpu")));
         json_decref(report);
     }
     fl_string_free(&text);

@@ -9,7 +9,6 @@
 
 typedef struct eval_args {
     fl_eval_options o;
-    const char *device;
     bool json;
 } eval_args;
 
@@ -29,7 +28,7 @@ static const cli_option options[] = {
      .help = "float model to compare with: KL divergence and top-1 agreement"},
     CLI_OPT_ISA(eval_args, o.isa),
     CLI_OPT_THREADS(eval_args, o.n_threads),
-    CLI_OPT_DEVICE(eval_args, device),
+    CLI_OPT_DEVICE_RUN(eval_args, o.device),
     CLI_OPT_JSON(eval_args, json),
     CLI_LATER_ROW("--tasks", "LIST", "accuracy on benchmark tasks"),
     CLI_LATER_ROW("--data", "DIR", "directory of the tasks"),
@@ -59,13 +58,14 @@ static json_t *result_json(const eval_args *a, const fl_eval_result *r)
     json_t *baseline = a->o.baseline_dir
                            ? model_row(a->o.baseline_dir, &r->baseline, r->baseline_ppl)
                            : json_null();
-    return json_pack("{s:o, s:i, s:I, s:o, s:o, s:i, s:I, s:o, s:o, s:s, s:i, s:f}", "ppl",
-                     cli_json_number(r->ppl), "windows", r->windows, "tokens",
-                     (json_int_t)r->tokens, "kld_mean", cli_json_number(r->kld_mean),
-                     "top1_agreement", cli_json_number(r->top1_agreement), "seq_len",
-                     r->seq_len, "n_predictions", (json_int_t)r->n_predictions, "model",
-                     model_row(a->o.model_dir, &r->model, r->ppl), "baseline", baseline, "isa",
-                     r->isa, "threads", r->n_threads, "elapsed_s", r->elapsed_s);
+    return json_pack(
+        "{s:o, s:i, s:I, s:o, s:o, s:i, s:I, s:o, s:o, s:s, s:s, s:i, s:f}", "ppl",
+        cli_json_number(r->ppl), "windows", r->windows, "tokens", (json_int_t)r->tokens,
+        "kld_mean", cli_json_number(r->kld_mean), "top1_agreement",
+        cli_json_number(r->top1_agreement), "seq_len", r->seq_len, "n_predictions",
+        (json_int_t)r->n_predictions, "model", model_row(a->o.model_dir, &r->model, r->ppl),
+        "baseline", baseline, "device", r->device, "isa", r->isa, "threads", r->n_threads,
+        "elapsed_s", r->elapsed_s);
 }
 
 static void print_result(const eval_args *a, const fl_eval_result *r)
@@ -97,10 +97,10 @@ static void print_result(const eval_args *a, const fl_eval_result *r)
     json_decref(rows);
     cli_duration(elapsed, sizeof elapsed, r->elapsed_s);
     (void)printf(
-        "%d windows of %d tokens, %lld predictions, of %lld tokens in the text; %s, %d "
-        "thread%s, %s\n",
-        r->windows, r->seq_len, (long long)r->n_predictions, (long long)r->tokens, r->isa,
-        r->n_threads, r->n_threads == 1 ? "" : "s", elapsed);
+        "%d windows of %d tokens, %lld predictions, of %lld tokens in the text; %s, %s, "
+        "%d thread%s, %s\n",
+        r->windows, r->seq_len, (long long)r->n_predictions, (long long)r->tokens, r->device,
+        r->isa, r->n_threads, r->n_threads == 1 ? "" : "s", elapsed);
 }
 
 static fl_status run(const cli_verb *verb, int argc, char **argv, fl_err *err)

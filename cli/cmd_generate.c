@@ -13,7 +13,7 @@
 enum { MAX_DEFAULT_CONTEXT = 4096 };
 
 typedef struct generate_args {
-    const char *model_dir, *prompt, *prompt_path, *device;
+    const char *model_dir, *prompt, *prompt_path;
     fl_engine_options engine;
     fl_generate_options o;
     int ctx_size;
@@ -54,7 +54,7 @@ static const cli_option options[] = {
     CLI_OPT_ISA(generate_args, engine.isa),
     CLI_OPT_THREADS(generate_args, engine.n_threads),
     CLI_OPT_JSON(generate_args, json),
-    CLI_OPT_DEVICE(generate_args, device),
+    CLI_OPT_DEVICE_RUN(generate_args, engine.device),
 };
 /* clang-format on */
 

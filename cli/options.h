@@ -104,7 +104,14 @@ bool cli_in_list(const char *list, const char *name);
      .shown_default = "OMP_NUM_THREADS, else one per core",                                    \
      .fallback_env = "OMP_NUM_THREADS",                                                        \
      .help = "threads"}
-/* cpu is the only device so far; the field is for later versions. */
+#define CLI_OPT_DEVICE_RUN(T, F)                                                               \
+    {.kind = CLI_TEXT,                                                                         \
+     .name = "--device",                                                                       \
+     .arg = "DEVICE",                                                                          \
+     .offset = offsetof(T, F),                                                                 \
+     .shown_default = "cpu",                                                                   \
+     .help = "where to run: cpu, cuda or cuda:N (see flatiron devices)"}
+/* For what runs on the CPU only; the field is for later versions. */
 #define CLI_OPT_DEVICE(T, F)                                                                   \
     {.kind = CLI_TEXT,                                                                         \
      .name = "--device",                                                                       \

@@ -5,11 +5,17 @@ CUDA_LIB ?= /usr/local/cuda/lib64
 CUDA_BUILD ?= build-cuda
 NVCC_FLAGS ?= -O3 -gencode=arch=compute_90a,code=sm_90a
 
-nvcc_all = $(NVCC) $(NVCC_FLAGS) -Isrc -Iinclude -Itests/cuda -MMD -Xcompiler -Wall
-cc_all = $(CC) -std=c11 -O2 -ffp-contract=off -Wall -Wextra -Isrc -Iinclude -MMD
+CUDA_INCLUDE ?= $(dir $(NVCC))../include
+
+nvcc_all = $(NVCC) $(NVCC_FLAGS) -Isrc -Iinclude -Itests/cuda -MMD \
+  -Xcompiler -Wall,-fPIC,-fvisibility=hidden
+cc_all = $(CC) -std=c11 -O2 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Wshadow \
+  -Wstrict-prototypes -Wmissing-prototypes -D_GNU_SOURCE -Isrc -Iinclude -isystem $(CUDA_INCLUDE) -MMD
 objects = $(patsubst %,$(CUDA_BUILD)/%.o,$(1))
 
-cuda_objects = $(call objects,$(wildcard src/cuda/*.cu src/cuda/*.c) src/base/status.c)
+cuda_objects = $(call objects,$(wildcard src/cuda/*.cu src/cuda/*.c) src/base/status.c \
+  src/base/mem.c)
+plugin = $(CUDA_BUILD)/libflatiron-cuda.so
 gemm_objects = $(call objects,$(wildcard tests/cuda/*_gemm_cuda.cu))
 transform_objects = $(call objects,$(wildcard tests/cuda/*_transform_cuda.cu) \
   tests/cuda/check_rowops_cuda.cu src/kernels/ref/transform_ref.c \
@@ -19,7 +25,7 @@ attention_objects = $(call objects,$(wildcard tests/cuda/*_attention_cuda.cu) \
 programs = $(addprefix $(CUDA_BUILD)/,check_gemm check_transform check_attention)
 
 ifneq ($(shell command -v $(NVCC)),)
-cuda: $(programs)
+cuda: $(programs) $(plugin)
 else
 cuda:
 	@echo "make cuda: $(NVCC) not found: the GPU kernels need nvcc; name one by NVCC=" >&2
@@ -38,6 +44,11 @@ $(CUDA_BUILD)/check_attention: $(cuda_objects) $(attention_objects)
 $(programs):
 	$(NVCC) $(NVCC_FLAGS) $^ -o $@ -cudart static -L$(CUDA_LIB) -lcublasLt \
 	  -Xlinker -rpath=$(CUDA_LIB)
+
+# What libflatiron loads for --device cuda: one symbol, fl_cuda_backend.
+$(plugin): $(cuda_objects)
+	$(NVCC) $(NVCC_FLAGS) -shared $^ -o $@ -cudart static -L$(CUDA_LIB) -lcublasLt \
+	  -Xlinker -rpath=$(CUDA_LIB) -Xlinker --exclude-libs=ALL -Xlinker --no-undefined
 
 $(CUDA_BUILD)/%.cu.o: %.cu
 	@mkdir -p $(dir $@)

@@ -4,15 +4,23 @@
  * the program.
  *
  *   peer matmul [-t N] [-r N] [--types q4_0,q8_0,bf16] [MxNxK ...]
- *   peer make FILE [--type q4_0|q8_0] [--head q6_K|TYPE] [--layers N]
- *   peer model FILE [-p N] [-n N] [-r N] [-t N] [-i]
+ *   peer make FILE [--type q4_0|q8_0|bf16] [--head q6_K|TYPE] [--layers N]
+ *   peer model FILE [--less FILE] [-p N] [-n N] [-r N] [-t N] [-i]
+ *   peer quantize IN OUT --type q4_0|q4_K_S|q4_K_M|q8_0|f16|bf16 [--head TYPE]
+ *   peer kl IDS FLOAT FILE... [--seq-len N] [--limit N] [--kv TYPE] [-t N]
  *
  * matmul: y [M, N] = x [M, K] * W^T, weights in the buffer type that llama.cpp would choose
  * (AMX, repacked, plain); for M < 16 as many different weights in turn as make 1 GB. make: a
  * GGUF of a LLaMA-3-8B's shape with random weights, its head in the type that llama-quantize
- * gives it. model: prefill and decode of such a file. One CSV line per measurement; with -i
- * each round of `model` waits for a line on stdin, so that a script can run it in turn with
- * another program.
+ * gives it. model: prefill and decode of such a file; with --less the same of a second file of
+ * fewer layers in the same rounds, and then what 32 layers take: 32 times the time per layer,
+ * which is the difference, and what the layers do not explain once. quantize: llama.cpp's own
+ * llama_model_quantize; --head is the type of head and embedding, else llama.cpp's choice. kl:
+ * perplexity, KL divergence from FLOAT and top-1 agreement with it as `flatiron eval --ppl
+ * --baseline` defines them; IDS has the text's tokens in decimal. FLOAT runs with a float32
+ * cache, the others with one of TYPE (f16). One CSV line per measurement; with -i each round
+ * of `model` waits for a line on stdin, so that a script can run it in turn with another
+ * program.
  * SPDX-License-Identifier: MIT */
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
@@ -27,6 +35,7 @@
 #include <time.h>
 
 enum { MAX_REPEATS = 1000, MAX_COPIES = 256, FEW_ROWS = 16, MAX_NODES = 8 };
+enum { ALL_LAYERS = 32, MAX_FILES = 16 };
 enum { HIDDEN = 4096, FFN = 14336, HEADS = 32, KV_HEADS = 8, HEAD_DIM = 128, VOCAB = 128256 };
 #define COPIES_BYTES ((size_t)1 << 30)
 
@@ -359,6 +368,39 @@ static void make(int argc, char **argv)
 
 /* ---- model ------------------------------------------------------------------------------- */
 
+/* A model of the speed measurement and its rounds: ms of a prefill, ms of a decoded token. */
+typedef struct runner {
+    struct llama_model *model; /* NULL: there is none */
+    struct llama_context *ctx;
+    double prefill[MAX_REPEATS], decode[MAX_REPEATS];
+} runner;
+
+static struct llama_model *load_model(const char *name)
+{
+    struct llama_model_params p = llama_model_default_params();
+    p.load_mode = LLAMA_LOAD_MODE_NONE;
+    struct llama_model *m = llama_model_load_from_file(name, p);
+    if (!m) die(name, "cannot be loaded");
+    return m;
+}
+
+static void runner_init(runner *r, const char *name, int n_tokens, int n_batch, int n_threads)
+{
+    struct llama_context_params p = llama_context_default_params();
+    r->model = load_model(name);
+    p.n_ctx = (uint32_t)n_tokens;
+    p.n_batch = (uint32_t)n_batch;
+    p.n_threads = p.n_threads_batch = n_threads;
+    r->ctx = llama_init_from_model(r->model, p);
+    if (!r->ctx) die(name, "no context");
+}
+
+static void runner_fini(runner *r)
+{
+    llama_free(r->ctx);
+    llama_model_free(r->model);
+}
+
 static double timed(struct llama_context *ctx, llama_token *tokens, int n)
 {
     const double start = now_ms();
@@ -368,53 +410,223 @@ static double timed(struct llama_context *ctx, llama_token *tokens, int n)
     return now_ms() - start;
 }
 
-/* One prefill and the decode behind it; returns false at the end of stdin. */
-static bool round_of(struct llama_context *ctx, llama_token *tokens, int n_prompt,
-                     int n_predict, int round, bool waits)
+/* One prefill and the decode behind it; round -1 is the one to warm up. */
+static void runner_round(runner *r, llama_token *tokens, int n_prompt, int n_predict, int round)
 {
-    char line[64];
+    const int n_layers = llama_model_n_layer(r->model);
     double decode = 0;
-    if (waits && !fgets(line, sizeof line, stdin)) return false;
-    llama_memory_clear(llama_get_memory(ctx), true);
-    const double prefill = timed(ctx, tokens, n_prompt);
-    for (int i = 0; i < n_predict; i++) decode += timed(ctx, tokens + i % n_prompt, 1);
-    if (round >= 0)
-        (void)printf("model,%d,prefill,%.3f,%.2f\nmodel,%d,decode,%.3f,%.2f\n", round, prefill,
-                     n_prompt / prefill * 1e3, round, decode / n_predict,
-                     n_predict / decode * 1e3);
-    (void)fflush(stdout);
-    return true;
+    llama_memory_clear(llama_get_memory(r->ctx), true);
+    const double prefill = timed(r->ctx, tokens, n_prompt);
+    for (int i = 0; i < n_predict; i++) decode += timed(r->ctx, tokens + i % n_prompt, 1);
+    decode /= n_predict;
+    if (round < 0) return;
+    r->prefill[round] = prefill;
+    r->decode[round] = decode;
+    (void)printf("model,%d,prefill,%d,%.3f,%.2f\nmodel,%d,decode,%d,%.3f,%.2f\n", round,
+                 n_layers, prefill, n_prompt / prefill * 1e3, round, n_layers, decode,
+                 1e3 / decode);
+}
+
+/* Time of all layers from the medians of a model's and of one with fewer layers. */
+static void all_layers(const char *phase, double more, int n_more, double less, int n_less,
+                       int n_tokens)
+{
+    const double layer = (more - less) / (n_more - n_less);
+    const double all = layer * ALL_LAYERS + more - layer * n_more;
+    (void)printf("all,%.3f,%s,%d,%.3f,%.2f\n", layer, phase, ALL_LAYERS, all,
+                 n_tokens / all * 1e3);
 }
 
 static void model(int argc, char **argv)
 {
+    static runner runners[2];
     const int n_prompt = number(argc, argv, "-p", 512);
     const int n_predict = number(argc, argv, "-n", 128);
     const int n_threads = number(argc, argv, "-t", 2), n = repeats(argc, argv);
+    const char *less = option(argc, argv, "--less", NULL);
+    const int n_runners = less ? 2 : 1;
+    char line[64];
     bool waits = false;
+    int n_done = 0;
     for (int i = 0; i < argc; i++) waits = waits || strcmp(argv[i], "-i") == 0;
     if (argc < 1) die("model", "wants a file");
     llama_backend_init();
-    struct llama_model_params mp = llama_model_default_params();
-    struct llama_context_params cp = llama_context_default_params();
-    mp.load_mode = LLAMA_LOAD_MODE_NONE;
-    cp.n_ctx = (uint32_t)(n_prompt + n_predict);
-    cp.n_batch = (uint32_t)n_prompt;
-    cp.n_threads = cp.n_threads_batch = n_threads;
-    struct llama_model *m = llama_model_load_from_file(argv[0], mp);
-    struct llama_context *ctx = m ? llama_init_from_model(m, cp) : NULL;
+    for (int i = 0; i < n_runners; i++)
+        runner_init(&runners[i], i ? less : argv[0], n_prompt + n_predict, n_prompt, n_threads);
+    const int n_more = llama_model_n_layer(runners[0].model);
+    const int n_less = less ? llama_model_n_layer(runners[1].model) : 0;
+    if (n_more <= n_less) die(less, "wants fewer layers than the other file");
     llama_token *tokens = malloc((size_t)n_prompt * sizeof *tokens);
     uint64_t state = 7;
-    if (!ctx || !tokens) die(argv[0], "cannot be loaded");
+    if (!tokens) die("model", "out of memory");
     for (int i = 0; i < n_prompt; i++) tokens[i] = (llama_token)(next_random(&state) % VOCAB);
-    (void)round_of(ctx, tokens, n_prompt, n_predict < 2 ? n_predict : 2, -1, false);
-    (void)printf("what,round,phase,ms,tokens_s\n");
+    for (int i = 0; i < n_runners; i++)
+        runner_round(&runners[i], tokens, n_prompt, n_predict < 2 ? n_predict : 2, -1);
+    (void)printf("what,round,phase,layers,ms,tokens_s\n"); /* "all": ms per layer, no round */
     (void)fflush(stdout);
-    for (int r = 0; r < n; r++)
-        if (!round_of(ctx, tokens, n_prompt, n_predict, r, waits)) break;
+    while (n_done < n && (!waits || fgets(line, sizeof line, stdin))) {
+        for (int i = 0; i < n_runners; i++)
+            runner_round(&runners[i], tokens, n_prompt, n_predict, n_done);
+        n_done++;
+        (void)printf("round,%d,,,,\n", n_done);
+        (void)fflush(stdout);
+    }
+    if (less && n_done > 0) {
+        all_layers("prefill", median(runners[0].prefill, n_done), n_more,
+                   median(runners[1].prefill, n_done), n_less, n_prompt);
+        all_layers("decode", median(runners[0].decode, n_done), n_more,
+                   median(runners[1].decode, n_done), n_less, 1);
+    }
     free(tokens);
-    llama_free(ctx);
-    llama_model_free(m);
+    for (int i = 0; i < n_runners; i++) runner_fini(&runners[i]);
+}
+
+/* ---- quantize ---------------------------------------------------------------------------- */
+
+static enum llama_ftype ftype_of(const char *name)
+{
+    static const struct {
+        const char *name;
+        enum llama_ftype type;
+    } known[] = {{"q4_0", LLAMA_FTYPE_MOSTLY_Q4_0},     {"q4_K_S", LLAMA_FTYPE_MOSTLY_Q4_K_S},
+                 {"q4_K_M", LLAMA_FTYPE_MOSTLY_Q4_K_M}, {"q8_0", LLAMA_FTYPE_MOSTLY_Q8_0},
+                 {"f16", LLAMA_FTYPE_MOSTLY_F16},       {"bf16", LLAMA_FTYPE_MOSTLY_BF16}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(name, known[i].name) == 0) return known[i].type;
+    die(name, "no such type of file");
+    return LLAMA_FTYPE_ALL_F32;
+}
+
+static void quantize(int argc, char **argv)
+{
+    const char *head = option(argc, argv, "--head", NULL);
+    if (argc < 2) die("quantize", "wants two files");
+    struct llama_model_quantize_params p = llama_model_quantize_default_params();
+    p.nthread = number(argc, argv, "-t", 2);
+    p.ftype = ftype_of(option(argc, argv, "--type", "q4_0"));
+    if (head) p.output_tensor_type = p.token_embedding_type = type_of(head, strlen(head));
+    if (llama_model_quantize(argv[0], argv[1], &p)) die(argv[1], "cannot be made");
+}
+
+/* ---- kl ---------------------------------------------------------------------------------- */
+
+/* A model of the accuracy measurement and its sums over the predictions so far. */
+typedef struct judged {
+    struct llama_model *model;
+    struct llama_context *ctx;
+    double nll, kl, agree;
+} judged;
+
+static void judged_init(judged *j, const char *name, int seq_len, enum ggml_type kv,
+                        int n_threads)
+{
+    struct llama_context_params p = llama_context_default_params();
+    j->model = load_model(name);
+    p.n_ctx = p.n_batch = p.n_ubatch = (uint32_t)seq_len;
+    p.n_threads = p.n_threads_batch = n_threads;
+    p.type_k = p.type_v = kv;
+    if (kv == GGML_TYPE_F32) p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    j->ctx = llama_init_from_model(j->model, p);
+    if (!j->ctx) die(name, "no context");
+}
+
+/* All of the file's numbers, *n of them; the caller frees them. */
+static llama_token *read_ids(const char *name, int *n)
+{
+    int room = 1 << 20;
+    llama_token *ids = malloc((size_t)room * sizeof *ids);
+    FILE *f = fopen(name, "r");
+    if (!f || !ids) die(name, "cannot be read");
+    for (*n = 0; fscanf(f, "%d", &ids[*n]) == 1;)
+        if (++*n == room && !(ids = realloc(ids, (size_t)(room *= 2) * sizeof *ids)))
+            die(name, "out of memory");
+    (void)fclose(f);
+    return ids;
+}
+
+/* Logits [seq_len, n_vocab] of a window, the context's own. */
+static const float *window(judged *j, struct llama_batch *batch, const llama_token *ids,
+                           int seq_len)
+{
+    batch->n_tokens = seq_len;
+    for (int i = 0; i < seq_len; i++) {
+        batch->token[i] = ids[i];
+        batch->pos[i] = i;
+        batch->n_seq_id[i] = 1;
+        batch->seq_id[i][0] = 0;
+        batch->logits[i] = 1;
+    }
+    llama_memory_clear(llama_get_memory(j->ctx), true);
+    if (llama_decode(j->ctx, *batch)) die("kl", "decoding failed");
+    return llama_get_logits(j->ctx);
+}
+
+static double log_sum_exp(const float *row, int n, int *best)
+{
+    double sum = 0;
+    *best = 0;
+    for (int i = 1; i < n; i++)
+        if (row[i] > row[*best]) *best = i;
+    for (int i = 0; i < n; i++) sum += exp((double)row[i] - row[*best]);
+    return log(sum) + row[*best];
+}
+
+/* One prediction: base's row of logits and the model's. */
+static void judge(judged *j, const float *base, const float *row, int n_vocab, int target)
+{
+    int best, base_best;
+    double kl = 0;
+    const double lse_b = log_sum_exp(base, n_vocab, &base_best);
+    const double lse = log_sum_exp(row, n_vocab, &best);
+    for (int i = 0; i < n_vocab; i++)
+        kl += exp(base[i] - lse_b) * ((base[i] - lse_b) - (row[i] - lse));
+    j->nll += lse - row[target];
+    j->kl += kl;
+    j->agree += best == base_best;
+}
+
+static void kl(int argc, char **argv)
+{
+    static judged models[MAX_FILES];
+    const int seq_len = number(argc, argv, "--seq-len", 1024);
+    const int limit = number(argc, argv, "--limit", 1 << 20);
+    const int n_threads = number(argc, argv, "-t", 2);
+    const char *kv = option(argc, argv, "--kv", "f16");
+    int n_files = 0, n_ids;
+    while (1 + n_files < argc && argv[1 + n_files][0] != '-') n_files++;
+    if (n_files < 1 || n_files > MAX_FILES) die("kl", "wants ids, a float file and others");
+    llama_backend_init();
+    for (int i = 0; i < n_files; i++)
+        judged_init(&models[i], argv[1 + i], seq_len,
+                    i ? type_of(kv, strlen(kv)) : GGML_TYPE_F32, n_threads);
+    const int n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(models[0].model));
+    llama_token *ids = read_ids(argv[0], &n_ids);
+    struct llama_batch batch = llama_batch_init(seq_len, 0, 1);
+    const int n_windows = n_ids / seq_len < limit ? n_ids / seq_len : limit;
+    const double n = (double)n_windows * (seq_len - 1);
+    if (n_windows < 1) die(argv[0], "not one window");
+    for (int w = 0; w < n_windows; w++) {
+        const llama_token *at = ids + (size_t)w * (size_t)seq_len;
+        const float *base = window(&models[0], &batch, at, seq_len);
+        for (int i = 0; i < n_files; i++) {
+            const float *rows = i ? window(&models[i], &batch, at, seq_len) : base;
+            for (int t = 0; t + 1 < seq_len; t++)
+                judge(&models[i], base + (size_t)t * (size_t)n_vocab,
+                      rows + (size_t)t * (size_t)n_vocab, n_vocab, at[t + 1]);
+        }
+    }
+    (void)printf("what,file,bits_per_weight,kv,windows,ppl,kl,top1\n");
+    for (int i = 0; i < n_files; i++) {
+        judged *j = &models[i];
+        (void)printf("kl,%s,%.2f,%s,%d,%.4f,%.5f,%.4f\n", argv[1 + i],
+                     8.0 * (double)llama_model_size(j->model) /
+                         (double)llama_model_n_params(j->model),
+                     i ? kv : "f32", n_windows, exp(j->nll / n), j->kl / n, j->agree / n);
+        llama_free(j->ctx);
+        llama_model_free(j->model);
+    }
+    llama_batch_free(batch);
+    free(ids);
 }
 
 int main(int argc, char **argv)
@@ -424,6 +636,8 @@ int main(int argc, char **argv)
     if (strcmp(what, "matmul") == 0) matmul(argc - 2, argv + 2);
     else if (strcmp(what, "make") == 0) make(argc - 2, argv + 2);
     else if (strcmp(what, "model") == 0) model(argc - 2, argv + 2);
-    else die("usage", "peer matmul|make FILE|model FILE [options], see peer_llama_cpp.c");
+    else if (strcmp(what, "quantize") == 0) quantize(argc - 2, argv + 2);
+    else if (strcmp(what, "kl") == 0) kl(argc - 2, argv + 2);
+    else die("usage", "peer matmul|make|model|quantize|kl ..., see peer_llama_cpp.c");
     return 0;
 }

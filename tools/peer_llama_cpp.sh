@@ -23,8 +23,8 @@ usage() {
 }
 
 download() { # into $dir/src
-    pip download --quiet --no-deps --no-binary llama-cpp-python \
-        -r "$here/requirements_peer.txt" -d "$dir/sdist"
+    pip download --quiet --no-deps --no-binary llama-cpp-python -d "$dir/sdist" \
+        "$(grep '^llama-cpp-python==' "$here/requirements_peer.txt")"
     mkdir -p "$dir/src"
     tar -xzf "$dir"/sdist/llama_cpp_python-*.tar.gz -C "$dir/src" --strip-components=1
 }

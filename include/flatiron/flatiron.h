@@ -65,6 +65,7 @@ typedef struct fl_engine_options {
     const char *isa; /* highest instruction set to use: ref, avx2, avxvnni, avx512, avx512vnni,
                         amx, or native (default): all that the machine has */
     int n_threads;   /* 0 (default): one per physical core */
+    const char *device; /* "cpu" (default; NULL is the same), "cuda", "cuda:N" */
     fl_log log;      /* default: silence */
 } fl_engine_options;
 FL_API void fl_engine_options_defaults(fl_engine_options *o);
@@ -73,6 +74,7 @@ typedef struct fl_engine_info {
     const char *family;       /* "llama" or "opt"; strings are owned by the engine */
     const char *quant_method; /* "none": a float checkpoint; "flattenquant", "rtn", ... */
     const char *isa;          /* level in use, e.g. "amx" */
+    const char *device;       /* that runs it: "cpu", or a GPU's name */
     int n_threads, n_layers, hidden_size, vocab_size, n_positions; /* n_positions: context */
     int64_t n_params;
     int w_bits, a_bits;    /* 16 on the float path; 0: mixed 4/8 */
@@ -84,7 +86,11 @@ typedef struct fl_engine_info {
 
 /* Opens the model directory (Hugging Face layout, float or written by fl_quantize_run). Weights
  * are mapped, integer weights repacked for this machine's kernels.
- * Errors: FL_E_INPUT, FL_E_UNSUPPORTED, FL_E_NOMEM, FL_E_IO, FL_E_USAGE (unknown isa). */
+ * With a device other than the CPU they go to its memory instead; that needs
+ * libflatiron-cuda.so (`make cuda`), looked for beside the program or library and in the
+ * library path.
+ * Errors: FL_E_INPUT, FL_E_UNSUPPORTED (also: no such device, no plugin, a model that the
+ * device does not run), FL_E_NOMEM, FL_E_IO, FL_E_USAGE (unknown isa or device). */
 FL_API fl_status fl_engine_open(fl_engine **out, const char *model_dir,
                                 const fl_engine_options *options, fl_err *err);
 FL_API void fl_engine_close(fl_engine **engine);
@@ -266,6 +272,7 @@ typedef struct fl_eval_options {
     const char *ppl_path;     /* text file, required */
     int seq_len;              /* 0 (default): min(2048, context) */
     int max_windows;          /* 0 (default): all */
+    const char *device;       /* of both models, as in fl_engine_options */
     const char *isa;
     int n_threads;
     fl_log log;
@@ -291,6 +298,7 @@ typedef struct fl_eval_result {
     int64_t n_predictions; /* scored */
     fl_eval_model model, baseline;
     const char *isa; /* level in use */
+    char device[96]; /* as in fl_engine_info */
     int n_threads;
     double elapsed_s; /* of the forward passes and scores */
 } fl_eval_result;
@@ -329,8 +337,8 @@ FL_API fl_status fl_bench_kernels_run(char **report_json, const fl_bench_options
                                       fl_err *err);
 
 typedef struct fl_bench_model_options {
-    const char *shape;  /* "llama3-8b" (default), "llama2-7b", "opt-6.7b", or a file: the sizes
-                           of a config.json (docs/formats.md) */
+    const char *shape;  /* "llama3-8b" (default), "llama3-70b", "llama2-7b", "opt-6.7b",
+                           "opt-30b", or a file: the sizes of a config.json (docs/formats.md) */
     int n_layers;       /* 0 (default): the shape's */
     int n_prompt;       /* tokens of a prefill, default 512 */
     int n_predict;      /* tokens of a decode behind it, default 128 */
@@ -341,6 +349,7 @@ typedef struct fl_bench_model_options {
     int kv_bits;        /* 16 (default), 8, 4 */
     int head_bits;      /* 16 (default), 8 */
     bool alone;         /* default false: a 16-bit model of the same shape runs in turn */
+    const char *device; /* as in fl_engine_options */
     const char *isa;
     int n_threads;
     fl_log log;
@@ -354,7 +363,9 @@ FL_API fl_status fl_bench_model_run(char **report_json, const fl_bench_model_opt
                                     fl_err *err);
 
 /* What there is to compute on: {"devices":[{"device":"cpu","name":..,"isa":["avx2",..],
- * "highest_isa":..,"cores":N,"threads":N,"memory_bytes":N,"memory_available_bytes":N}]}. */
+ * "highest_isa":..,"cores":N,"threads":N,"memory_bytes":N,"memory_available_bytes":N}, and for
+ * each GPU {"device":"cuda:N","name":..,"detail":..,"multiprocessors":N,"memory_bytes":N,
+ * "memory_available_bytes":N}], "no_gpu": null, or why there is none}. */
 FL_API fl_status fl_devices_run(char **report_json, fl_err *err);
 
 #ifdef __cplusplus

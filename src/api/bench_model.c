@@ -6,6 +6,7 @@
  * SPDX-License-Identifier: MIT */
 #include "api/bench_model.h"
 
+#include "api/bench_device.h"
 #include "api/bench_race.h"
 #include "api/bench_synth.h"
 #include "api/engine.h"
@@ -331,8 +332,11 @@ fl_status fl_bench_model_run(char **report_json, const fl_bench_model_options *o
     *report_json = NULL;
     if ((st = check_options(options, err)) ||
         (st = fl__exec_resolve(&b.ex, options->isa, options->n_threads, &options->log, err)) ||
-        (st = shape_init(&b, err)) || (st = check_memory(&b, err)))
+        (st = shape_init(&b, err)))
         return st;
+    if (options->device && strcmp(options->device, "cpu") != 0)
+        return fl__bench_device_run(report_json, options, &b.cfg, b.n_shape_layers, &b.ex, err);
+    if ((st = check_memory(&b, err))) return st;
     if ((st = run_init(&b, err))) goto out;
     for (int round = -1; round < options->n_repeats; round++) run_round(&b, round);
     report = fl__bench_model_report(&b);

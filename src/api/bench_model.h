@@ -50,7 +50,8 @@ typedef struct fl_bench_run {
     uint64_t sink;
 } fl_bench_run;
 
-/* llama3-8b, llama2-7b, opt-6.7b or a file. FL_E_INPUT, FL_E_UNSUPPORTED. */
+/* llama3-8b, llama3-70b, llama2-7b, opt-6.7b, opt-30b or a file. FL_E_INPUT,
+ * FL_E_UNSUPPORTED. */
 fl_status fl__bench_shape(fl_model_config *cfg, const char *shape, fl_err *err);
 /* {"machine", "shape", "rows"} of a finished run; sorts its times. NULL: memory. */
 json_t *fl__bench_model_report(fl_bench_run *run);

@@ -23,6 +23,15 @@ static const struct {
      "{\"model_type\": \"opt\", \"vocab_size\": 50272, \"hidden_size\": 4096,"
      " \"ffn_dim\": 16384, \"num_hidden_layers\": 32, \"num_attention_heads\": 32,"
      " \"max_position_embeddings\": 2048}"},
+    {"opt-30b",
+     "{\"model_type\": \"opt\", \"vocab_size\": 50272, \"hidden_size\": 7168,"
+     " \"ffn_dim\": 28672, \"num_hidden_layers\": 48, \"num_attention_heads\": 56,"
+     " \"max_position_embeddings\": 2048}"},
+    {"llama3-70b",
+     "{\"model_type\": \"llama\", \"vocab_size\": 128256, \"hidden_size\": 8192,"
+     " \"intermediate_size\": 28672, \"num_hidden_layers\": 80, \"num_attention_heads\": 64,"
+     " \"num_key_value_heads\": 8, \"max_position_embeddings\": 8192, \"rms_norm_eps\": 1e-5,"
+     " \"rope_theta\": 500000}"},
 };
 
 static fl_status shape_json(json_t **out, const char *shape, fl_err *err)
@@ -34,7 +43,8 @@ static fl_status shape_json(json_t **out, const char *shape, fl_err *err)
     if (fl__file_exists(shape)) return fl__json_load(out, shape, MAX_SHAPE_BYTES, err);
     return fl__fail(err, FL_E_INPUT,
                     "cannot read shape: %s: no such shape and no such file; use llama3-8b, "
-                    "llama2-7b, opt-6.7b or a file with the sizes of a config.json",
+                    "llama3-70b, llama2-7b, opt-6.7b, opt-30b or a file with the sizes of a "
+                    "config.json",
                     shape);
 }
 

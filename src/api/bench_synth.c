@@ -64,11 +64,12 @@ static void random_bf16(const fl_exec *ex, uint16_t *to, size_t n, double least,
 /* Outputs of about the size of the inputs. */
 static fl_status float_linear(fl_linear *lin, synth *s, int n_out, int n_in, fl_err *err)
 {
-    const size_t n = (size_t)n_out * (size_t)n_in;
-    lin->own_w = fl__alloc(n, sizeof(uint16_t));
-    if (!lin->own_w) return fl__fail_nomem(err, "bench weights", n * sizeof(uint16_t));
-    random_bf16(s->ex, (uint16_t *)(void *)lin->own_w, n, 1 / sqrt((double)n_in),
-                s->n_made++ << 32);
+    const size_t n = s->o->no_weights ? 0 : (size_t)n_out * (size_t)n_in;
+    if (n > 0) lin->own_w = fl__alloc(n, sizeof(uint16_t));
+    if (n > 0 && !lin->own_w) return fl__fail_nomem(err, "bench weights", n * sizeof(uint16_t));
+    if (n > 0)
+        random_bf16(s->ex, (uint16_t *)(void *)lin->own_w, n, 1 / sqrt((double)n_in),
+                    s->n_made++ << 32);
     lin->n_out = n_out;
     lin->n_in = n_in;
     lin->w = lin->own_w;
@@ -85,8 +86,10 @@ static fl_status int_linear(fl_linear *lin, synth *s, int n_out, int n_in, int c
 {
     const double rms = bits == 4 ? 4.6 : 73; /* of the codes */
     fl_rng rng = fl__rng_init(s->n_made, 0, "bench-scales");
-    fl_status st = fl__weight_random(&lin->packed, s->ex, n_out, columns, bits,
-                                     s->n_made++ << 32, err);
+    const fl_status st = s->o->no_weights
+                             ? FL_OK
+                             : fl__weight_random(&lin->packed, s->ex, n_out, columns, bits,
+                                                 s->n_made++ << 32, err);
     if (st) return st;
     lin->n_out = n_out;
     lin->n_in = n_in;
@@ -95,8 +98,7 @@ static fl_status int_linear(fl_linear *lin, synth *s, int n_out, int n_in, int c
     lin->w_scale = fl__alloc((size_t)n_out, sizeof *lin->w_scale);
     if (!lin->w_scale) return fl__fail_nomem(err, "bench scales", (size_t)n_out * 4);
     for (int n = 0; n < n_out; n++)
-        lin->w_scale[n] =
-            (float)((0.5 + fl__rng_unit(&rng)) / (rms * sqrt((double)columns)));
+        lin->w_scale[n] = (float)((0.5 + fl__rng_unit(&rng)) / (rms * sqrt((double)columns)));
     return FL_OK;
 }
 
@@ -107,8 +109,7 @@ static float *random_factor(synth *s, int n)
 {
     fl_rng rng = fl__rng_init(s->n_made++, 0, "bench-factors");
     float *f = fl__alloc((size_t)n * (size_t)n, sizeof *f);
-    for (int i = 0; f && i < n * n; i++)
-        f[i] = (float)(fl__rng_normal(&rng) / sqrt((double)n));
+    for (int i = 0; f && i < n * n; i++) f[i] = (float)(fl__rng_normal(&rng) / sqrt((double)n));
     return f;
 }
 
@@ -118,9 +119,9 @@ static fl_status transform_init(fl_transform *t, synth *s, int n1, int n2, int i
 {
     float *left = n1 ? random_factor(s, n1) : NULL, *right = n2 ? random_factor(s, n2) : NULL;
     const bool ok = (left || !n1) && (right || !n2);
-    const fl_status st = ok ? fl__transform_init(t, n1 ? n1 : id_1, n2 ? n2 : id_2, left,
-                                                 right, err)
-                            : fl__fail_nomem(err, "bench transforms", 0);
+    const fl_status st =
+        ok ? fl__transform_init(t, n1 ? n1 : id_1, n2 ? n2 : id_2, left, right, err)
+           : fl__fail_nomem(err, "bench transforms", 0);
     fl__free(&left);
     fl__free(&right);
     return st;
@@ -180,8 +181,8 @@ static fl_status block_site(fl_block *b, synth *s, int which, fl_err *err)
         fl__linear_shape(&n_out, &site->n_in, cfg, linears[i]);
         st = site->act == FL_ACT_FLOAT
                  ? float_linear(lin, s, n_out, site->n_in, err)
-                 : int_linear(lin, s, n_out, site->n_in,
-                              site->n_in + fl__site_n_extra(site), s->o->w_bits, err);
+                 : int_linear(lin, s, n_out, site->n_in, site->n_in + fl__site_n_extra(site),
+                              s->o->w_bits, err);
         if (st || !fl__family(cfg)->has_bias(cfg, linears[i])) continue;
         lin->bias = fl__calloc((size_t)n_out, sizeof *lin->bias);
         if (!lin->bias) st = fl__fail_nomem(err, "bench bias", (size_t)n_out * 4);
@@ -206,8 +207,8 @@ static fl_status block_heads(fl_block *b, synth *s, fl_err *err)
     const fl_model_config *cfg = &s->model->cfg;
     for (int i = 0; i < 4; i++) b->kv_clip[i] = is(s, "flatquant") ? CLIP : 1;
     if (!is(s, "flatquant") || s->o->kv_bits == 16) return FL_OK;
-    const fl_status st = transform_init(&b->head_transform_q, s, 0, cfg->head_dim, cfg->n_heads,
-                                        0, err);
+    const fl_status st =
+        transform_init(&b->head_transform_q, s, 0, cfg->head_dim, cfg->n_heads, 0, err);
     if (st) return st;
     return transform_init(&b->head_transform_k, s, 0, cfg->head_dim, cfg->n_kv_heads, 0, err);
 }

@@ -14,6 +14,8 @@ typedef struct fl_synth {
     int w_bits, a_bits, kv_bits, head_bits;
     const fl_model *share; /* its embedding, and where both are float its head, are borrowed; it
                               must outlive the model. NULL: none */
+    bool no_weights; /* linears have shapes and scales but neither weights nor codes: a device
+                           makes its own */
 } fl_synth;
 
 /* Extra columns of flattening over channels, at 8 bits: what calibration gives on the models

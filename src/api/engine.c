@@ -7,7 +7,10 @@
 
 const char *fl__kv_format_name(const fl_model *model)
 {
-#define BESIDE(K) {K "/f32", K "/bf16", K "/int8", K "/int4", K "/int3", K "/int2"}
+#define BESIDE(K)                                                                              \
+    {                                                                                          \
+        K "/f32", K "/bf16", K "/int8", K "/int4", K "/int3", K "/int2"                        \
+    }
     static const char *const same[FL_N_KV_FORMATS] = {"f32",  "bf16", "int8",
                                                       "int4", "int3", "int2"};
     static const char *const apart[FL_N_KV_FORMATS][FL_N_KV_FORMATS] = {
@@ -30,7 +33,10 @@ fl_status fl_engine_open(fl_engine **out, const char *model_dir,
     fl_engine *e = fl__calloc(1, sizeof *e);
     if (!e) return fl__fail_nomem(err, "engine", sizeof *e);
     if ((st = fl__exec_resolve(&e->exec, o.isa, o.n_threads, &o.log, err))) goto out;
-    if ((st = fl__model_open(&e->model, model_dir, &e->exec, false, err))) goto out;
+    if ((st = fl__device_open(&e->device, o.device, err))) goto out;
+    if ((st = fl__device_load(&e->model, &e->device_model, model_dir, &e->device, &e->exec,
+                              err)))
+        goto out;
     if ((st = fl__tokenizer_open(&e->tokenizer, model_dir, err))) goto out;
     *out = e;
     e = NULL;
@@ -44,7 +50,9 @@ void fl_engine_close(fl_engine **engine)
     fl_engine *e = *engine;
     if (!e) return;
     fl__tokenizer_close(&e->tokenizer);
+    fl__device_model_free(&e->device_model);
     fl__model_close(&e->model);
+    fl__device_close(&e->device);
     fl__free(engine);
 }
 
@@ -55,6 +63,7 @@ void fl_engine_get_info(const fl_engine *engine, fl_engine_info *info)
         .family = m->cfg.family == FL_FAMILY_OPT ? "opt" : "llama",
         .quant_method = m->quant_method,
         .isa = fl__isa_name(engine->exec.isa),
+        .device = engine->device.name,
         .n_threads = engine->exec.n_threads,
         .n_layers = m->cfg.n_layers,
         .hidden_size = m->cfg.hidden_size,

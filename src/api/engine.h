@@ -2,21 +2,25 @@
 #ifndef FL_API_ENGINE_H
 #define FL_API_ENGINE_H
 
-#include "model/model.h"
+#include "api/open_device.h"
+#include "model/runner.h"
 #include "text/tokenizer.h"
 
-enum { FL_PROMPT_CHUNK_ROWS = 512 }; /* rows of a prompt that go through the model at a time */
+/* Rows of a prompt that go through the model at a time. */
+enum { FL_PROMPT_CHUNK_ROWS = 512, FL_DEVICE_CHUNK_ROWS = 2048 };
 
 struct fl_engine {
     fl_exec exec;
     fl_model *model;
     fl_tokenizer *tokenizer;
+    fl_device device;
+    fl_device_model *device_model; /* NULL: CPU */
 };
 
 struct fl_session {
     fl_engine *engine; /* borrowed */
-    fl_workspace *ws;  /* rows of one chunk of a prompt */
-    fl_kv_cache *kv;   /* one sequence of n_positions tokens */
+    fl_runner *runner; /* one sequence of n_positions tokens */
+    int max_rows;      /* of one chunk of a prompt */
     int32_t *ids;      /* [n_positions] owned: the tokens fed so far */
     float *logits;     /* [vocab_size] owned: behind the last of them */
     int n_positions, length;

@@ -22,16 +22,17 @@ enum { MAX_DEFAULT_SEQ_LEN = 2048 };
 typedef struct side {
     const char *dir;
     fl_model *model; /* NULL: no baseline */
+    fl_device_model *device; /* NULL: CPU */
     int32_t *ids;    /* [n_ids] owned: the text in this model's tokens */
     size_t n_ids;
 } side;
 
-static fl_status side_open(side *s, const char *dir, const fl_exec *ex, const fl_file_map *text,
-                           fl_err *err)
+static fl_status side_open(side *s, const char *dir, fl_device *device, const fl_exec *ex,
+                           const fl_file_map *text, fl_err *err)
 {
     fl_tokenizer *tokenizer = NULL;
     s->dir = dir;
-    fl_status st = fl__model_open(&s->model, dir, ex, false, err);
+    fl_status st = fl__device_load(&s->model, &s->device, dir, device, ex, err);
     if (st == FL_OK) st = fl__tokenizer_open(&tokenizer, dir, err);
     if (st == FL_OK)
         st = fl__tokenizer_encode(&s->ids, &s->n_ids, tokenizer, (const char *)text->data,
@@ -44,6 +45,7 @@ static fl_status side_open(side *s, const char *dir, const fl_exec *ex, const fl
 static void side_close(side *s)
 {
     fl__free(&s->ids);
+    fl__device_model_free(&s->device);
     fl__model_close(&s->model);
 }
 
@@ -102,6 +104,8 @@ static fl_status run(fl_eval_result *result, const fl_eval_options *o, const fl_
     const fl_perplexity_job job = {
         .model = model->model,
         .baseline = baseline->model,
+        .device = model->device,
+        .baseline_device = baseline->device,
         .ex = ex,
         .ids = model->ids,
         .n_ids = model->n_ids,
@@ -148,22 +152,26 @@ fl_status fl_eval_run(fl_eval_result *result, const fl_eval_options *options, fl
     const fl_eval_options *o = options;
     side model = {0}, baseline = {0};
     fl_file_map text = {0};
+    fl_device device = {0};
     fl_exec ex;
     fl_status st;
 
     memset(result, 0, sizeof *result);
     if ((st = check_options(o, err))) goto out;
     if ((st = fl__exec_resolve(&ex, o->isa, o->n_threads, &o->log, err))) goto out;
+    if ((st = fl__device_open(&device, o->device, err))) goto out;
     if ((st = fl__file_map(&text, o->ppl_path, err))) goto out;
-    if ((st = side_open(&model, o->model_dir, &ex, &text, err))) goto out;
+    if ((st = side_open(&model, o->model_dir, &device, &ex, &text, err))) goto out;
     if (o->baseline_dir) {
-        if ((st = side_open(&baseline, o->baseline_dir, &ex, &text, err))) goto out;
+        if ((st = side_open(&baseline, o->baseline_dir, &device, &ex, &text, err))) goto out;
         if ((st = check_same_tokens(&model, &baseline, err))) goto out;
     }
     st = run(result, o, &ex, &model, &baseline, err);
+    (void)snprintf(result->device, sizeof result->device, "%s", device.name);
 out:
     side_close(&baseline);
     side_close(&model);
+    fl__device_close(&device);
     fl__file_unmap(&text);
     return st;
 }

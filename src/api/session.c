@@ -13,13 +13,13 @@
 static fl_status session_init(fl_session *s, int n_positions, fl_err *err)
 {
     const fl_model *model = s->engine->model;
-    const fl_kv_options kv = fl__model_kv_options(model, 1, n_positions);
     const size_t n_vocab = (size_t)model->cfg.vocab_size;
     s->n_positions = n_positions;
-    fl_status st = fl__kv_new(&s->kv, &kv, err);
-    if (st == FL_OK)
-        st = fl__workspace_new(&s->ws, model, &s->engine->exec,
-                               FL_MIN(FL_PROMPT_CHUNK_ROWS, n_positions), err);
+    s->max_rows = FL_MIN(s->engine->device_model ? FL_DEVICE_CHUNK_ROWS : FL_PROMPT_CHUNK_ROWS,
+                         n_positions);
+    const fl_status st =
+        fl__runner_new(&s->runner, model, &s->engine->exec, s->engine->device_model, 1,
+                       n_positions, s->max_rows, err);
     if (st != FL_OK) return st;
     s->ids = fl__alloc((size_t)n_positions, sizeof *s->ids);
     if (!s->ids) return fl__fail_nomem(err, "token ids", (size_t)n_positions * sizeof *s->ids);
@@ -55,8 +55,7 @@ void fl_session_free(fl_session **session)
     if (!s) return;
     fl__free(&s->logits);
     fl__free(&s->ids);
-    fl__workspace_free(&s->ws);
-    fl__kv_free(&s->kv);
+    fl__runner_free(&s->runner);
     fl__free(session);
 }
 
@@ -81,35 +80,38 @@ static fl_status check_feed(const fl_session *s, const int32_t *ids, size_t n_id
     return FL_OK;
 }
 
+static fl_status feed_chunk(fl_session *s, const int32_t *ids, int n, fl_err *err)
+{
+    const fl_span span = {.seq = 0, .pos = s->length, .n_rows = n};
+    return fl__runner_forward(s->runner, ids, &span, 1, err);
+}
+
 fl_status fl_session_feed(fl_session *session, const int32_t *ids, size_t n_ids,
                           const float **logits, fl_err *err)
 {
     fl_session *s = session;
-    const fl_model *model = s->engine->model;
-    const fl_exec *ex = &s->engine->exec;
     *logits = NULL;
-    const fl_status st = check_feed(s, ids, n_ids, err);
+    fl_status st = check_feed(s, ids, n_ids, err);
     if (st != FL_OK) return st;
-    const float *hidden = NULL;
     int n = 0;
-    for (size_t at = 0; at < n_ids; at += (size_t)n) {
-        n = (int)FL_MIN(n_ids - at, (size_t)s->ws->max_rows);
-        const fl_span span = {.seq = 0, .pos = s->length, .n_rows = n};
-        hidden = fl__model_forward(model, ex, s->ws, s->kv, ids + at, &span, 1);
+    for (size_t at = 0; at < n_ids && !st; at += (size_t)n) {
+        n = (int)FL_MIN(n_ids - at, (size_t)s->max_rows);
+        st = n_ids == 1 ? fl__runner_decode(s->runner, *ids, s->length, s->logits, err)
+                        : feed_chunk(s, ids + at, n, err);
+        if (st) return st;
         memcpy(s->ids + s->length, ids + at, (size_t)n * sizeof *ids);
         s->length += n;
     }
-    hidden += (size_t)(n - 1) * (size_t)model->cfg.embed_size;
-    fl__model_logits(model, ex, s->ws, hidden, 1, s->logits);
-    *logits = s->logits;
-    return FL_OK;
+    if (n_ids > 1) st = fl__runner_logits(s->runner, n - 1, 1, s->logits, err);
+    if (!st) *logits = s->logits;
+    return st;
 }
 
 void fl_session_truncate(fl_session *session, size_t n_keep)
 {
     if (n_keep >= (size_t)session->length) return;
     session->length = (int)n_keep;
-    fl__kv_resize(session->kv, 0, session->length);
+    fl__runner_resize(session->runner, 0, session->length);
 }
 
 size_t fl_session_length(const fl_session *session)

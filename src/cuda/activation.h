@@ -44,8 +44,9 @@ template <int n> DEV void load_bf16(float *v, const uint16_t *from)
 
 template <int n> DEV void load_f32(float *v, const float *from)
 {
+    if (n == 1) *v = *from;
 #pragma unroll
-    for (int i = 0; i < n; i += 4) *(float4 *)(v + i) = *(const float4 *)(from + i);
+    for (int i = 0; i + 4 <= n; i += 4) *(float4 *)(v + i) = *(const float4 *)(from + i);
 }
 
 template <int F, int n> DEV void load_values(float *v, const fl_cuda_row *x, int64_t m, int c)
@@ -54,9 +55,29 @@ template <int F, int n> DEV void load_values(float *v, const fl_cuda_row *x, int
     else load_bf16<n>(v, (const uint16_t *)x->x + m * x->ldx + c);
 }
 
+/* The first read of a row: adds what is to be added, in memory too. */
+template <int F, int n> DEV void load_first(float *v, const fl_cuda_row *x, int64_t m, int c)
+{
+    load_values<F, n>(v, x, m, c);
+    if (F != FRONT_F32 || !x->add) return;
+    alignas(16) float w[n];
+    if (x->add_f32) load_f32<n>(w, (const float *)x->add + m * x->ld_add + c);
+    else load_bf16<n>(w, (const uint16_t *)x->add + m * x->ld_add + c);
+    float *to = (float *)x->x + m * x->ldx + c;
+#pragma unroll
+    for (int i = 0; i < n; i++) v[i] = __fadd_rn(v[i], w[i]);
+#pragma unroll
+    for (int i = 0; i < n; i += 4)
+        *(float4 *)(to + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+}
+
+/* x / (1 + exp(-x)): two approximate instructions, 2^-22 relative near 0 and |x| 2^-23 below. */
 DEV float silu(float x)
 {
-    return x / (1.0f + __expf(-x));
+    float e, r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x * -1.4426950408889634f));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1.0f + e));
+    return x * r;
 }
 
 template <int n> DEV void multiply(float *v, const float *by)
@@ -67,36 +88,59 @@ template <int n> DEV void multiply(float *v, const float *by)
     for (int i = 0; i < n; i++) v[i] = __fmul_rn(v[i], w[i]);
 }
 
-/* Values from channel c on: times factor (1 / rms) and gain, times premul. */
-template <int n> DEV void scale_row(float *v, const fl_cuda_row *x, int c, float factor)
+/* Of a normed row: the mean (0 without layer_norm) and 1 / sqrt(mean square + eps). */
+typedef struct row_stats {
+    float mean, factor;
+} row_stats;
+
+DEV bool is_normed(const fl_cuda_row *x)
 {
-    if (x->gain) {
+    return x->gain || x->layer_norm;
+}
+
+DEV float norm_factor(float squares, int n, float eps)
+{
+    return 1.0f / sqrtf(squares / (float)n + eps);
+}
+
+/* Values from channel c on, read and gated: normed, rectified, times premul. */
+template <int n> DEV void finish_row(float *v, const fl_cuda_row *x, int c, row_stats stats)
+{
+    if (is_normed(x)) {
 #pragma unroll
-        for (int i = 0; i < n; i++) v[i] = __fmul_rn(v[i], factor);
-        multiply<n>(v, x->gain + c);
+        for (int i = 0; i < n; i++)
+            v[i] = __fmul_rn(x->layer_norm ? v[i] - stats.mean : v[i], stats.factor);
+    }
+    if (x->gain) multiply<n>(v, x->gain + c);
+    if (x->bias) {
+        alignas(16) float w[n];
+        load_f32<n>(w, x->bias + c);
+#pragma unroll
+        for (int i = 0; i < n; i++) v[i] = __fadd_rn(v[i], w[i]);
+    }
+    if (x->relu) {
+#pragma unroll
+        for (int i = 0; i < n; i++) v[i] = fmaxf(v[i], 0.0f);
     }
     if (x->premul) multiply<n>(v, x->premul + c);
 }
 
-/* What the row is before it is rounded: normed (factor is 1 / rms), gated, times premul. */
-template <int F, int n>
-DEV void load_row(float *v, const fl_cuda_row *x, int64_t m, int c, float factor)
+/* v = silu(v) * up */
+template <int n> DEV void gate_row(float *v, const fl_cuda_row *x, int64_t m, int c)
 {
-    alignas(16) float w[n];
+    float w[n];
+    load_bf16<n>(w, x->up + m * x->ldx + c);
+#pragma unroll
+    for (int i = 0; i < n; i++) v[i] = silu(v[i]) * w[i];
+}
+
+/* What the row is before it is rounded. */
+template <int F, int n>
+DEV void load_row(float *v, const fl_cuda_row *x, int64_t m, int c, row_stats stats)
+{
     load_values<F, n>(v, x, m, c);
-    if (F == FRONT_SILU) {
-        load_bf16<n>(w, x->up + m * x->ldx + c);
-#pragma unroll
-        for (int i = 0; i < n; i++) v[i] = silu(v[i]) * w[i];
-    } else if (F != FRONT_BARE && x->gain) {
-        load_f32<n>(w, x->gain + c);
-#pragma unroll
-        for (int i = 0; i < n; i++) v[i] = __fmul_rn(__fmul_rn(v[i], factor), w[i]);
-    }
-    if (F == FRONT_BARE || !x->premul) return;
-    load_f32<n>(w, x->premul + c);
-#pragma unroll
-    for (int i = 0; i < n; i++) v[i] = __fmul_rn(v[i], w[i]);
+    if (F == FRONT_SILU) gate_row<n>(v, x, m, c);
+    if (F != FRONT_BARE) finish_row<n>(v, x, c, stats);
 }
 
 /* ---- codes ------------------------------------------------------------------------------- */

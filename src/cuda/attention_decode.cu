@@ -7,29 +7,32 @@
  * segments: merged in the CTA, and where a segment spans CTAs, by the last of them to arrive,
  * always in the order of the line: same input, same bits.
  *
- * Per group: S^T [16 tokens, 8 heads] = K q^T, then O^T [D, 8 heads] += V^T P^T, so that codes
- * are the A operand, expanded in registers, and the heads of a GQA group the 8 columns. Scale
- * and zero stay outside of the sums:
- *   s = (K_code . q - zero_k * sum q) * scale_k
- *   o = sum_t p' V_code - sum_t p' zero_v,   p' = bf16(p * scale_v)
- * m follows the maximum lazily: o is rescaled only when a score exceeds m by 2^SLACK.
+ * What happens to a group is in attention_group.h. m follows the maximum lazily: o is rescaled
+ * only when a score exceeds m by 2^SLACK.
  * SPDX-License-Identifier: MIT */
 #include "cuda/attention_cuda.h"
 
-#include "cuda/attention_sm90.h"
+#include "cuda/attention_group.h"
 
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 enum {
-    N_WARPS = 12,
-    N_THREADS = N_WARPS * 32,
-    GROUP = FL_CUDA_KV_GROUP,
-    HEADS = 8, /* query heads of a KV head, padded */
     MAX_SLOTS = 16,
-    MAX_CTAS = 256,
-    SMEM_MAX = 232448,
-    SLACK = 8,
+    CHUNK = 64,      /* pieces merged at a time */
+    MAX_PIECES = 40, /* per multiprocessor, of CTAs and of warps */
+};
+
+#ifndef DECODE_WARPS
+#define DECODE_WARPS 8
+#define DECODE_CTAS  2
+#define DECODE_RING  (96 << 10)
+#endif
+
+/* Warps of a CTA, CTAs of a multiprocessor, a CTA's memory for groups on their way. */
+template <int BITS> struct plan {
+    static constexpr int WARPS = BITS == 16 ? 12 : DECODE_WARPS;
+    static constexpr int CTAS = BITS == 16 ? 1 : DECODE_CTAS;
+    static constexpr int RING_BYTES = BITS == 16 ? 196608 : DECODE_RING;
 };
 
 typedef struct decode_args {
@@ -38,17 +41,9 @@ typedef struct decode_args {
     float scale_log2;
     int n_slots, heads; /* query heads per KV head */
     uint32_t *arrived;  /* [n_seqs * n_kv_heads] */
-    float *partials;    /* [CTAs][2] pieces */
-    float *warp_pieces; /* [CTAs][N_WARPS] */
+    float *partials;    /* [CTAs][2] pieces: o [heads][D], m, l */
+    float *warp_pieces; /* [CTAs][warps] */
 } decode_args;
-
-template <int D, int BITS> struct shape {
-    static constexpr int WORDS = D * BITS / 64; /* of K, and of V, per lane */
-    static constexpr int HALF_BYTES = WORDS * 128;
-    static constexpr int BYTES = 2 * HALF_BYTES + (BITS < 16 ? 96 : 0);
-    static constexpr int TILES = D / 16;
-    static constexpr int PIECE = HEADS * (D + 2); /* floats: o [8][D], m [8], l [8] */
-};
 
 /* All groups, cut for the CTAs so that each has some: others stay idle. */
 typedef struct line {
@@ -71,14 +66,14 @@ DEV int n_groups(const decode_args *g, int b)
     return (g->a.n_tokens[b] + GROUP - 1) / GROUP;
 }
 
-DEV line measure(const decode_args *g, int lane)
+template <int WARPS> DEV line measure(const decode_args *g, int lane)
 {
     line all;
     int64_t sum = 0;
     for (int b = lane; b < g->a.n_seqs; b += 32) sum += n_groups(g, b);
     for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(~0u, sum, i);
     all.length = sum * g->kv.n_kv_heads;
-    all.n_ctas = (int)min((all.length + N_WARPS - 1) / N_WARPS, (int64_t)gridDim.x);
+    all.n_ctas = (int)min((all.length + WARPS - 1) / WARPS, (int64_t)gridDim.x);
     return all;
 }
 
@@ -132,245 +127,57 @@ DEV const uint8_t *group_at(const decode_args *g, const cursor *c, int page, int
     return g->kv.pages + group * n_bytes;
 }
 
-/* ---- a segment in registers -------------------------------------------------------------- */
-
-/* The lane's part: heads 2 (lane % 4) and the next; m of all lanes of a head is the same. */
-template <int D> struct state {
-    uint32_t q[D / 8];
-    float o[D / 16][4];
-    float q_sum[2], m[2], l[2], z[2];
-};
-
-template <int D>
-DEV void open_segment(state<D> *s, const decode_args *g, const cursor *c, int lane)
+/* Where the cursor's first query head lies in q. */
+DEV int64_t first_q(const decode_args *g, const cursor *c)
 {
-    const int h = lane / 4;
-    const int64_t at =
-        ((int64_t)c->b * g->a.n_heads + c->head * g->heads + h) * D + lane % 4 * 2;
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < D / 8; i++) {
-        uint32_t v = 0;
-        if (h < g->heads) {
-            if (g->a.q_bf16) {
-                v = *(const uint32_t *)((const uint16_t *)g->a.q + at + 8 * i);
-            } else {
-                const float2 f = *(const float2 *)((const float *)g->a.q + at + 8 * i);
-                v = bf16x2(f.x, f.y);
-            }
-        }
-        s->q[i] = v;
-        sum += low_half(v) + high_half(v);
-    }
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        s->q_sum[i] = __shfl_sync(~0u, sum, (lane % 4 * 2 + i) * 4);
-        s->m[i] = -INFINITY;
-        s->l[i] = s->z[i] = 0;
-    }
-#pragma unroll
-    for (int i = 0; i < D / 16; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++) s->o[i][j] = 0;
+    return ((int64_t)c->b * g->a.n_heads + c->head * g->heads) * g->kv.D;
 }
 
-template <int D, int BITS> DEV void dot_keys(float *c, const state<D> *s, uint32_t k, int lane)
-{
-    typedef shape<D, BITS> sh;
-    float odd[4] = {0, 0, 0, 0};
-    uint32_t w[sh::WORDS], a[4];
-    load_words<sh::WORDS>(w, k, lane);
-#pragma unroll
-    for (int i = 0; i < 4; i++) c[i] = 0;
-#pragma unroll
-    for (int i = 0; i < sh::TILES; i++) {
-        if (BITS == 16) {
-            mma_bf16(i % 2 ? odd : c, w + 4 * i, s->q[2 * i], s->q[2 * i + 1]);
-        } else if (BITS == 4) {
-            expand(a, w[i]);
-            mma_bf16(i % 2 ? odd : c, a, s->q[2 * i], s->q[2 * i + 1]);
-        } else {
-            expand(a, w[2 * i]);
-            mma_bf16(c, a, s->q[2 * i], s->q[2 * i + 1]);
-            expand(a, w[2 * i + 1]);
-            mma_bf16(odd, a, s->q[2 * i], s->q[2 * i + 1]);
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < 4; i++) c[i] = BITS == 8 ? fmaf(16, odd[i], c[i]) : c[i] + odd[i];
-}
+/* ---- results and pieces ------------------------------------------------------------------ */
 
-/* o += V^T P^T; bf16 values of tokens past the end are taken out, whatever they hold. */
-template <int D, int BITS>
-DEV void add_values(state<D> *s, uint32_t v, uint32_t p0, uint32_t p1, int n_left, int lane)
-{
-    typedef shape<D, BITS> sh;
-    uint32_t w[sh::WORDS], a[4];
-    load_words<sh::WORDS>(w, v, lane);
-    if (BITS == 16 && n_left < GROUP) {
-        const int t = lane % 4 * 2;
-        const uint32_t low = (t < n_left ? 0xffffu : 0) | (t + 1 < n_left ? 0xffff0000u : 0);
-        const uint32_t high =
-            (t + 8 < n_left ? 0xffffu : 0) | (t + 9 < n_left ? 0xffff0000u : 0);
-#pragma unroll
-        for (int i = 0; i < sh::WORDS; i++) w[i] &= i % 4 < 2 ? low : high;
-    }
-    const uint32_t p0_16 = BITS == 8 ? times_16(p0) : 0, p1_16 = BITS == 8 ? times_16(p1) : 0;
-#pragma unroll
-    for (int i = 0; i < sh::TILES; i++) {
-        if (BITS == 16) {
-            mma_bf16(s->o[i], w + 4 * i, p0, p1);
-        } else if (BITS == 4) {
-            expand(a, w[i]);
-            mma_bf16(s->o[i], a, p0, p1);
-        } else {
-            expand(a, w[2 * i]);
-            mma_bf16(s->o[i], a, p0, p1);
-            expand(a, w[2 * i + 1]);
-            mma_bf16(s->o[i], a, p0_16, p1_16);
-        }
-    }
-}
-
-/* Scale and zero of the lane's tokens lane / 4 and + 8. */
-typedef struct grid_pair {
-    float k_scale[2], v_scale[2], k_zero[2], v_zero[2];
-} grid_pair;
-
-DEV float byte_minus(uint32_t word, int i, float base)
-{
-    return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440 + i)) - base;
-}
-
-template <int BITS> DEV grid_pair load_grid(uint32_t meta, int lane)
-{
-    grid_pair p;
-    if (BITS == 16) {
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            p.k_scale[i] = p.v_scale[i] = 1, p.k_zero[i] = p.v_zero[i] = 0;
-        return p;
-    }
-    /* a code's fragments hold 16 + nibble: 16 more, and 16 * 16 more at 8 bits */
-    const float base = 8388608.0f - (BITS == 4 ? 16 : 272);
-    const uint32_t k = lds32(meta + lane / 4 * 4), v = lds32(meta + 32 + lane / 4 * 4),
-                   z = lds32(meta + 64 + lane / 4 * 4);
-    const float2 ks = __half22float2(*(const __half2 *)&k),
-                 vs = __half22float2(*(const __half2 *)&v);
-    p.k_scale[0] = ks.x, p.k_scale[1] = ks.y;
-    p.v_scale[0] = vs.x, p.v_scale[1] = vs.y;
-    p.k_zero[0] = byte_minus(z, 0, base), p.k_zero[1] = byte_minus(z, 1, base);
-    p.v_zero[0] = byte_minus(z, 2, base), p.v_zero[1] = byte_minus(z, 3, base);
-    return p;
-}
-
-/* A larger m: the maximum over the group's tokens. */
-template <int D> DEV void raise_max(state<D> *s, const float *x)
-{
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        float m = fmaxf(s->m[i], fmaxf(x[i], x[i + 2]));
-#pragma unroll
-        for (int j = 4; j < 32; j *= 2) m = fmaxf(m, __shfl_xor_sync(~0u, m, j));
-        const float c = exp2_fast(s->m[i] - m);
-        s->m[i] = m;
-        s->l[i] *= c;
-        s->z[i] *= c;
-#pragma unroll
-        for (int t = 0; t < D / 16; t++) s->o[t][i] *= c, s->o[t][i + 2] *= c;
-    }
-}
-
-/* One group of which the first n_left tokens count (more than 16: all). */
-template <int D, int BITS>
-DEV void add_group(state<D> *s, uint32_t at, int n_left, float scale, int lane)
-{
-    typedef shape<D, BITS> sh;
-    const grid_pair g = load_grid<BITS>(at + 2 * sh::HALF_BYTES, lane);
-    float x[4], p[4];
-    uint32_t b[2];
-    dot_keys<D, BITS>(x, s, at, lane);
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const int t = i / 2;
-        x[i] = fmaf(-g.k_zero[t], s->q_sum[i % 2], x[i]) * (g.k_scale[t] * scale);
-        if (lane / 4 + 8 * t >= n_left) x[i] = -INFINITY;
-    }
-    const bool above =
-        fmaxf(x[0], x[2]) > s->m[0] + SLACK || fmaxf(x[1], x[3]) > s->m[1] + SLACK;
-    if (__any_sync(~0u, above)) raise_max(s, x);
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        p[i] = exp2_fast(x[i] - s->m[i % 2]);
-        s->l[i % 2] += p[i];
-        p[i] = x[i] == -INFINITY ? 0 : p[i] * g.v_scale[i / 2];
-    }
-#pragma unroll
-    for (int t = 0; t < 2; t++) {
-        b[t] = bf16x2(p[2 * t], p[2 * t + 1]);
-        if (BITS < 16) {
-            s->z[0] = fmaf(low_half(b[t]), g.v_zero[t], s->z[0]);
-            s->z[1] = fmaf(high_half(b[t]), g.v_zero[t], s->z[1]);
-        }
-        b[t] = transpose_8x8(b[t]);
-    }
-    add_values<D, BITS>(s, at + sh::HALF_BYTES, b[0], b[1], n_left, lane);
-}
-
-/* Totals over the lanes of a head, and the zero points taken off. */
-template <int D> DEV void close_segment(state<D> *s)
-{
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-#pragma unroll
-        for (int j = 4; j < 32; j *= 2) {
-            s->l[i] += __shfl_xor_sync(~0u, s->l[i], j);
-            s->z[i] += __shfl_xor_sync(~0u, s->z[i], j);
-        }
-#pragma unroll
-        for (int t = 0; t < D / 16; t++) s->o[t][i] -= s->z[i], s->o[t][i + 2] -= s->z[i];
-    }
-}
-
-DEV void put_output(const decode_args *g, int b, int kv_head, int h, int d, float value)
+/* Values d and d + 1 of query head h of the KV head. */
+DEV void put_output(const decode_args *g, int b, int kv_head, int h, int d, float u, float v)
 {
     const int64_t at = ((int64_t)b * g->a.n_heads + kv_head * g->heads + h) * g->kv.D + d;
-    if (g->a.y_bf16) ((uint16_t *)g->a.y)[at] = (uint16_t)bf16x2(value, 0.0f);
-    else ((float *)g->a.y)[at] = value;
+    if (g->a.y_bf16) *(uint32_t *)((uint16_t *)g->a.y + at) = bf16x2(u, v);
+    else *(float2 *)((float *)g->a.y + at) = make_float2(u, v);
 }
 
-template <int D>
-DEV void write_segment(const state<D> *s, const decode_args *g, const cursor *c, int lane)
+template <int D, int BITS, int SETS>
+DEV void write_segment(const state<D, BITS, SETS> *s, const decode_args *g, const cursor *c,
+                       int lane)
 {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const int h = lane % 4 * 2 + i % 2;
+    for (int j = 0; j < SETS; j++) {
+        const int h = lane % 4 + 4 * j;
+        const float r = 1.0f / s->l[j];
+        const int64_t at = ((int64_t)c->b * g->a.n_heads + c->head * g->heads + h) * D;
         if (h >= g->heads) continue;
-        const float r = 1.0f / s->l[i % 2];
 #pragma unroll
-        for (int t = 0; t < D / 16; t++)
-            put_output(g, c->b, c->head, h, 16 * t + lane / 4 + i / 2 * 8, s->o[t][i] * r);
-    }
-}
-
-template <int D> DEV void store_piece(const state<D> *s, float *piece, int lane)
-{
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const int h = lane % 4 * 2 + i % 2;
-#pragma unroll
-        for (int t = 0; t < D / 16; t++)
-            piece[h * D + 16 * t + lane / 4 + i / 2 * 8] = s->o[t][i];
-        if (i < 2 && lane / 4 == 0) {
-            piece[HEADS * D + h] = s->m[i];
-            piece[HEADS * (D + 1) + h] = s->l[i];
+        for (int i = 0; i < D / 8; i++) {
+            const float y = s->o[i / 2][i % 2 * 2 + j] * r;
+            const int64_t to = at + 8 * i + lane / 4;
+            if (g->a.y_bf16) ((uint16_t *)g->a.y)[to] = (uint16_t)bf16x2(y, 0.0f);
+            else ((float *)g->a.y)[to] = y;
         }
     }
 }
 
-/* ---- pieces ------------------------------------------------------------------------------ */
+template <int D, int BITS, int SETS>
+DEV void store_piece(const state<D, BITS, SETS> *s, float *piece, int lane)
+{
+#pragma unroll
+    for (int j = 0; j < SETS; j++) {
+        const int h = lane % 4 + 4 * j;
+#pragma unroll
+        for (int i = 0; i < D / 8; i++)
+            piece[h * D + 8 * i + lane / 4] = s->o[i / 2][i % 2 * 2 + j];
+        if (lane / 4 == 0) {
+            piece[4 * SETS * D + h] = s->m[j];
+            piece[4 * SETS * (D + 1) + h] = s->l[j];
+        }
+    }
+}
 
 /* What a warp left: piece 0 of a segment begun before its run, piece 1 of one that goes on. */
 typedef struct leftover {
@@ -379,20 +186,128 @@ typedef struct leftover {
     int b, head, n;
 } leftover;
 
-/* Element e = h * D + d of pieces [n] merged in their order: o unnormalised, m, l. */
-template <int D>
-DEV void merge(float *o, float *m, float *l, const float *const *pieces, int n, int e)
+/* Pieces of one segment, in their order: listed, or one and then equally spaced ones. */
+typedef struct pieces {
+    const float *const *list;
+    const float *first, *rest;
+    int n;
+} pieces;
+
+template <int SETS> struct merge_room {
+    float weight[CHUNK][4 * SETS], factor[4 * SETS], m[4 * SETS], l[4 * SETS];
+};
+
+template <int WARPS, int D, int SETS> struct merged {
+    static constexpr int PAIRS = (2 * SETS * D + 32 * WARPS - 1) / (32 * WARPS);
+    float2 o[PAIRS]; /* values 2 i and 2 i + 1 of [heads][D], i = thread, thread + THREADS .. */
+};
+
+template <int PIECE> DEV const float *piece_at(const pieces *p, int i)
 {
-    const int h = e / D;
-    *m = -INFINITY;
-    *o = *l = 0;
-#pragma unroll 4
-    for (int i = 0; i < n; i++) *m = fmaxf(*m, __ldcg(pieces[i] + HEADS * D + h));
-#pragma unroll 4
-    for (int i = 0; i < n; i++) {
-        const float c = exp2_fast(__ldcg(pieces[i] + HEADS * D + h) - *m);
-        *l = fmaf(c, __ldcg(pieces[i] + HEADS * (D + 1) + h), *l);
-        *o = fmaf(c, __ldcg(pieces[i] + e), *o);
+    if (p->list) return p->list[i];
+    return i == 0 ? p->first : p->rest + (int64_t)(i - 1) * 2 * PIECE;
+}
+
+/* Of another thread, in shared or global memory, past the first-level cache. */
+DEV float load_fresh(const float *from)
+{
+    float v;
+    asm volatile("ld.relaxed.gpu.f32 %0, [%1];" : "=f"(v) : "l"(from) : "memory");
+    return v;
+}
+
+DEV float2 load_fresh_pair(const float *from)
+{
+    float2 v;
+    asm volatile("ld.relaxed.gpu.v2.f32 {%0, %1}, [%2];"
+                 : "=f"(v.x), "=f"(v.y)
+                 : "l"(from)
+                 : "memory");
+    return v;
+}
+
+/* Weights of the pieces i0 .. of a chunk: warp h has head h; *m and *l go on. */
+template <int D, int SETS>
+DEV void weigh(merge_room<SETS> *room, const pieces *p, int i0, int h, float *m, float *l,
+               int lane)
+{
+    constexpr int PIECE = 4 * SETS * (D + 2);
+    float mi[CHUNK / 32], li[CHUNK / 32], top = *m;
+#pragma unroll
+    for (int k = 0; k < CHUNK / 32; k++) {
+        const int i = i0 + lane + 32 * k;
+        mi[k] = -INFINITY, li[k] = 0;
+        if (i >= p->n) continue;
+        const float *from = piece_at<PIECE>(p, i) + 4 * SETS * D + h;
+        mi[k] = load_fresh(from), li[k] = load_fresh(from + 4 * SETS);
+    }
+#pragma unroll
+    for (int k = 0; k < CHUNK / 32; k++) top = fmaxf(top, mi[k]);
+#pragma unroll
+    for (int j = 16; j > 0; j /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, j));
+    const float factor = exp2_fast(*m - top);
+    float sum = 0;
+#pragma unroll
+    for (int k = 0; k < CHUNK / 32; k++) {
+        const float c = exp2_fast(mi[k] - top);
+        room->weight[lane + 32 * k][h] = c;
+        sum = fmaf(c, li[k], sum);
+    }
+#pragma unroll
+    for (int j = 16; j > 0; j /= 2) sum += __shfl_xor_sync(~0u, sum, j);
+    *m = top;
+    *l = fmaf(*l, factor, sum);
+    if (lane == 0) room->factor[h] = factor, room->m[h] = top, room->l[h] = *l;
+}
+
+/* The pieces' sum, unnormalised; m and l are left in the room. All threads. */
+template <int WARPS, int D, int SETS>
+DEV void merge(merged<WARPS, D, SETS> *out, merge_room<SETS> *room, const pieces *p, int heads,
+               int warp, int lane)
+{
+    constexpr int PIECE = 4 * SETS * (D + 2), THREADS = 32 * WARPS,
+                  PAIRS = merged<WARPS, D, SETS>::PAIRS;
+    constexpr int TURNS = (4 * SETS + WARPS - 1) / WARPS;
+    float m[TURNS], l[TURNS];
+#pragma unroll
+    for (int k = 0; k < TURNS; k++) m[k] = -INFINITY, l[k] = 0;
+#pragma unroll
+    for (int k = 0; k < PAIRS; k++) out->o[k] = make_float2(0, 0);
+    for (int i0 = 0; i0 < p->n; i0 += CHUNK) {
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < TURNS; k++)
+            if (warp + k * WARPS < heads)
+                weigh<D, SETS>(room, p, i0, warp + k * WARPS, &m[k], &l[k], lane);
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < PAIRS; k++) {
+            const int e = 2 * (threadIdx.x + k * THREADS), h = e / D, n = min(p->n - i0, CHUNK);
+            if (h >= heads) continue;
+            float2 o = out->o[k];
+            o.x *= room->factor[h], o.y *= room->factor[h];
+#pragma unroll 8
+            for (int i = 0; i < n; i++) {
+                const float2 v = load_fresh_pair(piece_at<PIECE>(p, i0 + i) + e);
+                const float c = room->weight[i][h];
+                o.x = fmaf(c, v.x, o.x), o.y = fmaf(c, v.y, o.y);
+            }
+            out->o[k] = o;
+        }
+    }
+}
+
+/* The merged segment to y. */
+template <int WARPS, int D, int SETS>
+DEV void write_merged(const merged<WARPS, D, SETS> *from, const merge_room<SETS> *room,
+                      const decode_args *g, const leftover *f)
+{
+#pragma unroll
+    for (int k = 0; k < merged<WARPS, D, SETS>::PAIRS; k++) {
+        const int e = 2 * (threadIdx.x + k * 32 * WARPS), h = e / D;
+        if (h >= g->heads) continue;
+        const float r = 1.0f / room->l[h];
+        put_output(g, f->b, f->head, h, e % D, from->o[k].x * r, from->o[k].y * r);
     }
 }
 
@@ -405,82 +320,61 @@ DEV int cta_of(line all, int64_t at)
     return cta;
 }
 
-/* This CTA's piece of a segment that spans CTAs is stored; the last CTA writes the output. */
-template <int D>
-DEV void finish_segment(const decode_args *g, const leftover *f, line all, const float **list,
-                        int *last)
+/* This CTA's part of a segment: to y if that is all of it, else to its piece: false. */
+template <int WARPS, int D, int SETS>
+DEV bool merge_own(const decode_args *g, merge_room<SETS> *room, const leftover *f,
+                   const pieces *p, line all, int warp, int lane)
 {
-    typedef shape<D, 4> sh;
-    const int first = cta_of(all, f->start), end = cta_of(all, f->start + f->n - 1) + 1;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        uint32_t *counter = g->arrived + (int64_t)f->b * g->kv.n_kv_heads + f->head;
-        *last = atomicAdd(counter, 1) == (uint32_t)(end - first - 1);
-        if (*last) *counter = 0;
-        __threadfence();
+    constexpr int PIECE = 4 * SETS * (D + 2);
+    const int64_t begin = cta_begin(all, blockIdx.x), end = cta_begin(all, blockIdx.x + 1);
+    merged<WARPS, D, SETS> o;
+    merge<WARPS, D, SETS>(&o, room, p, g->heads, warp, lane);
+    if (f->start >= begin && f->start + f->n <= end) {
+        write_merged<WARPS, D, SETS>(&o, room, g, f);
+        return true;
     }
-    for (int i = threadIdx.x; i < end - first; i += N_THREADS) {
-        const int slot = cta_begin(all, first + i) > f->start ? 0 : 1;
-        list[i] = g->partials + (int64_t)(2 * (first + i) + slot) * sh::PIECE;
+    float *piece = g->partials + (int64_t)(2 * blockIdx.x + (f->start >= begin)) * PIECE;
+#pragma unroll
+    for (int k = 0; k < merged<WARPS, D, SETS>::PAIRS; k++) {
+        const int e = 2 * (threadIdx.x + k * 32 * WARPS);
+        if (e < g->heads * D) *(float2 *)(piece + e) = o.o[k];
     }
-    __syncthreads();
-    if (*last)
-        for (int e = threadIdx.x; e < g->heads * D; e += N_THREADS) {
-            float o, m, l;
-            merge<D>(&o, &m, &l, list, end - first, e);
-            put_output(g, f->b, f->head, e / D, e % D, o / l);
-        }
-    __syncthreads();
+    if (threadIdx.x < 4 * SETS) {
+        piece[4 * SETS * D + threadIdx.x] = room->m[threadIdx.x];
+        piece[4 * SETS * (D + 1) + threadIdx.x] = room->l[threadIdx.x];
+    }
+    return false;
 }
 
-template <int D>
-DEV void merge_run(const decode_args *g, const leftover *f, const float **list, int n, line all,
-                   int *last)
+/* The last CTA of a segment that spans several merges their pieces. */
+template <int WARPS, int D, int SETS>
+DEV void merge_all(const decode_args *g, merge_room<SETS> *room, const leftover *f, line all,
+                   int warp, int lane)
 {
-    typedef shape<D, 4> sh;
-    const int64_t begin = cta_begin(all, blockIdx.x), end = cta_begin(all, blockIdx.x + 1);
-    const bool whole = f->start >= begin && f->start + f->n <= end;
-    float *piece = g->partials + (int64_t)(2 * blockIdx.x + (f->start >= begin)) * sh::PIECE;
-    for (int e = threadIdx.x; e < g->heads * D; e += N_THREADS) {
-        const int h = e / D;
-        float o = 0, m = -INFINITY, l = 0;
-        for (int i = 0; i < n; i++) m = fmaxf(m, list[i][HEADS * D + h]);
-        for (int i = 0; i < n; i++) {
-            const float c = exp2_fast(list[i][HEADS * D + h] - m);
-            l = fmaf(c, list[i][HEADS * (D + 1) + h], l);
-            o = fmaf(c, list[i][e], o);
-        }
-        if (whole) {
-            put_output(g, f->b, f->head, h, e % D, o / l);
-            continue;
-        }
-        piece[e] = o;
-        if (e % D == 0) {
-            piece[HEADS * D + h] = m;
-            piece[HEADS * (D + 1) + h] = l;
-        }
-    }
-    __syncthreads();
-    if (!whole) finish_segment<D>(g, f, all, list, last);
+    constexpr int PIECE = 4 * SETS * (D + 2);
+    const int first = cta_of(all, f->start), end = cta_of(all, f->start + f->n - 1) + 1;
+    const float *piece = g->partials + (int64_t)2 * first * PIECE;
+    const pieces p = {NULL, piece + PIECE, piece + 2 * PIECE, end - first};
+    merged<WARPS, D, SETS> o;
+    merge<WARPS, D, SETS>(&o, room, &p, g->heads, warp, lane);
+    write_merged<WARPS, D, SETS>(&o, room, g, f);
 }
 
 /* ---- the warp's run ---------------------------------------------------------------------- */
 
-template <int D, int BITS>
+template <int WARPS, int D, int BITS, int SETS>
 DEV void run_line(const decode_args *g, line all, uint8_t *ring, uint32_t bars, leftover *left,
-                  int lane)
+                  int warp, int lane)
 {
     typedef shape<D, BITS> sh;
+    constexpr int PIECE = 4 * SETS * (D + 2);
     const int64_t begin = cta_begin(all, blockIdx.x),
                   n_cta = cta_begin(all, blockIdx.x + 1) - begin;
-    const int warp = threadIdx.x / 32;
-    const int64_t w0 = begin + n_cta * warp / N_WARPS,
-                  w1 = begin + n_cta * (warp + 1) / N_WARPS;
+    const int64_t w0 = begin + n_cta * warp / WARPS, w1 = begin + n_cta * (warp + 1) / WARPS;
     const int n = (int)(w1 - w0);
     const uint32_t slots = smem_addr(ring);
     int64_t start = 0;
-    state<D> s;
+    state<D, BITS, SETS> s;
     if (n <= 0) return;
     cursor c = seek(g, w0, &start, lane), ahead = c;
     bool whole = c.j == 0;
@@ -493,14 +387,14 @@ DEV void run_line(const decode_args *g, line all, uint8_t *ring, uint32_t bars, 
                   group_at(g, &ahead, page_of(g, &ahead), sh::BYTES), sh::BYTES,
                   bars + 8 * n_ahead);
     }
-    open_segment<D>(&s, g, &c, lane);
+    open_segment<D, BITS, SETS>(&s, g->a.q, g->a.q_bf16, first_q(g, &c), g->heads,
+                                g->scale_log2, lane);
     int n_tokens = g->a.n_tokens[c.b];
     for (int i = 0; i < n; i++) {
         const bool more = n_ahead < n;
         const int page = more && lane == 0 ? page_of(g, &ahead) : 0;
         mbar_wait(bars + 8 * slot, parity);
-        add_group<D, BITS>(&s, slots + slot * sh::BYTES, n_tokens - c.j * GROUP, g->scale_log2,
-                           lane);
+        add_group<D, BITS, SETS>(&s, slots + slot * sh::BYTES, n_tokens - c.j * GROUP, lane);
         __syncwarp();
         if (more) {
             if (lane == 0) {
@@ -517,63 +411,102 @@ DEV void run_line(const decode_args *g, line all, uint8_t *ring, uint32_t bars, 
             c.j++;
             continue;
         }
-        close_segment<D>(&s);
+        close_segment<D, BITS, SETS>(&s);
         if (whole && ends) {
-            write_segment<D>(&s, g, &c, lane);
+            write_segment<D, BITS, SETS>(&s, g, &c, lane);
         } else {
             /* the ring is free at the end of the run only */
-            float *to = i == n - 1 ? (float *)ring
-                                   : g->warp_pieces +
-                                         (int64_t)(blockIdx.x * N_WARPS + warp) * sh::PIECE;
-            store_piece<D>(&s, to, lane);
+            float *to = i == n - 1
+                            ? (float *)ring
+                            : g->warp_pieces + (int64_t)(blockIdx.x * WARPS + warp) * PIECE;
+            store_piece<D, BITS, SETS>(&s, to, lane);
             if (lane == 0) left[2 * warp + whole] = {w0 + i - c.j, to, c.b, c.head, c.n};
         }
         if (i == n - 1) break;
         advance(&c, g);
         whole = true;
-        open_segment<D>(&s, g, &c, lane);
+        open_segment<D, BITS, SETS>(&s, g->a.q, g->a.q_bf16, first_q(g, &c), g->heads,
+                                    g->scale_log2, lane);
         n_tokens = g->a.n_tokens[c.b];
     }
 }
 
-template <int D, int BITS>
-__global__ __launch_bounds__(N_THREADS,
-                             1) void decode_kernel(const __grid_constant__ decode_args g)
+/* Segments that go on in other CTAs, and whether those were all there before. */
+typedef struct open_segments {
+    leftover at[2];
+    bool last[2];
+} open_segments;
+
+/* Segments that warps left in pieces. */
+template <int WARPS, int D, int SETS>
+DEV void merge_leftovers(const decode_args *g, line all, const leftover *left,
+                         const float **list, merge_room<SETS> *room, open_segments *open,
+                         int warp, int lane)
+{
+    int n_open = 0;
+    for (int i = 0; i < 2 * WARPS;) {
+        const leftover f = left[i];
+        pieces p = {list, NULL, NULL, 0};
+        int j = i;
+        if (f.start < 0) {
+            i++;
+            continue;
+        }
+        __syncthreads();
+        for (; j < 2 * WARPS && (left[j].start < 0 || left[j].start == f.start); j++) {
+            if (left[j].start < 0) continue;
+            if (threadIdx.x == 0) list[p.n] = left[j].piece;
+            p.n++;
+        }
+        i = j;
+        if (merge_own<WARPS, D, SETS>(g, room, &f, &p, all, warp, lane)) continue;
+        if (threadIdx.x == 0) open->at[n_open] = f;
+        n_open++;
+    }
+    if (n_open == 0) return;
+    __syncthreads();
+    if (threadIdx.x < n_open) {
+        const leftover *f = &open->at[threadIdx.x];
+        const int n = cta_of(all, f->start + f->n - 1) - cta_of(all, f->start);
+        uint32_t *counter = g->arrived + (int64_t)f->b * g->kv.n_kv_heads + f->head;
+        __threadfence();
+        const bool last = atomicAdd(counter, 1) == (uint32_t)n;
+        if (last) *counter = 0;
+        open->last[threadIdx.x] = last;
+        __threadfence();
+    }
+    __syncthreads();
+    for (int i = 0; i < n_open; i++)
+        if (open->last[i]) merge_all<WARPS, D, SETS>(g, room, &open->at[i], all, warp, lane);
+}
+
+template <int D, int BITS, int SETS>
+__global__
+__launch_bounds__(plan<BITS>::WARPS * 32,
+                  plan<BITS>::CTAS) void decode_kernel(const __grid_constant__ decode_args g)
 {
     typedef shape<D, BITS> sh;
+    constexpr int WARPS = plan<BITS>::WARPS;
     extern __shared__ __align__(128) uint8_t raw[];
-    __shared__ uint64_t bars[N_WARPS * MAX_SLOTS];
-    __shared__ leftover left[2 * N_WARPS];
-    __shared__ const float *list[MAX_CTAS];
-    __shared__ int last;
+    __shared__ uint64_t bars[WARPS * MAX_SLOTS];
+    __shared__ leftover left[2 * WARPS];
+    __shared__ const float *list[2 * WARPS];
+    __shared__ merge_room<SETS> room;
+    __shared__ open_segments open;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int ring_bytes = g.n_slots * sh::BYTES;
     const uint32_t my_bars = smem_addr(bars + warp * MAX_SLOTS);
-    if (lane == 0) {
-#pragma unroll 1
-        for (int i = 0; i < g.n_slots; i++) mbar_init(my_bars + 8 * i, 1);
-        mbar_init_fence();
-        left[2 * warp].start = left[2 * warp + 1].start = -1;
-    }
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    if (lane < g.n_slots) mbar_init(my_bars + 8 * lane, 1);
+    if (lane < 2) left[2 * warp + lane].start = -1;
+    mbar_init_fence();
     __syncwarp();
-    const line all = measure(&g, lane);
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    const line all = measure<WARPS>(&g, lane);
     if ((int)blockIdx.x >= all.n_ctas) return;
-    run_line<D, BITS>(&g, all, raw + warp * ring_bytes, my_bars, left, lane);
+    run_line<WARPS, D, BITS, SETS>(&g, all, raw + warp * ring_bytes, my_bars, left, warp, lane);
     __syncthreads();
-    for (int i = 0; i < 2 * N_WARPS;) {
-        const leftover f = left[i];
-        int n = 0, j = i;
-        for (; j < 2 * N_WARPS && (left[j].start < 0 || left[j].start == f.start); j++) {
-            if (left[j].start < 0) continue;
-            if (threadIdx.x == 0) list[n] = left[j].piece;
-            n++;
-        }
-        i = f.start < 0 ? i + 1 : j;
-        if (f.start < 0) continue;
-        __syncthreads();
-        merge_run<D>(&g, &f, list, n, all, &last);
-        __syncthreads();
-    }
+    merge_leftovers<WARPS, D, SETS>(&g, all, left, list, &room, &open, warp, lane);
 }
 
 /* ---- host -------------------------------------------------------------------------------- */
@@ -587,29 +520,51 @@ extern "C" size_t fl__cuda_attention_workspace_bytes(int D, int n_kv_heads, int 
                                                      int n_sm)
 {
     return counter_bytes(n_kv_heads, n_seqs) +
-           (size_t)n_sm * (2 + N_WARPS) * HEADS * (size_t)(D + 2) * sizeof(float);
+           (size_t)n_sm * MAX_PIECES * 8 * (size_t)(D + 2) * sizeof(float);
 }
 
-template <int D, int BITS>
+template <int D, int BITS, int SETS>
 static cudaError_t launch(decode_args *g, int n_sm, cudaStream_t stream)
 {
     typedef shape<D, BITS> sh;
-    g->n_slots = FL_MIN((SMEM_MAX - 8192) / N_WARPS / sh::BYTES, (int)MAX_SLOTS);
-    const int n_bytes = N_WARPS * g->n_slots * sh::BYTES;
-    n_sm = FL_MIN(n_sm, (int)MAX_CTAS);
-    g->warp_pieces = g->partials + (int64_t)n_sm * 2 * sh::PIECE;
-    const cudaError_t e = cudaFuncSetAttribute(
-        decode_kernel<D, BITS>, cudaFuncAttributeMaxDynamicSharedMemorySize, n_bytes);
+    typedef plan<BITS> pl;
+    static_assert(pl::CTAS * (2 + pl::WARPS) <= MAX_PIECES, "workspace");
+    const void *kernel = (const void *)decode_kernel<D, BITS, SETS>;
+    cudaLaunchAttribute attribute;
+    cudaLaunchConfig_t config = {};
+    g->n_slots = FL_MIN(pl::RING_BYTES / pl::WARPS / sh::BYTES, (int)MAX_SLOTS);
+    g->warp_pieces = g->partials + (int64_t)n_sm * pl::CTAS * 2 * 4 * SETS * (D + 2);
+    /* all of the multiprocessor's memory as shared, or the next launch may not fit beside this
+     * one */
+    cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                         cudaSharedmemCarveoutMaxShared);
+    if (e == cudaSuccess)
+        e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 pl::RING_BYTES);
     if (e != cudaSuccess) return e;
-    decode_kernel<D, BITS><<<n_sm, N_THREADS, n_bytes, stream>>>(*g);
-    return cudaGetLastError();
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = dim3((unsigned)(n_sm * pl::CTAS));
+    config.blockDim = dim3(pl::WARPS * 32);
+    config.dynamicSmemBytes = (size_t)(pl::WARPS * g->n_slots * sh::BYTES);
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    return cudaLaunchKernelEx(&config, decode_kernel<D, BITS, SETS>, *g);
+}
+
+template <int D, int BITS>
+static cudaError_t launch_sets(decode_args *g, int n_sm, cudaStream_t stream)
+{
+    if (g->heads <= 4) return launch<D, BITS, 1>(g, n_sm, stream);
+    return launch<D, BITS, 2>(g, n_sm, stream);
 }
 
 template <int D> static cudaError_t launch_bits(decode_args *g, int n_sm, cudaStream_t stream)
 {
-    if (g->kv.bits == 4) return launch<D, 4>(g, n_sm, stream);
-    if (g->kv.bits == 8) return launch<D, 8>(g, n_sm, stream);
-    if (g->kv.bits == 16) return launch<D, 16>(g, n_sm, stream);
+    if (g->kv.bits == 4) return launch_sets<D, 4>(g, n_sm, stream);
+    if (g->kv.bits == 8) return launch_sets<D, 8>(g, n_sm, stream);
+    if (g->kv.bits == 16) return launch_sets<D, 16>(g, n_sm, stream);
     return cudaErrorInvalidValue;
 }
 
@@ -625,7 +580,7 @@ extern "C" fl_status fl__cuda_attention_decode(const fl_cuda_attention *a, int n
     g.arrived = (uint32_t *)a->workspace;
     g.partials =
         (float *)((uint8_t *)a->workspace + counter_bytes(a->kv->n_kv_heads, a->n_seqs));
-    if (g.heads >= 1 && g.heads <= HEADS) {
+    if (g.heads >= 1 && g.heads <= 8) {
         if (g.kv.D == 64) e = launch_bits<64>(&g, n_sm, (cudaStream_t)stream);
         if (g.kv.D == 80) e = launch_bits<80>(&g, n_sm, (cudaStream_t)stream);
         if (g.kv.D == 128) e = launch_bits<128>(&g, n_sm, (cudaStream_t)stream);

@@ -43,6 +43,25 @@ DEV void mma_bf16(float *d, const uint32_t *a, uint32_t b0, uint32_t b1)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/* d[16 x 8] += A[16 x 32] * B[32 x 8] of one warp, uint8 by int8: a0 = A[r][4q..4q+3], a1 = row
+ * r + 8, a2, a3 = k + 16; b0 = B[4q..4q+3][r], b1 = k + 16. */
+DEV void mma_u8s8(int *d, const uint32_t *a, uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, "
+                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* The same of k = 0..15. */
+DEV void mma_u8s8_k16(int *d, const uint32_t *a, uint32_t b0)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, "
+                 "{%4, %5}, {%6}, {%0, %1, %2, %3};"
+                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(b0));
+}
+
 DEV uint32_t transpose_8x8(uint32_t v)
 {
     uint32_t out;

@@ -1,20 +1,26 @@
 /* gemm_cuda.h - integer GEMM on the GPU: the contract of kernels/gemm.h with device pointers.
  *
  *   sum[m,n] = sum_k x[m,k] * w[n,k] - x_zero[m] * col_sum[n]                  (int32, exact)
- *   y[m,n]   = (float)sum[m,n] * (x_scale[m] * w_scale[n]) + bias[n]
+ *   y[m,n]   = ((float)sum[m,n] * (x_scale[m] * w_scale[n]) + bias[n]) + residual[m,n]
  *
  * every float operation rounded separately, y in float32 or rounded to bf16 (nearest even), so
  * that all paths here give the bits of the CPU's reference row. What differs from the CPU:
- * x_sum is not needed (nibbles are signed here), ldx % 16 == 0 and x is 16-byte aligned; a bf16
- * y needs ldy % 8 == 0 and 16 bytes; N % 16 == 0.
+ * x_sum is not needed (nibbles are signed here), ldx % 16 == 0 and x is 16-byte aligned;
+ * N, ldy and ldr are even, y and residual aligned to 8 bytes.
  *
- * Weight layout "n16k64", one for prefill and decode, made so that one 16-byte load per thread
- * is a tensor core A fragment: output channels in panels of 16 (N padded to 16 with zeros), a
- * panel is K_pad / 64 blocks of 64 k one after another; in a block, lane l = 0..31 has 16 bytes
- * (twice 16 at 8 bits), word j, byte b:
- *   n = 16 panel + l / 4 + 8 * (j % 2)     k = 64 block + 4 * (l % 4) + 16 * (j / 2) + b
- *   4 bits: the high nibble is code[n, k], the low one code[n, k + 32], two's complement
- *   8 bits: the first 512 bytes of a block hold code[n, k], the next 512 code[n, k + 32]
+ * `gated`: channels 2i and 2i + 1 are gate and up of one output (fl__cuda_weight_pack_gated),
+ *   y[m,i] = gate / (1 + __expf(-gate)) * up            bf16 alone, no residual
+ * with gate and up as y above in float32, operations as in rowops_cuda.h.
+ *
+ * Weight layout of 4 bits, "n16k64", one for prefill and decode, made so that one 16-byte load
+ * per thread is a tensor core A fragment: output channels in panels of 16 (N padded to 16 with
+ * zeros), a panel is K_pad / 64 blocks of 64 k one after another; in a block of 512 bytes, lane
+ * l = 0..31 has 16, word j, byte b:
+ *   n = 16 panel + l / 4 * 2 + j % 2       k = 64 block + 4 * (l % 4) + 16 * (j / 2) + b
+ *   the high nibble is code[n, k], the low one code[n, k + 32], two's complement
+ * Of 8 bits, "n8k64": the even channels of a panel, then the odd ones, each K_pad / 64 blocks of
+ * 8 channels x 64 k, which lie as the tensor cores read them from shared memory: in block row r,
+ * the 16 bytes of k / 16 at place (k / 16) ^ (r / 2).
  * A nibble masked into the high half of its byte is an int8 of 16 times the code: the kernels
  * multiply these and shift the sum right by 4, exactly. |16 sum| < 2^31 holds for K <= 65536.
  *
@@ -36,7 +42,7 @@ typedef struct fl_cuda_weight {
     int bits; /* 4: codes -8..7; 8: codes -128..127 */
     int N, K;
     int N_pad, K_pad;       /* multiples of 16 and 64 */
-    const uint8_t *data;    /* layout n16k64, device, 16-byte aligned */
+    const uint8_t *data;    /* layout n16k64 or n8k64, device, 16-byte aligned */
     const int32_t *col_sum; /* [N_pad], device */
 } fl_cuda_weight;
 
@@ -51,10 +57,13 @@ typedef struct fl_cuda_gemm {
     const fl_cuda_weight *w;
     const float *w_scale;
     int w_scale_stride;
-    const float *bias; /* NULL: none */
+    const float *bias;     /* NULL: none */
+    const float *residual; /* [M, ldr]; NULL: none. May be y itself where y is f32, ldr = ldy */
+    int64_t ldr;
     void *y;
     int64_t ldy;
     bool y_bf16;
+    bool gated; /* y is bf16 [M, N / 2] */
     int M;
     int32_t
         *workspace; /* fl__cuda_gemm_workspace_bytes, zero at first and left zero; NULL: K is
@@ -63,15 +72,20 @@ typedef struct fl_cuda_gemm {
 
 /* Which kernel, and how it cuts the problem. decode_ctas > 0: the decode kernel, with so many
  * CTAs per multiprocessor. Otherwise the prefill kernel: tiles of 128 channels x `tokens` (64,
- * 128 or 256), K cut into n_split parts; these two are always set. */
+ * 128 or 256), K cut into n_split parts, walked in groups of `group` token tiles; one warpgroup
+ * is `shift` stages of 128 k behind the other (0: in step). These are always set. */
 typedef struct fl_cuda_gemm_plan {
     int tokens, n_split, decode_ctas;
+    int group, shift;
 } fl_cuda_gemm_plan;
 
 size_t fl__cuda_weight_bytes(int N, int K, int bits);
 /* Host: packs codes [N, K] row-major into dst (fl__cuda_weight_bytes) and col_sum [N_pad]. */
 void fl__cuda_weight_pack(uint8_t *dst, int32_t *col_sum, const int8_t *codes, int N, int K,
                           int bits);
+/* The same of a gated pair [N, K] each: channels 2i of gate, 2i + 1 of up, 2 N of them. */
+void fl__cuda_weight_pack_gated(uint8_t *dst, int32_t *col_sum, const int8_t *gate,
+                                const int8_t *up, int N, int K, int bits);
 
 /* Enough for every plan that fl__cuda_gemm_plan makes. */
 size_t fl__cuda_gemm_workspace_bytes(void);

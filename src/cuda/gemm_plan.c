@@ -12,6 +12,7 @@ enum {
     STAGE_K = 128,
     CHANNELS = 128,
     MAX_SPLIT = 8,
+    GROUP = 4, /* divides 132: a CTA stays with its tokens */
     DECODE_ROWS = 16,
     DECODE_X_BYTES = 131072, /* of more than 8 rows: 64 KB won, 224 KB lost, between unknown */
 };
@@ -52,7 +53,7 @@ static int decode_ctas(const fl_cuda_gemm *g)
 
 fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm)
 {
-    fl_cuda_gemm_plan best = {0, 0, 0};
+    fl_cuda_gemm_plan best = {0};
     double best_time = 0.0;
     for (size_t i = 0; i < FL_COUNT(COSTS); i++)
         for (int n_split = 1; n_split <= MAX_SPLIT; n_split++) {
@@ -62,7 +63,7 @@ fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm)
                 break;
             if (best.tokens != 0 && t >= best_time) continue;
             best_time = t;
-            best = (fl_cuda_gemm_plan){COSTS[i].tokens, n_split, 0};
+            best = (fl_cuda_gemm_plan){COSTS[i].tokens, n_split, 0, GROUP, 0};
         }
     best.decode_ctas = decode_ctas(g);
     return best;

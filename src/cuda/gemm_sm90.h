@@ -10,11 +10,23 @@
  *   warpgroup 2 feeds a ring of STAGES: x [TOK, 128 k] (swizzled) and W [8 panels, 128 k].
  *   full[s] completes with the stage's bytes, empty[s] with an arrival of each consumer warp.
  *
- * CTAs are persistent and walk the items (tile, part of K) in groups of GROUP token tiles, so
+ * CTAs are persistent and walk the items (tile, part of K) in groups of `group` token tiles, so
  * that what runs at one time shares x and W in L2. Parts of K add their exact int32 sums into
  * the workspace; the last to come takes the total, and so the result does not depend on order.
- * Epilogue: scales in registers, bf16 through stmatrix (transposing) and bulk stores of 32
- * tokens; float32 straight from registers, 32-byte sectors.
+ *
+ * Out of step: with shift > 0 warpgroup 1 begins its tiles `shift` stages later than warpgroup 0
+ * and takes K from there around, so that one multiplies while the other scales and stores:
+ *
+ *   k        0 1 2 3 4 5 6 7 0 1 2 3 4 5 6 7 0 1 2         (shift 3)
+ *   group 0  [ tile 0      ] [ tile 1      ]
+ *   group 1        [ tile 0      ] [ tile 1      ]
+ *
+ * Where tiles next to each other have the same tokens, both use the same x all the time. Else
+ * the first `shift` stages of a tile come twice: for group 1 with its old tile, for group 0
+ * with its new one; the feeding thread arrives at empty[s] in place of the group left out.
+ *
+ * Epilogue from registers: a thread has pairs of neighbouring channels (rows r and r + 8 of a
+ * fragment are channels 2r and 2r + 1), eight lanes fill the 32 or 64 bytes of a token.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_CUDA_GEMM_SM90_H
 #define FL_CUDA_GEMM_SM90_H
@@ -29,35 +41,42 @@
 enum {
     CHANNELS = 128, /* of a CTA's tile */
     STAGE_K = 128,
-    CHUNK = 32, /* tokens of one bulk store */
-    GROUP = 8,  /* token tiles walked together */
     N_THREADS = 384,
     CONSUMER_WARPS = 8,
     BARRIER_BYTES = 256,
     SMEM_MAX = 232448,
+    RESIDUAL_AHEAD = 4, /* groups of 8 tokens */
+    PREFETCH_M = 256,   /* beyond, weights are the smaller part */
 };
 
 template <int BITS, int TOK> struct ring {
     static const int x_bytes = TOK * STAGE_K;
     static const int w_bytes = CHANNELS * STAGE_K * BITS / 8;
     static const int stage_bytes = x_bytes + w_bytes;
-    static const int out_bytes = 2 * 2 * CHUNK * 64 * 2; /* warpgroup, buffer, bf16 */
-    static const int scale_bytes = 2 * TOK * 8;          /* warpgroup, scale and zero */
-    static const int fixed_bytes = 1024 + out_bytes + scale_bytes + BARRIER_BYTES;
+    /* of the weights' tensor map: elements of a stage, channels of a row, rows of 64 channels */
+    static const int w_cols = BITS == 4 ? 256 : 128;
+    static const int w_rows = BITS == 4 ? 16 : 8;
+    static const int w_box = 64 / w_rows;
+    static const int scale_bytes = 2 * TOK * 8; /* warpgroup, scale and zero */
+    static const int fixed_bytes = 1024 + scale_bytes + BARRIER_BYTES;
     static const int fits = (SMEM_MAX - fixed_bytes) / stage_bytes;
     static const int stages = fits < 8 ? fits : 8;
     static const int smem_bytes = fixed_bytes + stages * stage_bytes;
 };
 
+typedef enum output { OUTPUT_F32, OUTPUT_BF16, OUTPUT_GATED } output;
+
 typedef struct gemm_args {
-    const float *x_scale, *w_scale, *bias;
+    const float *x_scale, *w_scale, *bias, *residual;
     const int32_t *x_zero, *col_sum;
-    float *y_f32; /* NULL: bf16 through the tensor map */
+    void *y;
     int32_t *sums, *counters;
-    int64_t ldy;
+    int64_t ldy, ldr;
     int x_scale_stride, x_zero_stride, w_scale_stride;
     int M, N, n_k; /* n_k stages along K */
-    int tiles_m, tiles_n, n_split;
+    int tiles_m, tiles_n, n_split, group, shift;
+    bool prefetch; /* the first item's weights, while the kernel ahead runs */
+    output out;
 } gemm_args;
 
 typedef struct item {
@@ -69,8 +88,8 @@ typedef struct item {
 template <int TOK> DEV item item_at(const gemm_args *g, int at)
 {
     const int part = at % g->n_split, pair = at / g->n_split;
-    const int per_group = GROUP * g->tiles_n, first = pair / per_group * GROUP;
-    const int rows = min(g->tiles_m - first, (int)GROUP), in = pair % per_group;
+    const int per_group = g->group * g->tiles_n, first = pair / per_group * g->group;
+    const int rows = min(g->tiles_m - first, g->group), in = pair % per_group;
     const int m = first + in % rows, n = in / rows;
     item it;
     it.m0 = m * TOK;
@@ -97,7 +116,7 @@ template <int STAGES> DEV void advance(cursor *c)
 
 /* Shared memory of the CTA: addresses of its parts. */
 typedef struct smem_map {
-    uint32_t ring, out, scales, full, empty;
+    uint32_t ring, scales, full, empty;
 } smem_map;
 
 template <int BITS, int TOK> DEV smem_map smem_parts(const void *raw)
@@ -105,46 +124,66 @@ template <int BITS, int TOK> DEV smem_map smem_parts(const void *raw)
     typedef ring<BITS, TOK> R;
     smem_map s;
     s.ring = (smem_addr(raw) + 1023) & ~1023u;
-    s.out = s.ring + R::stages * R::stage_bytes;
-    s.scales = s.out + R::out_bytes;
+    s.scales = s.ring + R::stages * R::stage_bytes;
     s.full = s.scales + R::scale_bytes;
     s.empty = s.full + 8 * R::stages;
     return s;
 }
 
+typedef struct feeder {
+    const CUtensorMap *map_x, *map_w;
+    smem_map s;
+    cursor at;
+} feeder;
+
+/* One stage: tokens from m0 and, for each warpgroup, 64 channels of the tile at n0[i]; a
+ * warpgroup with -1 there has no part in it. */
 template <int BITS, int TOK>
-DEV void produce(const gemm_args *g, const CUtensorMap *map_x, const CUtensorMap *map_w,
-                 smem_map s, int first, int step, int n_items)
+DEV void feed(feeder *f, int m0, int n0_first, int n0_second, int k)
 {
     typedef ring<BITS, TOK> R;
-    cursor c = {0, 0};
-    for (int at = first; at < n_items; at += step) {
-        const item it = item_at<TOK>(g, at);
-        for (int k = it.k0; k < it.k1; k++) {
-            const uint32_t full = s.full + 8 * c.stage;
-            const uint32_t x = s.ring + c.stage * R::stage_bytes, w = x + R::x_bytes;
-            mbar_wait(s.empty + 8 * c.stage, c.parity ^ 1);
-            mbar_expect(full, R::stage_bytes);
-            tma_load(x, map_x, k * STAGE_K, it.m0, full);
-            tma_load(w, map_w, k * 256, it.n0 / 16, full);
-            advance<R::stages>(&c);
+    const uint32_t full = f->s.full + 8 * f->at.stage, empty = f->s.empty + 8 * f->at.stage;
+    const uint32_t x = f->s.ring + f->at.stage * R::stage_bytes, w = x + R::x_bytes;
+    const int n_parts = (n0_first >= 0) + (n0_second >= 0);
+    mbar_wait(empty, f->at.parity ^ 1);
+    mbar_expect(full, R::x_bytes + n_parts * (R::w_bytes / 2));
+    tma_load(x, f->map_x, k * STAGE_K, m0, full);
+    if (n0_first >= 0) tma_load(w, f->map_w, k * R::w_cols, n0_first / R::w_rows, full);
+    if (n0_second >= 0)
+        tma_load(w + R::w_bytes / 2, f->map_w, k * R::w_cols, n0_second / R::w_rows + R::w_box,
+                 full);
+    if (n_parts < 2) mbar_arrive_many(empty, CONSUMER_WARPS / 2);
+    advance<R::stages>(&f->at);
+}
+
+template <int BITS, int TOK>
+DEV void produce(const gemm_args *g, feeder *f, int first, int step, int n_items)
+{
+    item old = {}, it = {};
+    for (int at = first; at < n_items + step; at += step, old = it) {
+        const bool has = at<n_items, had = at> first;
+        if (has) it = item_at<TOK>(g, at);
+        for (int k = 0; k < g->shift; k++) {
+            if (has && had && old.m0 == it.m0) {
+                feed<BITS, TOK>(f, it.m0, it.n0, old.n0, k);
+                continue;
+            }
+            if (had) feed<BITS, TOK>(f, old.m0, -1, old.n0, k);
+            if (has) feed<BITS, TOK>(f, it.m0, it.n0, -1, k);
         }
+        if (!has) return;
+        for (int k = it.k0 + g->shift; k < it.k1; k++)
+            feed<BITS, TOK>(f, it.m0, it.n0, it.n0, k);
     }
 }
 
-/* The A fragments of 64 channels x 128 k: a[4 * step + j], step = 0..3 of 32 k. */
-template <int BITS> DEV void load_fragments(uint32_t *a, uint32_t addr)
+/* While the kernel ahead still runs: the first item's weights come to L2. */
+template <int BITS, int TOK> DEV void prefetch_weights(const CUtensorMap *map_w, const item *it)
 {
-    if (BITS == 4) {
-        uint32_t q[8];
-        lds128(q, addr);
-        lds128(q + 4, addr + 512);
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            expand_w4(&a[i / 4 * 8 + i % 4], &a[i / 4 * 8 + 4 + i % 4], q[i]);
-    } else {
-#pragma unroll
-        for (int i = 0; i < 4; i++) lds128(a + 4 * i, addr + 512 * i);
+    typedef ring<BITS, TOK> R;
+    for (int k = it->k0; k < it->k1; k++) {
+        tma_prefetch(map_w, k * R::w_cols, it->n0 / R::w_rows);
+        tma_prefetch(map_w, k * R::w_cols, it->n0 / R::w_rows + R::w_box);
     }
 }
 
@@ -154,42 +193,98 @@ DEV void release(uint32_t empty, int lane)
     if (lane == 0) mbar_arrive(empty);
 }
 
-/* One stage: fragments into a, four wgmmas behind those of the stage before, which are then
- * awaited and their stage released. */
-template <int BITS, int TOK>
-DEV void multiply_stage(int32_t *acc, uint32_t *a, smem_map s, cursor *c, uint32_t w_offset,
-                        int lane, bool first)
+/* Which of a tile's stages stand beside one of the other warpgroup alone: those below `before`
+ * behind it, those from `after` on ahead of it. */
+typedef struct strays {
+    int before, after;
+} strays;
+
+/* Where a consumer is in the ring. */
+typedef struct reader {
+    cursor at;
+    smem_map s;
+    strays skip;
+    uint32_t x, empty; /* of the stage entered last */
+} reader;
+
+/* Waits for stage k of the tile. */
+template <int BITS, int TOK> DEV void enter(reader *r, int k)
 {
     typedef ring<BITS, TOK> R;
-    const uint32_t x = s.ring + c->stage * R::stage_bytes;
-    mbar_wait(s.full + 8 * c->stage, c->parity);
-    load_fragments<BITS>(a, x + w_offset);
-    const uint64_t desc = wgmma_desc(x);
-    wgmma_fence();
-#pragma unroll
-    for (int i = 0; i < 4; i++) wgmma_s8<TOK>(acc, a + 4 * i, desc + 2 * i, i > 0 || !first);
-    wgmma_commit();
-    wgmma_wait<1>();
-    if (!first) release(s.empty + 8 * (c->stage == 0 ? R::stages - 1 : c->stage - 1), lane);
-    advance<R::stages>(c);
+    if (k < r->skip.before) advance<R::stages>(&r->at);
+    r->x = r->s.ring + r->at.stage * R::stage_bytes;
+    r->empty = r->s.empty + 8 * r->at.stage;
+    mbar_wait(r->s.full + 8 * r->at.stage, r->at.parity);
+    advance<R::stages>(&r->at);
+    if (k >= r->skip.after) advance<R::stages>(&r->at);
 }
 
-/* acc of a tile's part of K; the fragments alternate between two sets of registers, since the
- * wgmmas of the stage before may still read theirs. */
-template <int BITS, int TOK>
-DEV void multiply(int32_t *acc, smem_map s, cursor *c, int n_k, int warp, int lane)
+/* ---- 4 bits: fragments through registers ---- */
+
+/* The A fragments of 64 channels x 128 k: a[4 * step + j], step = 0..3 of 32 k. */
+DEV void load_fragments(uint32_t *a, uint32_t addr)
 {
-    typedef ring<BITS, TOK> R;
-    const uint32_t w_offset = R::x_bytes + warp * (16 * STAGE_K * BITS / 8) + lane * 16;
-    uint32_t a[16], b[16];
-    int k = 0;
-    for (; k + 1 < n_k; k += 2) {
-        multiply_stage<BITS, TOK>(acc, a, s, c, w_offset, lane, k == 0);
-        multiply_stage<BITS, TOK>(acc, b, s, c, w_offset, lane, false);
+    uint32_t q[8];
+    lds128(q, addr);
+    lds128(q + 4, addr + 512);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        expand_w4(&a[i / 4 * 8 + i % 4], &a[i / 4 * 8 + 4 + i % 4], q[i]);
+}
+
+/* Stage k: fragments into a, four wgmmas behind those of the stage before, which are then
+ * awaited and their stage (empty barrier `used`) released. */
+template <int TOK>
+DEV void multiply_stage(int32_t *acc, uint32_t *a, reader *r, int k, uint32_t *used,
+                        uint32_t w_offset, int lane)
+{
+    enter<4, TOK>(r, k);
+    load_fragments(a, r->x + w_offset);
+    const uint64_t desc = wgmma_desc(r->x);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < 4; i++) wgmma_s8<TOK>(acc, a + 4 * i, desc + 2 * i, i > 0 || k > 0);
+    wgmma_commit();
+    wgmma_wait<1>();
+    if (k > 0) release(*used, lane);
+    *used = r->empty;
+}
+
+/* The fragments alternate between two sets of registers, since the wgmmas of the stage before
+ * may still read theirs. */
+template <int TOK> DEV void multiply_w4(int32_t *acc, reader *r, int n_k, int warp, int lane)
+{
+    const uint32_t w_offset = ring<4, TOK>::x_bytes + warp * (16 * STAGE_K / 2) + lane * 16;
+    uint32_t a[16], b[16], used = 0;
+    for (int k = 0; k < n_k; k += 2) {
+        multiply_stage<TOK>(acc, a, r, k, &used, w_offset, lane);
+        if (k + 1 == n_k) break;
+        multiply_stage<TOK>(acc, b, r, k + 1, &used, w_offset, lane);
     }
-    if (k < n_k) multiply_stage<BITS, TOK>(acc, a, s, c, w_offset, lane, k == 0);
     wgmma_wait<0>();
-    release(s.empty + 8 * (c->stage == 0 ? R::stages - 1 : c->stage - 1), lane);
+    release(used, lane);
+}
+
+/* ---- 8 bits: both operands from shared memory ---- */
+
+template <int TOK> DEV void multiply_w8(int32_t *acc, reader *r, int n_k, int wg, int lane)
+{
+    uint32_t used = 0;
+    for (int k = 0; k < n_k; k++) {
+        enter<8, TOK>(r, k);
+        const uint64_t x = wgmma_desc(r->x);
+        const uint64_t w = wgmma_desc_64b(r->x + ring<8, TOK>::x_bytes + wg * 64 * STAGE_K);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < 4; i++) /* from the third on the blocks of the second 64 k */
+            wgmma_s8_ss<TOK>(acc, w + i / 2 * 32 + i % 2 * 2, x + 2 * i, i > 0 || k > 0);
+        wgmma_commit();
+        wgmma_wait<1>();
+        if (k > 0) release(used, lane);
+        used = r->empty;
+    }
+    wgmma_wait<0>();
+    release(used, lane);
 }
 
 /* Adds the sums to the tile's in the workspace; true for the part that comes last: acc is then
@@ -219,7 +314,7 @@ DEV bool join_parts(int32_t *acc, const gemm_args *g, int slot, int wg, int tid,
     return true;
 }
 
-/* What a thread needs of its two channels: lane / 4 and 8 more. */
+/* What a thread needs of its channels n and n + 1. */
 typedef struct channel_scales {
     float scale[2], bias[2];
     int32_t sum[2];
@@ -230,11 +325,10 @@ DEV channel_scales load_channels(const gemm_args *g, int n)
     channel_scales c;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        const int at = n + 8 * i;
-        const bool in = at < g->N;
-        c.scale[i] = in ? g->w_scale[(int64_t)at * g->w_scale_stride] : 0.0f;
-        c.bias[i] = in && g->bias ? g->bias[at] : -0.0f; /* y + -0.0 is y, bit for bit */
-        c.sum[i] = in ? g->col_sum[at] : 0;
+        const bool in = n < g->N;
+        c.scale[i] = in ? g->w_scale[(int64_t)(n + i) * g->w_scale_stride] : 0.0f;
+        c.bias[i] = in && g->bias ? g->bias[n + i] : -0.0f; /* y + -0.0 is y, bit for bit */
+        c.sum[i] = in ? g->col_sum[n + i] : 0;
     }
     return c;
 }
@@ -246,87 +340,140 @@ DEV float scaled(int32_t acc, const channel_scales *c, int i, float x_scale, int
     return __fadd_rn(__fmul_rn((float)sum, __fmul_rn(x_scale, c->scale[i])), c->bias[i]);
 }
 
-DEV void lds64(uint32_t *a, uint32_t *b, uint32_t addr)
+/* x_scale and x_zero of tokens 8 i + 2 (lane % 4) and one more. */
+DEV void load_tokens(uint32_t t[4], uint32_t scales, int i, int lane)
 {
-    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
-                 : "=r"(*a), "=r"(*b)
-                 : "r"(addr)
-                 : "memory");
+    lds128(t, scales + 8 * (8 * i + 2 * (lane % 4)));
 }
 
-/* y of 8 tokens from 8 * i: v[0..3] as acc[4 * i ..]. scales: x_scale [TOK], x_zero [TOK]. */
+/* v[token][channel] of these tokens; t is of i, and becomes that of i + 1. */
 template <int BITS, int TOK>
-DEV void scale_8_tokens(float *v, const int32_t *acc, int i, const channel_scales *c,
-                        uint32_t scales, int lane)
+DEV void scale_tokens(float v[2][2], const int32_t *acc, int i, const channel_scales *c,
+                      uint32_t t[4], uint32_t scales, int lane)
 {
-    uint32_t s[2], z[2];
-    lds64(&s[0], &s[1], scales + 4 * (8 * i + 2 * (lane % 4)));
-    lds64(&z[0], &z[1], scales + 4 * (TOK + 8 * i + 2 * (lane % 4)));
+    uint32_t next[4] = {};
+    if (i + 1 < TOK / 8) load_tokens(next, scales, i + 1, lane);
 #pragma unroll
     for (int j = 0; j < 4; j++)
-        v[j] = scaled<BITS>(acc[4 * i + j], c, j / 2, __uint_as_float(s[j % 2]),
-                            (int32_t)z[j % 2]);
+        v[j % 2][j / 2] = scaled<BITS>(acc[4 * i + j], c, j / 2, __uint_as_float(t[j % 2 * 2]),
+                                       (int32_t)t[j % 2 * 2 + 1]);
+#pragma unroll
+    for (int j = 0; j < 4; j++) t[j] = next[j];
 }
 
-/* bf16: 32 tokens x 64 channels at a time through one of two buffers. */
-template <int BITS, int TOK>
-DEV void store_bf16(const int32_t *acc, const CUtensorMap *map_y, const channel_scales *c,
-                    uint32_t scales, uint32_t out, int m0, int n0, int wg, int tid)
+/* A thread's part of an output matrix: rows 8 i + j from its first token on, i = 0.., j = 0, 1,
+ * of which `left` exist; two neighbouring elements of each. */
+typedef struct pairs {
+    uint8_t *at;
+    int64_t step; /* bytes of a row */
+    int left;
+} pairs;
+
+DEV pairs pairs_at(const gemm_args *g, const void *base, int64_t ld, int width, int m, int n)
 {
-    const int lane = tid % 32, block = lane / 8, row = lane % 8;
-    const uint32_t piece = 2 * (tid / 32) + block % 2; /* 16 bytes: 8 channels */
-    const uint32_t at = (8 * (block / 2) + row) * 128 + ((piece ^ row) << 4);
+    pairs p = {(uint8_t *)base + (m * ld + n) * width, ld * width, g->M - m};
+    return p;
+}
+
+/* r[token]: two channels of each. */
+DEV void load_pairs(float2 r[2], const pairs *p, int i)
+{
 #pragma unroll
-    for (int t = 0; t < TOK; t += CHUNK) {
-        const uint32_t buffer = out + (t / CHUNK % 2) * (CHUNK * 128);
-        if (tid == 0) tma_store_wait_one();
-        named_barrier(1 + wg, 128);
+    for (int j = 0; j < 2; j++)
+        if (8 * i + j < p->left) r[j] = *(const float2 *)(p->at + (8 * i + j) * p->step);
+}
+
+DEV void store_pairs(const pairs *p, int i, const float v[2][2], bool f32)
+{
 #pragma unroll
-        for (int i = t / 8; i < (t + CHUNK) / 8; i += 2) {
-            float v[8];
-            scale_8_tokens<BITS, TOK>(v, acc, i, c, scales, lane);
-            scale_8_tokens<BITS, TOK>(v + 4, acc, i + 1, c, scales, lane);
-            stmatrix_trans(buffer + at + (8 * i - t) * 128, bf16x2(v[0], v[1]),
-                           bf16x2(v[2], v[3]), bf16x2(v[4], v[5]), bf16x2(v[6], v[7]));
-        }
-        fence_async_smem();
-        named_barrier(1 + wg, 128);
-        if (tid == 0) tma_store(map_y, n0, m0 + t, buffer);
+    for (int j = 0; j < 2; j++) {
+        uint8_t *to = p->at + (8 * i + j) * p->step;
+        if (8 * i + j >= p->left) continue;
+        if (f32) *(float2 *)to = make_float2(v[j][0], v[j][1]);
+        else *(uint32_t *)to = bf16x2(v[j][0], v[j][1]);
     }
 }
 
-/* float32: 8 lanes write 8 neighbouring channels of a token. */
-template <int BITS, int TOK>
-DEV void store_f32(const int32_t *acc, const gemm_args *g, const channel_scales *c,
-                   uint32_t scales, int m0, int n, int lane)
+/* y of the tile: of this thread channels n, n + 1 and every fourth pair of tokens from m on. */
+template <int BITS, int TOK, bool F32, bool ADD>
+DEV void store(const int32_t *acc, const gemm_args *g, const channel_scales *c, uint32_t scales,
+               int m, int n, int lane)
 {
+    const pairs y = pairs_at(g, g->y, g->ldy, F32 ? 4 : 2, m, n);
+    const pairs add = pairs_at(g, g->residual, g->ldr, 4, m, n);
+    float2 r[RESIDUAL_AHEAD][2];
+    uint32_t t[4];
+    if (n >= g->N) return;
+    load_tokens(t, scales, 0, lane);
+#pragma unroll
+    for (int i = 0; ADD && i < RESIDUAL_AHEAD; i++) load_pairs(r[i], &add, i);
 #pragma unroll
     for (int i = 0; i < TOK / 8; i++) {
-        float v[4];
-        scale_8_tokens<BITS, TOK>(v, acc, i, c, scales, lane);
+        const int ahead = i + RESIDUAL_AHEAD;
+        float2 *at = r[i % RESIDUAL_AHEAD];
+        float v[2][2];
+        scale_tokens<BITS, TOK>(v, acc, i, c, t, scales, lane);
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const int m = m0 + 8 * i + 2 * (lane % 4) + j % 2, at = n + 8 * (j / 2);
-            if (m < g->M && at < g->N) g->y_f32[m * g->ldy + at] = v[j];
+        for (int j = 0; ADD && j < 2; j++) {
+            v[j][0] = __fadd_rn(v[j][0], at[j].x);
+            v[j][1] = __fadd_rn(v[j][1], at[j].y);
         }
+        if (ADD && ahead < TOK / 8) load_pairs(at, &add, ahead);
+        store_pairs(&y, i, v, F32);
     }
+}
+
+/* Lanes of neighbouring channel pairs trade outputs, so that one has both of a token. */
+template <int BITS, int TOK>
+DEV void store_gated(const int32_t *acc, const gemm_args *g, const channel_scales *c,
+                     uint32_t scales, int m, int n, int lane)
+{
+    const int odd = lane / 4 % 2, left = n < g->N ? g->M - m - odd : 0;
+    uint32_t t[4];
+    load_tokens(t, scales, 0, lane);
+    uint8_t *to = (uint8_t *)g->y + ((m + odd) * g->ldy + n / 4 * 2) * 2;
+#pragma unroll
+    for (int i = 0; i < TOK / 8; i++) {
+        float v[2][2], y[2];
+        scale_tokens<BITS, TOK>(v, acc, i, c, t, scales, lane);
+#pragma unroll
+        for (int j = 0; j < 2; j++) y[j] = gated(v[j][0], v[j][1]);
+        const float other = __shfl_xor_sync(0xffffffffu, odd ? y[0] : y[1], 4);
+        if (8 * i < left)
+            *(uint32_t *)(to + 16 * i * g->ldy) =
+                odd ? bf16x2(other, y[1]) : bf16x2(y[0], other);
+    }
+}
+
+template <int BITS, int TOK>
+DEV void store_tile(const int32_t *acc, const gemm_args *g, const channel_scales *c,
+                    uint32_t scales, int m, int n, int lane)
+{
+    const bool f32 = g->out == OUTPUT_F32;
+    if (g->out == OUTPUT_GATED) store_gated<BITS, TOK>(acc, g, c, scales, m, n, lane);
+    else if (g->residual && f32) store<BITS, TOK, true, true>(acc, g, c, scales, m, n, lane);
+    else if (g->residual) store<BITS, TOK, false, true>(acc, g, c, scales, m, n, lane);
+    else if (f32) store<BITS, TOK, true, false>(acc, g, c, scales, m, n, lane);
+    else store<BITS, TOK, false, false>(acc, g, c, scales, m, n, lane);
 }
 
 /* One consumer warpgroup's life: for each item multiply, join the parts, scale and store. */
 template <int BITS, int TOK>
-DEV void consume(const gemm_args *g, const CUtensorMap *map_y, smem_map s, int first, int step,
-                 int n_items)
+DEV void consume(const gemm_args *g, smem_map s, int first, int step, int n_items)
 {
+    typedef ring<BITS, TOK> R;
     const int tid = threadIdx.x % 128, wg = threadIdx.x / 128, lane = tid % 32;
-    const uint32_t scales = s.scales + wg * TOK * 8;
-    const uint32_t out = s.out + wg * 2 * CHUNK * 128,
-                   flag = s.full + BARRIER_BYTES - 8 + 4 * wg;
+    const uint32_t scales = s.scales + wg * TOK * 8, flag = s.full + BARRIER_BYTES - 8 + 4 * wg;
     const int per_thread = (TOK + 127) / 128;
-    cursor c = {0, 0};
+    reader r = {{0, 0}, s, {0, 0}, 0, 0};
+    item old = {};
+    if (wg == 1)
+        for (int k = 0; k < g->shift; k++) advance<R::stages>(&r.at);
     for (int at = first; at < n_items; at += step) {
         const item it = item_at<TOK>(g, at);
-        const int n0 = it.n0 + 64 * wg, n = n0 + 16 * (tid / 32) + lane / 4;
+        const int n = it.n0 + 64 * wg + 16 * (tid / 32) + lane / 4 * 2;
         const channel_scales ch = load_channels(g, n);
+        r.skip = {0, 1 << 30};
         float xs[per_thread];
         int32_t xz[per_thread], acc[TOK / 2];
 #pragma unroll
@@ -335,30 +482,31 @@ DEV void consume(const gemm_args *g, const CUtensorMap *map_y, smem_map s, int f
             xs[i] = m < g->M ? g->x_scale[(int64_t)m * g->x_scale_stride] : 0.0f;
             xz[i] = m < g->M && g->x_zero ? g->x_zero[(int64_t)m * g->x_zero_stride] : 0;
         }
-        multiply<BITS, TOK>(acc, s, &c, it.k1 - it.k0, 4 * wg + tid / 32, lane);
+        if (wg == 0 && at > first && old.m0 != it.m0) r.skip.before = g->shift;
+        if (wg == 1 && at + step < n_items && item_at<TOK>(g, at + step).m0 != it.m0)
+            r.skip.after = it.k1 - it.k0 - g->shift;
+        old = it;
+        if (BITS == 4) multiply_w4<TOK>(acc, &r, it.k1 - it.k0, 4 * wg + tid / 32, lane);
+        else multiply_w8<TOK>(acc, &r, it.k1 - it.k0, wg, lane);
         if (g->n_split > 1 && !join_parts<TOK>(acc, g, 2 * it.tile + wg, wg, tid, flag))
             continue;
         named_barrier(1 + wg, 128); /* the scales of the item before have been read */
 #pragma unroll
         for (int i = 0; i < per_thread; i++) {
             if (i * 128 + tid >= TOK) break;
-            asm volatile("st.shared.f32 [%0], %1;\n"
-                         "st.shared.s32 [%0 + %3], %2;" ::"r"(scales + 4 * (i * 128 + tid)),
-                         "f"(xs[i]), "r"(xz[i]), "n"(4 * TOK)
+            asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(scales + 8 * (i * 128 + tid)),
+                         "r"(__float_as_uint(xs[i])), "r"(xz[i])
                          : "memory");
         }
         named_barrier(1 + wg, 128);
-        if (g->y_f32) store_f32<BITS, TOK>(acc, g, &ch, scales, it.m0, n, lane);
-        else store_bf16<BITS, TOK>(acc, map_y, &ch, scales, out, it.m0, n0, wg, tid);
+        store_tile<BITS, TOK>(acc, g, &ch, scales, it.m0 + 2 * (lane % 4), n, lane);
     }
-    if (tid == 0) tma_store_wait_all();
 }
 
 template <int BITS, int TOK>
 __global__ __launch_bounds__(N_THREADS,
                              1) void gemm_kernel(const __grid_constant__ CUtensorMap map_x,
                                                  const __grid_constant__ CUtensorMap map_w,
-                                                 const __grid_constant__ CUtensorMap map_y,
                                                  const __grid_constant__ gemm_args g)
 {
     extern __shared__ uint8_t raw[];
@@ -374,19 +522,28 @@ __global__ __launch_bounds__(N_THREADS,
         mbar_init_fence();
     }
     __syncthreads();
+    launch_dependents();
+    if (threadIdx.x == 256 && g.prefetch) {
+        const item it = item_at<TOK>(&g, first);
+        prefetch_weights<BITS, TOK>(&map_w, &it);
+    }
+    wait_for_kernel_ahead();
     if (threadIdx.x >= 256) {
         REGS_DEC(40);
-        if (threadIdx.x == 256) produce<BITS, TOK>(&g, &map_x, &map_w, s, first, step, n_items);
+        if (threadIdx.x == 256) {
+            feeder f = {&map_x, &map_w, s, {0, 0}};
+            produce<BITS, TOK>(&g, &f, first, step, n_items);
+        }
         __syncwarp();
     } else {
         REGS_INC(232);
-        consume<BITS, TOK>(&g, &map_y, s, first, step, n_items);
+        consume<BITS, TOK>(&g, s, first, step, n_items);
     }
 }
 
 /* ---- host -------------------------------------------------------------------------------- */
 
-static fl_status make_maps(CUtensorMap maps[3], const fl_cuda_gemm *g, fl_cuda_gemm_plan plan,
+static fl_status make_maps(CUtensorMap maps[2], const fl_cuda_gemm *g, fl_cuda_gemm_plan plan,
                            fl_err *err)
 {
     const fl_cuda_weight *w = g->w;
@@ -398,27 +555,20 @@ static fl_status make_maps(CUtensorMap maps[3], const fl_cuda_gemm *g, fl_cuda_g
                          STAGE_K,
                          (uint32_t)plan.tokens,
                          true};
-    /* elements of 4 (8) bytes: a box side is at most 256 of them */
+    /* a stage of 64 channels: 4 panels of 2 blocks, or 8 blocks of 8 rows */
+    const bool w4 = w->bits == 4;
+    const int rows = w4 ? 16 : 8, row_bytes = w->K_pad * 8;
     const tensor_2d weights = {w->data,
-                               w->bits == 4 ? CU_TENSOR_MAP_DATA_TYPE_UINT32
-                                            : CU_TENSOR_MAP_DATA_TYPE_UINT64,
-                               (uint64_t)w->K_pad * 2,
-                               (uint64_t)w->N_pad / 16,
-                               (uint64_t)w->K_pad * 2 * (uint64_t)w->bits,
-                               256,
-                               8,
+                               w4 ? CU_TENSOR_MAP_DATA_TYPE_UINT32
+                                  : CU_TENSOR_MAP_DATA_TYPE_UINT64,
+                               (uint64_t)(row_bytes / (w4 ? 4 : 8)),
+                               (uint64_t)(w->N_pad / rows),
+                               (uint64_t)row_bytes,
+                               (uint32_t)(w4 ? 256 : 128),
+                               (uint32_t)(64 / rows),
                                false};
-    const tensor_2d y = {g->y,
-                         CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                         (uint64_t)w->N,
-                         (uint64_t)g->M,
-                         (uint64_t)g->ldy * 2,
-                         64,
-                         CHUNK,
-                         true};
     fl_status st = fl__tensor_map(&maps[0], &x, err);
     if (st == FL_OK) st = fl__tensor_map(&maps[1], &weights, err);
-    if (st == FL_OK && g->y_bf16) st = fl__tensor_map(&maps[2], &y, err);
     return st;
 }
 
@@ -434,8 +584,11 @@ static gemm_args make_args(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan)
     a.w_scale_stride = g->w_scale_stride;
     a.bias = g->bias;
     a.col_sum = w->col_sum;
-    a.y_f32 = g->y_bf16 ? NULL : (float *)g->y;
+    a.residual = g->residual;
+    a.ldr = g->ldr;
+    a.y = g->y;
     a.ldy = g->ldy;
+    a.out = g->gated ? OUTPUT_GATED : g->y_bf16 ? OUTPUT_BF16 : OUTPUT_F32;
     a.M = g->M;
     a.N = w->N;
     a.n_k = (w->K + STAGE_K - 1) / STAGE_K;
@@ -443,30 +596,41 @@ static gemm_args make_args(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan)
     a.tiles_n = (w->N + CHANNELS - 1) / CHANNELS;
     a.n_split = g->workspace ? FL_MAX(1, FL_MIN(plan.n_split, a.n_k)) : 1;
     if (a.tiles_m * a.tiles_n > FL_CUDA_MAX_SPLIT_TILES) a.n_split = 1;
+    a.group = FL_MAX(1, plan.group);
+    a.shift = a.n_split > 1 ? 0 : FL_MAX(0, FL_MIN(plan.shift, a.n_k));
+    a.prefetch = g->M <= PREFETCH_M;
     a.counters = g->workspace;
     a.sums = g->workspace + FL_CUDA_MAX_SPLIT_TILES * 2;
     return a;
 }
 
 template <int BITS, int TOK>
-static cudaError_t launch(const CUtensorMap maps[3], const gemm_args *a, int n_sm,
+static cudaError_t launch(const CUtensorMap maps[2], const gemm_args *a, int n_sm,
                           cudaStream_t stream)
 {
     typedef ring<BITS, TOK> R;
     const int n_items = a->tiles_m * a->tiles_n * a->n_split;
+    cudaLaunchAttribute overlap[1];
+    cudaLaunchConfig_t config = {};
     const cudaError_t e = cudaFuncSetAttribute(
         gemm_kernel<BITS, TOK>, cudaFuncAttributeMaxDynamicSharedMemorySize, R::smem_bytes);
     if (e != cudaSuccess) return e;
-    gemm_kernel<BITS, TOK><<<FL_MIN(n_items, n_sm), N_THREADS, R::smem_bytes, stream>>>(
-        maps[0], maps[1], maps[2], *a);
-    return cudaGetLastError();
+    overlap[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap[0].val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = dim3((unsigned)FL_MIN(n_items, n_sm));
+    config.blockDim = dim3(N_THREADS);
+    config.dynamicSmemBytes = R::smem_bytes;
+    config.stream = stream;
+    config.attrs = overlap;
+    config.numAttrs = 1;
+    return cudaLaunchKernelEx(&config, gemm_kernel<BITS, TOK>, maps[0], maps[1], *a);
 }
 
 template <int BITS>
 static fl_status gemm_sm90(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, int n_sm,
                            void *stream, fl_err *err)
 {
-    CUtensorMap maps[3] = {};
+    CUtensorMap maps[2] = {};
     fl_status st = make_maps(maps, g, plan, err);
     if (st != FL_OK) return st;
     const gemm_args a = make_args(g, plan);

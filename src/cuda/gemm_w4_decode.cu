@@ -32,14 +32,14 @@ enum {
 typedef struct decode_args {
     const int8_t *x;
     const uint8_t *w;
-    const float *x_scale, *w_scale, *bias;
+    const float *x_scale, *w_scale, *bias, *residual;
     const int32_t *x_zero, *col_sum;
     void *y;
-    int64_t ldx, ldy;
+    int64_t ldx, ldy, ldr;
     int x_scale_stride, x_zero_stride, w_scale_stride;
     int M, N, n_panels, n_blocks; /* blocks of 64 k */
     int per_run, n_parts;         /* panels of a run, CTAs of a cluster */
-    bool y_bf16;
+    bool y_bf16, gated;
 } decode_args;
 
 /* Where a warp reads: block k of its part of a panel. */
@@ -116,20 +116,32 @@ DEV void flush(int32_t *acc, uint32_t sums, const decode_args *g, int panel, int
     }
 }
 
+/* y before the residual; channel at of the run. Channel c of a panel is row c / 2, and 8 more
+ * if odd, of its fragment. */
+DEV float scaled(const decode_args *g, const int32_t *sums, int m, int panel0, int at)
+{
+    const int n = panel0 * 16 + at, row = at % 16 / 2 + at % 2 * 8;
+    const int32_t x_zero = g->x_zero ? g->x_zero[m * g->x_zero_stride] : 0;
+    const int32_t acc = sums[(at / 16 * g->M + m) * SUMS_STRIDE + row];
+    const int32_t sum = (acc >> 4) - x_zero * g->col_sum[n];
+    const float scale = __fmul_rn(g->x_scale[m * g->x_scale_stride],
+                                  g->w_scale[(int64_t)n * g->w_scale_stride]);
+    return __fadd_rn(__fmul_rn((float)sum, scale), g->bias ? g->bias[n] : -0.0f);
+}
+
 DEV void finish(const decode_args *g, const int32_t *sums, int panel0, int n_panels, int rank)
 {
-    const int width = 16 * n_panels;
+    const int per_output = g->gated ? 2 : 1, width = 16 / per_output * n_panels;
+#pragma unroll 1
     for (int i = threadIdx.x; i < width * g->M; i += blockDim.x) {
-        const int m = i / width, at = i % width, panel = at / 16, n = panel0 * 16 + at;
-        if (n >= g->N || panel % g->n_parts != rank) continue;
-        const int32_t x_zero = g->x_zero ? g->x_zero[m * g->x_zero_stride] : 0;
-        const int32_t acc = sums[(panel * g->M + m) * SUMS_STRIDE + at % 16];
-        const int32_t sum = (acc >> 4) - x_zero * g->col_sum[n];
-        const float scale = __fmul_rn(g->x_scale[m * g->x_scale_stride],
-                                      g->w_scale[(int64_t)n * g->w_scale_stride]);
-        const float y = __fadd_rn(__fmul_rn((float)sum, scale), g->bias ? g->bias[n] : -0.0f);
-        if (g->y_bf16) ((uint16_t *)g->y)[m * g->ldy + n] = (uint16_t)bf16x2(y, 0.0f);
-        else ((float *)g->y)[m * g->ldy + n] = y;
+        const int m = i / width, at = i % width * per_output, n = panel0 * 16 + at;
+        if (n >= g->N || at / 16 % g->n_parts != rank) continue;
+        float y = scaled(g, sums, m, panel0, at);
+        if (g->gated) y = gated(y, scaled(g, sums, m, panel0, at + 1));
+        if (g->residual) y = __fadd_rn(y, g->residual[m * g->ldr + n]);
+        const int64_t to = m * g->ldy + n / per_output;
+        if (g->y_bf16) ((uint16_t *)g->y)[to] = (uint16_t)bf16x2(y, 0.0f);
+        else ((float *)g->y)[to] = y;
     }
 }
 
@@ -147,8 +159,9 @@ DEV void sync_parts(int n_parts)
 
 /* Registers for two CTAs on a multiprocessor, or one where NT needs more of them. */
 template <int NT>
-__global__ __launch_bounds__(WARPS * 32, NT == 1 ? 2 : 1) void decode_kernel(
-    const __grid_constant__ decode_args g)
+__global__
+__launch_bounds__(WARPS * 32,
+                  NT == 1 ? 2 : 1) void decode_kernel(const __grid_constant__ decode_args g)
 {
     extern __shared__ __align__(128) uint32_t raw[];
     const int rank = g.n_parts == 1 ? 0 : (int)cluster_rank();
@@ -169,9 +182,9 @@ __global__ __launch_bounds__(WARPS * 32, NT == 1 ? 2 : 1) void decode_kernel(
 
 #pragma unroll
     for (int i = 0; i < DEPTH; i++) load_next(q[i], &r, n_part, skip);
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    launch_dependents();
     for (int i = threadIdx.x; i < n_panels * g.M * SUMS_STRIDE; i += WARPS * 32) sums[i] = 0;
-    asm volatile("griddepcontrol.wait;" ::: "memory");
+    wait_for_kernel_ahead();
     fill_x(smem_addr(raw), &g, b0, n_part);
     sync_parts(g.n_parts);
     for (int at = first; at < end; at += DEPTH)
@@ -206,11 +219,13 @@ static decode_args make_args(const fl_cuda_gemm *g, int n_ctas)
     a.x_scale = g->x_scale;
     a.w_scale = g->w_scale;
     a.bias = g->bias;
+    a.residual = g->residual;
     a.x_zero = g->x_zero;
     a.col_sum = w->col_sum;
     a.y = g->y;
     a.ldx = g->ldx;
     a.ldy = g->ldy;
+    a.ldr = g->ldr;
     a.x_scale_stride = g->x_scale_stride;
     a.x_zero_stride = g->x_zero_stride;
     a.w_scale_stride = g->w_scale_stride;
@@ -218,7 +233,8 @@ static decode_args make_args(const fl_cuda_gemm *g, int n_ctas)
     a.N = w->N;
     a.n_panels = w->N_pad / 16;
     a.n_blocks = w->K_pad / 64;
-    a.y_bf16 = g->y_bf16;
+    a.y_bf16 = g->y_bf16 || g->gated;
+    a.gated = g->gated;
     a.n_parts = 1;
     while (a.n_parts < MAX_PARTS && x_bytes(&a) > X_BYTES) a.n_parts *= 2;
     const int n_runs = FL_MAX(1, n_ctas / a.n_parts);

@@ -1,9 +1,11 @@
 /* kv_append.cu - new tokens into the paged cache: rotary embedding, grid, codes, layout.
  *
  * A CTA owns a group of 16 tokens of a sequence and KV head, so that words shared by several
- * tokens have one writer: first a warp per row rotates, finds the grid and leaves codes in
- * shared memory, then a thread per word gathers its nibbles, keeping those of older tokens.
- * More CTAs rotate the heads of q. Floats as on the CPU: each operation rounded on its own.
+ * tokens have one writer. Eight threads per row hold 8 values of its first half and the 8 that
+ * rotate with them each, find the grid by shuffles and leave codes in shared memory. Then a
+ * thread per word gathers its codes; words that older tokens share were read at the start. The
+ * same CTA rotates its KV head's query heads. Floats as on the CPU: each operation rounded on
+ * its own.
  * SPDX-License-Identifier: MIT */
 #include "cuda/attention_cuda.h"
 
@@ -12,111 +14,172 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-enum { N_THREADS = 256, MAX_D = 128, GROUP = FL_CUDA_KV_GROUP };
+enum {
+    N_THREADS = 256,
+    GROUP = FL_CUDA_KV_GROUP,
+    PER_ROW = 8, /* threads */
+    STRIDE = 144 /* codes between rows in shared memory: off the same banks */
+};
 
 typedef struct append_args {
     fl_cuda_kv_append a;
     fl_cuda_kv kv;
-    int64_t group_bytes;
+    bool aligned; /* rows begin at multiples of 16 bytes */
 } append_args;
 
 /* The group's new tokens: t0 <= t < t1 of it, in row `row` + t of q, k and v. */
 typedef struct span {
     int t0, t1, row, position; /* of t = 0 */
-    uint8_t *group;            /* head 0's */
 } span;
 
-typedef struct shared_rows {
-    uint16_t value[2][GROUP][MAX_D]; /* codes or bf16 */
+template <int BITS> struct code_type {
+    typedef uint8_t type;
+};
+template <> struct code_type<16> {
+    typedef uint16_t type; /* bf16 */
+};
+
+template <int BITS> struct shared_rows {
+    __align__(16) typename code_type<BITS>::type value[2][GROUP][STRIDE];
     uint16_t scale[2][GROUP];
     uint8_t zero[2][GROUP];
-} shared_rows;
+};
 
-/* A lane's four values of a row: pairs (d, d + D / 2) at d = 2 lane, 2 lane + 1. */
-DEV void load_row(float *x, const void *from, int64_t at, int half, bool bf16)
+/* ---- rows -------------------------------------------------------------------------------- */
+
+/* Eight neighbouring values. */
+DEV void load_eight(float *x, const void *from, int64_t at, bool bf16, bool aligned)
 {
-    for (int i = 0; i < 2; i++) {
-        const int64_t j = at + i * half;
-        if (bf16) {
-            const uint32_t v = *(const uint32_t *)((const uint16_t *)from + j);
-            x[2 * i] = __uint_as_float(v << 16);
-            x[2 * i + 1] = __uint_as_float(v & 0xffff0000u);
+    uint32_t v[8];
+    const uint32_t *p = (const uint32_t *)from + (bf16 ? at / 2 : at);
+    const int n = bf16 ? 4 : 8;
+#pragma unroll
+    for (int i = 0; i < 8; i += 4) {
+        if (i >= n) break;
+        if (aligned) {
+            const uint4 u = *(const uint4 *)(p + i);
+            v[i] = u.x, v[i + 1] = u.y, v[i + 2] = u.z, v[i + 3] = u.w;
         } else {
-            const float2 v = *(const float2 *)((const float *)from + j);
-            x[2 * i] = v.x;
-            x[2 * i + 1] = v.y;
+#pragma unroll
+            for (int j = 0; j < 4; j++) v[i + j] = p[i + j];
         }
     }
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        x[i] = __uint_as_float(!bf16 ? v[i] : i % 2 ? v[i / 2] & 0xffff0000u : v[i / 2] << 16);
+}
+
+/* Values d .. d + 7 of a row and those half a row on. */
+DEV void load_row(float *x, const void *from, int64_t at, int half, const append_args *g)
+{
+    load_eight(x, from, at, g->a.x_bf16, g->aligned);
+    load_eight(x + 8, from, at + half, g->a.x_bf16, g->aligned);
 }
 
 DEV void rotate(float *x, const fl_cuda_kv_append *a, int position, int d, int half)
 {
+    float c[8], s[8];
     if (!a->cos) return;
-    const int64_t at = (int64_t)position * half + d;
-    for (int i = 0; i < 2; i++) {
-        const float c = a->cos[at + i], s = a->sin[at + i], u = x[i], v = x[i + 2];
-        x[i] = __fsub_rn(__fmul_rn(u, c), __fmul_rn(v, s));
-        x[i + 2] = __fadd_rn(__fmul_rn(v, c), __fmul_rn(u, s));
+    load_eight(c, a->cos, (int64_t)position * half + d, false, true);
+    load_eight(s, a->sin, (int64_t)position * half + d, false, true);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const float u = x[i], v = x[i + 8];
+        x[i] = __fsub_rn(__fmul_rn(u, c[i]), __fmul_rn(v, s[i]));
+        x[i + 8] = __fadd_rn(__fmul_rn(v, c[i]), __fmul_rn(u, s[i]));
     }
 }
 
-DEV float warp_max(float v)
+DEV uint4 eight_bf16(const float *x)
 {
-    for (int i = 16; i > 0; i /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, i));
-    return v;
+    return make_uint4(bf16x2(x[0], x[1]), bf16x2(x[2], x[3]), bf16x2(x[4], x[5]),
+                      bf16x2(x[6], x[7]));
 }
 
-DEV int code_of(float x, float inv, float zero, float qmax)
+DEV uint32_t code_of(float x, float inv, float zero, float qmax)
 {
     const float u = __fadd_rn(rintf(__fmul_rn(x, inv)), zero);
-    if (!(u > 0)) return 0;
-    return u < qmax ? (int)u : (int)qmax;
+    return (uint32_t)(int)fminf(fmaxf(u, 0), qmax); /* NaN: 0 */
 }
 
-/* Codes of one row; a lane without values has zeros. */
-DEV void quantize_row(shared_rows *s, int which, int t, const float *x, int bits,
-                      const float *clip, int lane, int half)
+/* Codes of one row, of which the thread has 16 values, or zeros. */
+template <int BITS>
+DEV void quantize_row(shared_rows<BITS> *s, int which, int t, const float *x, const float *clip,
+                      int c, int half)
 {
-    const float qmax = (float)((1 << bits) - 1);
-    const float hi = __fmul_rn(
-        clip[0], warp_max(fmaxf(fmaxf(fmaxf(0, x[0]), x[1]), fmaxf(fmaxf(0, x[2]), x[3]))));
-    const float lo = __fmul_rn(clip[1], -warp_max(fmaxf(fmaxf(fmaxf(0, -x[0]), -x[1]),
-                                                        fmaxf(fmaxf(0, -x[2]), -x[3]))));
+    const float qmax = (float)((1 << BITS) - 1);
+    float hi = 0, lo = 0;
+#pragma unroll
+    for (int i = 0; i < 16; i++) hi = fmaxf(hi, x[i]), lo = fmaxf(lo, -x[i]);
+#pragma unroll
+    for (int i = 1; i < PER_ROW; i *= 2) {
+        hi = fmaxf(hi, __shfl_xor_sync(~0u, hi, i));
+        lo = fmaxf(lo, __shfl_xor_sync(~0u, lo, i));
+    }
+    hi = __fmul_rn(clip[0], hi);
+    lo = __fmul_rn(clip[1], -lo);
     uint16_t scale = __half_as_ushort(__float2half_rn(__fdiv_rn(__fsub_rn(hi, lo), qmax)));
     if (scale == 0 || (scale & 0x7c00u) == 0x7c00u) scale = 0x3c00u;
     const float inv = __fdiv_rn(1.0f, __half2float(__ushort_as_half(scale)));
     const float zero = fminf(rintf(__fmul_rn(-lo, inv)), qmax);
-    if (lane == 0) {
+    if (c == 0) {
         s->scale[which][t] = scale;
         s->zero[which][t] = (uint8_t)zero;
     }
-    for (int i = 0; i < 4 && 2 * lane < half; i++)
-        s->value[which][t][i / 2 * half + 2 * lane + i % 2] =
-            (uint16_t)code_of(x[i], inv, zero, qmax);
-}
-
-DEV void fill_rows(shared_rows *s, const append_args *g, const span *p, int head)
-{
-    const fl_cuda_kv_append *a = &g->a;
-    const int lane = threadIdx.x % 32, half = g->kv.D / 2;
-    for (int i = threadIdx.x / 32; i < 2 * GROUP; i += N_THREADS / 32) {
-        const int t = i % GROUP, which = i / GROUP;
-        float x[4] = {};
-        if (t < p->t0 || t >= p->t1) continue;
-        if (2 * lane < half) {
-            const int64_t ld = which ? a->ldv : a->ldk;
-            const int64_t at = (p->row + t) * ld + head * g->kv.D + 2 * lane;
-            load_row(x, which ? a->v : a->k, at, half, a->x_bf16);
-            if (!which) rotate(x, a, p->position + t, 2 * lane, half);
-        }
-        if (g->kv.bits < 16) {
-            quantize_row(s, which, t, x, g->kv.bits, a->clip + 2 * which, lane, half);
-        } else if (2 * lane < half) {
-            *(uint32_t *)&s->value[which][t][2 * lane] = bf16x2(x[0], x[1]);
-            *(uint32_t *)&s->value[which][t][half + 2 * lane] = bf16x2(x[2], x[3]);
-        }
+    if (8 * c >= half) return;
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        uint32_t w[2] = {0, 0};
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            w[i / 4] |= code_of(x[8 * j + i], inv, zero, qmax) << i % 4 * 8;
+        *(uint2 *)&s->value[which][t][j * half + 8 * c] = make_uint2(w[0], w[1]);
     }
 }
+
+template <int D, int BITS>
+DEV void fill_rows(shared_rows<BITS> *s, const append_args *g, const span *p, int head)
+{
+    const fl_cuda_kv_append *a = &g->a;
+    constexpr int half = D / 2;
+    const int i = threadIdx.x / PER_ROW, t = i % GROUP, which = i / GROUP,
+              c = threadIdx.x % PER_ROW;
+    const bool inside = t >= p->t0 && t < p->t1 && 8 * c < half;
+    float x[16] = {};
+    if (inside) {
+        const int64_t ld = which ? a->ldv : a->ldk;
+        load_row(x, which ? a->v : a->k, (p->row + t) * ld + head * D + 8 * c, half, g);
+        if (!which) rotate(x, a, p->position + t, 8 * c, half);
+    }
+    if constexpr (BITS < 16) {
+        quantize_row<BITS>(s, which, t, x, a->clip + 2 * which, c, half);
+    } else if (inside) {
+        *(uint4 *)&s->value[which][t][8 * c] = eight_bf16(x);
+        *(uint4 *)&s->value[which][t][half + 8 * c] = eight_bf16(x + 8);
+    }
+}
+
+template <int D> DEV void rotate_q(const append_args *g, const span *p, int kv_head)
+{
+    const fl_cuda_kv_append *a = &g->a;
+    constexpr int half = D / 2;
+    const int h0 = kv_head * a->n_heads / g->kv.n_kv_heads,
+              n_heads = (kv_head + 1) * a->n_heads / g->kv.n_kv_heads - h0;
+    const int c = threadIdx.x % PER_ROW, d = 8 * c;
+    if (d >= half) return;
+    for (int i = threadIdx.x / PER_ROW; i < (p->t1 - p->t0) * n_heads;
+         i += N_THREADS / PER_ROW) {
+        const int t = p->t0 + i / n_heads, head = h0 + i % n_heads;
+        float x[16];
+        load_row(x, a->q, (p->row + t) * a->ldq + head * D + d, half, g);
+        rotate(x, a, p->position + t, d, half);
+        uint16_t *to = a->q_out + ((int64_t)(p->row + t) * a->n_heads + head) * D + d;
+        *(uint4 *)to = eight_bf16(x);
+        *(uint4 *)(to + half) = eight_bf16(x + 8);
+    }
+}
+
+/* ---- words ------------------------------------------------------------------------------- */
 
 /* Where word w of a lane lies among n words per lane, in words. */
 DEV int word_at(int w, int lane, int n)
@@ -126,32 +189,48 @@ DEV int word_at(int w, int lane, int n)
     return quads * 128 + (w - 4 * quads) * 32 + lane;
 }
 
-/* Value e of register a, fragment f: K's token or V's d is the row. */
-DEV int value_at(const shared_rows *s, const span *p, int which, int lane, int f, int a, int e,
-                 bool *fresh)
+/* Token and d of value i of word w of a lane: K's token or V's d is the fragment's row. */
+typedef struct place {
+    int t, d;
+} place;
+
+template <int BITS> DEV place place_of(int which, int lane, int w, int i)
 {
-    const int row = lane / 4 + 8 * (a % 2), column = lane % 4 * 2 + e + 8 * (a / 2);
-    const int t = which ? column : row, d = 16 * f + (which ? row : column);
-    *fresh = t >= p->t0 && t < p->t1;
-    return s->value[which][t][d];
+    const bool bytes = BITS == 8 && !which;
+    const int f = BITS == 16 ? w / 4 : w * 4 / BITS;
+    const int a = BITS == 16 ? w % 4 : BITS == 8 ? w % 2 * 2 + i % 2 : i % 4;
+    const int e = BITS == 16 ? i : i / (BITS == 8 ? 2 : 4);
+    const int row = lane / 4 + 8 * (bytes ? w % 2 : a % 2);
+    const int column = bytes ? lane % 4 * 4 + i : lane % 4 * 2 + e + 8 * (a / 2);
+    return {which ? column : row, 16 * f + (which ? row : column)};
 }
 
-DEV uint32_t merge_word(uint32_t old, const shared_rows *s, const span *p, int which, int lane,
-                        int w, int bits)
+/* The bits of new tokens in the word. */
+template <int BITS> DEV uint32_t fresh_bits(const span *p, int which, int lane, int w)
 {
-    const int shift = bits == 8 ? w % 2 * 4 : 0, f = bits == 16 ? w / 4 : w * 4 / bits;
-    const int n = bits == 16 ? 2 : 8, width = bits == 16 ? 16 : 4;
-    const uint32_t mask = (1u << width) - 1;
-    for (int i = 0; i < n; i++) {
-        bool fresh;
-        const int a = bits == 16 ? w % 4 : i % 4, e = bits == 16 ? i : i / 4;
-        const uint32_t v = (uint32_t)value_at(s, p, which, lane, f, a, e, &fresh) >> shift;
-        if (fresh) old = (old & ~(mask << width * i)) | (v & mask) << width * i;
+    uint32_t out = 0;
+#pragma unroll
+    for (int i = 0; i < 32 / BITS; i++) {
+        const int t = place_of<BITS>(which, lane, w, i).t;
+        if (t >= p->t0 && t < p->t1) out |= ((1u << BITS) - 1) << BITS * i;
     }
-    return old;
+    return out;
 }
 
-DEV void merge_meta(uint32_t *meta, const shared_rows *s, const span *p)
+template <int BITS>
+DEV uint32_t gather_word(const shared_rows<BITS> *s, int which, int lane, int w)
+{
+    uint32_t out = 0;
+#pragma unroll
+    for (int i = 0; i < 32 / BITS; i++) {
+        const place at = place_of<BITS>(which, lane, w, i);
+        out |= (uint32_t)s->value[which][at.t][at.d] << BITS * i;
+    }
+    return out;
+}
+
+template <int BITS>
+DEV void merge_meta(uint32_t *meta, const shared_rows<BITS> *s, const span *p)
 {
     const int i = threadIdx.x / 8, r = threadIdx.x % 8;
     if (i >= 3) return;
@@ -167,25 +246,43 @@ DEV void merge_meta(uint32_t *meta, const shared_rows *s, const span *p)
     meta[threadIdx.x] = word;
 }
 
-DEV void rotate_q(const append_args *g, const span *p, int head)
+/* K's words, then V's: word w of the lanes of K or V to the warp (which n + w) % warps. */
+template <int D, int BITS>
+DEV void append_group(shared_rows<BITS> *s, const append_args *g, const span *p, int head,
+                      uint32_t *words)
 {
-    const fl_cuda_kv_append *a = &g->a;
-    const int d = threadIdx.x % 32 * 2, half = g->kv.D / 2;
-    if (d >= half) return;
-    for (int t = p->t0 + threadIdx.x / 32; t < p->t1; t += N_THREADS / 32) {
-        float x[4];
-        load_row(x, a->q, (p->row + t) * a->ldq + head * g->kv.D + d, half, a->x_bf16);
-        rotate(x, a, p->position + t, d, half);
-        uint16_t *to = a->q_out + ((int64_t)(p->row + t) * a->n_heads + head) * g->kv.D + d;
-        *(uint32_t *)to = bf16x2(x[0], x[1]);
-        *(uint32_t *)(to + half) = bf16x2(x[2], x[3]);
+    constexpr int N = D * BITS / 64, WARPS = N_THREADS / 32,
+                  TURNS = (2 * N + WARPS - 1) / WARPS;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    uint32_t old[TURNS], fresh[TURNS];
+#pragma unroll
+    for (int k = 0; k < TURNS; k++) {
+        const int i = warp + k * WARPS, which = i >= N, w = i - which * N;
+        fresh[k] = i < 2 * N ? fresh_bits<BITS>(p, which, lane, w) : 0;
+        old[k] = 0;
+        if (fresh[k] != 0 && fresh[k] != ~0u)
+            old[k] = words[which * 32 * N + word_at(w, lane, N)];
     }
+    fill_rows<D, BITS>(s, g, p, head);
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < TURNS; k++) {
+        const int i = warp + k * WARPS, which = i >= N, w = i - which * N;
+        if (fresh[k] == 0) continue;
+        words[which * 32 * N + word_at(w, lane, N)] =
+            (old[k] & ~fresh[k]) | (gather_word<BITS>(s, which, lane, w) & fresh[k]);
+    }
+    if constexpr (BITS < 16) merge_meta<BITS>(words + 64 * N, s, p);
 }
 
+template <int D, int BITS>
 __global__
 __launch_bounds__(N_THREADS) void append_kernel(const __grid_constant__ append_args g)
 {
-    __shared__ shared_rows rows;
+    constexpr int WORDS = D * BITS + (BITS < 16 ? 24 : 0); /* of a group */
+    __shared__ shared_rows<BITS> rows;
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
     const int b = blockIdx.z, head = blockIdx.y, start = g.a.position[b];
     const int n_rows = g.a.first_row[b + 1] - g.a.first_row[b];
     const int group = start / GROUP + blockIdx.x;
@@ -195,24 +292,11 @@ __launch_bounds__(N_THREADS) void append_kernel(const __grid_constant__ append_a
     p.position = group * GROUP;
     p.row = g.a.first_row[b] + group * GROUP - start;
     if (p.t0 >= p.t1) return;
-    if (head >= g.kv.n_kv_heads) {
-        rotate_q(&g, &p, head - g.kv.n_kv_heads);
-        return;
-    }
-    fill_rows(&rows, &g, &p, head);
+    if (g.a.q) rotate_q<D>(&g, &p, head);
     const int page = g.kv.table[(int64_t)b * g.kv.table_stride + group / 4];
-    uint32_t *words =
-        (uint32_t *)(g.kv.pages + (((int64_t)page * g.kv.n_kv_heads + head) * 4 + group % 4) *
-                                      g.group_bytes);
-    __syncthreads();
-    const int n = g.kv.D * g.kv.bits / 64; /* words per lane */
-    const bool whole = p.t0 == 0 && p.t1 == GROUP;
-    for (int i = threadIdx.x; i < 64 * n; i += N_THREADS) {
-        const int which = i / (32 * n), w = i / 32 % n, lane = i % 32;
-        uint32_t *to = words + which * 32 * n + word_at(w, lane, n);
-        *to = merge_word(whole ? 0 : *to, &rows, &p, which, lane, w, g.kv.bits);
-    }
-    if (g.kv.bits < 16) merge_meta(words + 64 * n, &rows, &p);
+    uint32_t *words = (uint32_t *)g.kv.pages +
+                      (((int64_t)page * g.kv.n_kv_heads + head) * 4 + group % 4) * WORDS;
+    append_group<D, BITS>(&rows, &g, &p, head, words);
 }
 
 /* ---- host -------------------------------------------------------------------------------- */
@@ -227,17 +311,49 @@ extern "C" size_t fl__cuda_kv_page_bytes(const fl_cuda_kv *kv)
     return fl__cuda_kv_group_bytes(kv->D, kv->bits) * 4 * (size_t)kv->n_kv_heads;
 }
 
+template <int D, int BITS> static cudaError_t launch(const append_args *g, cudaStream_t stream)
+{
+    cudaLaunchAttribute attribute;
+    cudaLaunchConfig_t config = {};
+    const int max_rows = g->a.max_rows;
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = dim3((unsigned)((max_rows + GROUP - 1) / GROUP + (max_rows > 1)),
+                          (unsigned)g->kv.n_kv_heads, (unsigned)g->a.n_seqs);
+    config.blockDim = dim3(N_THREADS);
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    return cudaLaunchKernelEx(&config, append_kernel<D, BITS>, *g);
+}
+
+template <int D> static cudaError_t launch_bits(const append_args *g, cudaStream_t stream)
+{
+    if (g->kv.bits == 4) return launch<D, 4>(g, stream);
+    if (g->kv.bits == 8) return launch<D, 8>(g, stream);
+    if (g->kv.bits == 16) return launch<D, 16>(g, stream);
+    return cudaErrorInvalidValue;
+}
+
+/* Whether x (may be NULL), rows of ld elements, and what lies at multiples of 8 elements in
+ * them begin at multiples of 16 bytes. */
+static bool is_aligned(const void *x, int64_t ld, bool bf16)
+{
+    return (uintptr_t)x % 16 == 0 && ld * (bf16 ? 2 : 4) % 16 == 0;
+}
+
 extern "C" fl_status fl__cuda_kv_append(const fl_cuda_kv_append *a, void *stream, fl_err *err)
 {
     append_args g;
+    cudaError_t e = cudaErrorInvalidValue;
     g.a = *a;
     g.kv = *a->kv;
-    g.group_bytes = (int64_t)fl__cuda_kv_group_bytes(a->kv->D, a->kv->bits);
-    const dim3 grid((unsigned)((a->max_rows + GROUP - 1) / GROUP + (a->max_rows > 1)),
-                    (unsigned)(a->kv->n_kv_heads + (a->q ? a->n_heads : 0)),
-                    (unsigned)a->n_seqs);
-    append_kernel<<<grid, N_THREADS, 0, (cudaStream_t)stream>>>(g);
-    const cudaError_t e = cudaGetLastError();
+    g.aligned = is_aligned(a->k, a->ldk, a->x_bf16) && is_aligned(a->v, a->ldv, a->x_bf16) &&
+                (!a->q || is_aligned(a->q, a->ldq, a->x_bf16));
+    if (g.kv.D == 32) e = launch_bits<32>(&g, (cudaStream_t)stream);
+    if (g.kv.D == 64) e = launch_bits<64>(&g, (cudaStream_t)stream);
+    if (g.kv.D == 80) e = launch_bits<80>(&g, (cudaStream_t)stream);
+    if (g.kv.D == 128) e = launch_bits<128>(&g, (cudaStream_t)stream);
     if (e != cudaSuccess)
         return fl__fail(err, FL_E_FAIL, "cuda: kv append of %d rows: %s; see the GPU's log",
                         a->max_rows, cudaGetErrorString(e));

@@ -1,18 +1,22 @@
 /* quantize_static.cu - one fixed scale: rows to codes, at the speed of memory.
  *
- * A thread owns eight channels and keeps their limits in registers over all its rows, four of
- * which are in flight. Rows wider than 8,192 channels go through more CTAs side by side, which
- * add to x_sum.
+ * A CTA has a span of up to 4,096 channels of many rows. One warp copies rows in bulk into a
+ * ring in shared memory, as far ahead as it is deep; every other thread owns eight channels,
+ * keeps their limits in registers and meets the others nowhere: what a warp has read, and the
+ * sum of its codes, it reports at the row's `empty` barrier, behind which the copying warp
+ * adds the sums up and refills the place. Wider rows go through CTAs side by side, which add to
+ * x_sum.
  * SPDX-License-Identifier: MIT */
 #include "cuda/activation.h"
+#include "cuda/launch.h"
 
-enum { MAX_SPAN = 8192, ROWS = 4 };
+enum { MAX_SPAN = 4096, MAX_STAGES = 12, RING_BYTES = 98304, MAX_WARPS = MAX_SPAN / 256 };
 
 typedef struct static_args {
     fl_cuda_row x;
     fl_cuda_codes y;
     fl_cuda_quantize_static s;
-    int M, span; /* channels of a CTA */
+    int M, span, stages; /* channels of a CTA; places of its ring */
 } static_args;
 
 /* Of eight channels. */
@@ -34,30 +38,16 @@ DEV void load_limits(limits *l, const static_args *p, int c)
     }
 }
 
-/* Eight values as they lie in memory; a row's stride covers those beyond its channels. */
-template <int F> struct raw_eight {
-    uint4 w[F == FRONT_F32 ? 2 : 1];
-};
-
-template <int F> DEV void load_raw(raw_eight<F> *raw, const static_args *p, int64_t m, int c)
+/* Eight values from a place of the ring. */
+template <int F> DEV void ring_values(float *v, uint32_t from)
 {
-    const int64_t at = m * p->x.ldx + c;
-    if (F == FRONT_F32) {
-        raw->w[0] = *(const uint4 *)((const float *)p->x.x + at);
-        raw->w[F == FRONT_F32] = *(const uint4 *)((const float *)p->x.x + at + 4);
-    } else raw->w[0] = *(const uint4 *)((const uint16_t *)p->x.x + at);
-}
-
-template <int F> DEV void values_of(float *v, const raw_eight<F> *raw, const limits *l)
-{
-    const uint32_t w[4] = {raw->w[0].x, raw->w[0].y, raw->w[0].z, raw->w[0].w};
-    const uint4 second = raw->w[F == FRONT_F32];
-    const uint32_t u[4] = {second.x, second.y, second.z, second.w};
+    uint32_t w[8];
+    lds128(w, from);
+    if (F == FRONT_F32) lds128(w + 4, from + 16);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         const uint32_t half = i % 2 ? w[i / 2] & 0xffff0000u : w[i / 2] << 16;
-        const uint32_t bits = F == FRONT_F32 ? (i < 4 ? w[i % 4] : u[i % 4]) : half;
-        v[i] = __fmul_rn(__uint_as_float(bits), l->premul[i]);
+        v[i] = __uint_as_float(F == FRONT_F32 ? w[i] : half);
     }
 }
 
@@ -88,47 +78,89 @@ DEV int put_eight(const static_args *p, const limits *l, const float *v, int64_t
     return sum_codes(w.x, sum_codes(w.y, 0));
 }
 
-/* The sums of ROWS rows over the CTA; every warp's part lies in shared[parity]. */
-DEV void put_sums(const static_args *p, int32_t (*shared)[32], const int *sum, int64_t m)
+typedef struct ring {
+    uint64_t full[MAX_STAGES], empty[MAX_STAGES];
+    int32_t sums[MAX_STAGES][MAX_WARPS];
+} ring;
+
+/* The warps' sums of the row that was at a place. */
+DEV void put_sum(const static_args *p, const int32_t *sums, int n_warps, int64_t m)
 {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_warps = blockDim.x / 32;
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        const int part = __reduce_add_sync(0xffffffffu, sum[r]);
-        if (lane == 0) shared[r][warp] = part;
-    }
-    __syncthreads();
-    for (int r = warp; r < ROWS && m + r < p->M; r += n_warps) {
-        const int total = __reduce_add_sync(0xffffffffu, lane < n_warps ? shared[r][lane] : 0);
-        if (lane != 0) continue;
-        if (gridDim.y == 1) p->y.x_sum[m + r] = total;
-        else atomicAdd(p->y.x_sum + m + r, total);
+    const int lane = threadIdx.x % 32;
+    const int total = __reduce_add_sync(0xffffffffu, lane < n_warps ? sums[lane] : 0);
+    if (lane != 0) return;
+    if (gridDim.y == 1) p->y.x_sum[m] = total;
+    else atomicAdd(p->y.x_sum + m, total);
+}
+
+/* The copying warp: rows blockIdx.x, + gridDim.x, .. into the ring. */
+template <int F>
+DEV void copy_rows(const static_args *p, ring *r, uint32_t memory, int n_warps)
+{
+    const int width = F == FRONT_F32 ? 4 : 2, c = blockIdx.y * p->span;
+    const int n_bytes = FL_MAX(0, FL_MIN(p->span, (p->s.n_channels + 7) / 8 * 8 - c)) * width;
+    int stage = 0;
+    uint32_t parity = 1; /* the first time round nothing has to leave */
+    for (int64_t m = blockIdx.x, it = 0;; m += gridDim.x, it++) {
+        const int64_t left = m - (int64_t)p->stages * gridDim.x; /* the row that was here */
+        if (left >= p->M) return;
+        if (left >= 0) {
+            mbar_wait(smem_addr(&r->empty[stage]), parity);
+            if (p->y.x_sum) put_sum(p, r->sums[stage], n_warps, left);
+        }
+        if (m < p->M && threadIdx.x % 32 == 0) {
+            const uint32_t bar = smem_addr(&r->full[stage]);
+            mbar_expect(bar, n_bytes);
+            if (n_bytes > 0)
+                bulk_load(memory + stage * p->span * width,
+                          (const char *)p->x.x + (m * p->x.ldx + c) * width, n_bytes, bar);
+        }
+        __syncwarp();
+        if (++stage == p->stages) stage = 0, parity ^= 1;
     }
 }
 
 template <int F>
-__global__ void __launch_bounds__(1024, 1) static_kernel(const static_args p)
+__global__ void __launch_bounds__(MAX_SPAN / 8 + 32, 2) static_kernel(const static_args p)
 {
-    __shared__ int32_t shared[2][ROWS][32];
-    const int c = blockIdx.y * p.span + 8 * threadIdx.x;
+    extern __shared__ __align__(128) char memory[];
+    __shared__ ring r;
+    const int n_warps = blockDim.x / 32 - 1, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int width = F == FRONT_F32 ? 4 : 2, c = blockIdx.y * p.span + 8 * threadIdx.x;
     const bool inside = c < p.s.n_channels, stored = c < p.y.ld;
     limits l;
-    int parity = 0;
-    load_limits(&l, &p, c);
-    for (int64_t m = ROWS * blockIdx.x; m < p.M; m += ROWS * gridDim.x, parity ^= 1) {
-        raw_eight<F> raw[ROWS] = {};
-        int sum[ROWS] = {};
-#pragma unroll
-        for (int r = 0; r < ROWS; r++)
-            if (inside && m + r < p.M) load_raw<F>(&raw[r], &p, m + r, c);
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            float v[8];
-            if (!stored || m + r >= p.M) continue;
-            values_of<F>(v, &raw[r], &l);
-            sum[r] = put_eight(&p, &l, v, m + r, c);
+    if (threadIdx.x == 0)
+        for (int i = 0; i < p.stages; i++) {
+            mbar_init(smem_addr(&r.full[i]), 1);
+            mbar_init(smem_addr(&r.empty[i]), n_warps);
         }
-        if (p.y.x_sum) put_sums(&p, shared[parity], sum, m);
+    mbar_init_fence();
+    load_limits(&l, &p, c);
+    __syncthreads();
+    wait_previous();
+    launch_next();
+    if (warp == n_warps) {
+        copy_rows<F>(&p, &r, smem_addr(memory), n_warps);
+        return;
+    }
+    int stage = 0;
+    uint32_t parity = 0;
+    for (int64_t m = blockIdx.x; m < p.M; m += gridDim.x) {
+        float v[8] = {};
+        mbar_wait(smem_addr(&r.full[stage]), parity);
+        if (inside)
+            ring_values<F>(v, smem_addr(memory) + (stage * p.span + 8 * threadIdx.x) * width);
+        if (p.x.premul)
+#pragma unroll
+            for (int i = 0; i < 8; i++) v[i] = __fmul_rn(v[i], l.premul[i]);
+        int sum = stored ? put_eight(&p, &l, v, m, c) : 0;
+        if (p.y.x_sum) sum = __reduce_add_sync(0xffffffffu, sum);
+        else __syncwarp();
+        if (lane == 0) {
+            r.sums[stage][warp] = sum;
+            mbar_arrive(smem_addr(&r.empty[stage]));
+        }
+        if (++stage == p.stages) stage = 0, parity ^= 1;
     }
 }
 
@@ -137,6 +169,8 @@ template <int F> __global__ void extra_kernel(const static_args p)
 {
     const int64_t m = blockIdx.x;
     int sum = 0;
+    wait_previous();
+    launch_next();
     for (int e = threadIdx.x; e < p.s.n_extra; e += blockDim.x) {
         const int c = p.s.extra_src[e];
         const int64_t at = m * p.x.ldx + c;
@@ -158,16 +192,19 @@ template <int F> static cudaError_t launch(static_args *p, int n_sm, cudaStream_
 {
     const int ld = (int)p->y.ld, n_y = (ld + MAX_SPAN - 1) / MAX_SPAN;
     const int threads = ((ld + n_y - 1) / n_y + 255) / 256 * 32;
-    const int n_x = FL_MIN((p->M + ROWS - 1) / ROWS, n_sm * FL_MAX(1, 1024 / threads));
+    const int n_x = FL_MIN(p->M, FL_MAX(1, 2 * n_sm / n_y));
     p->span = 8 * threads;
+    const int row_bytes = p->span * (F == FRONT_F32 ? 4 : 2);
+    p->stages = FL_MIN(MAX_STAGES, RING_BYTES / row_bytes);
     if (n_y > 1 && p->y.x_sum) {
         const cudaError_t e =
             cudaMemsetAsync(p->y.x_sum, 0, sizeof(int32_t) * (size_t)p->M, stream);
         if (e != cudaSuccess) return e;
     }
-    static_kernel<F><<<dim3(n_x, n_y), threads, 0, stream>>>(*p);
-    if (p->s.n_extra > 0) extra_kernel<F><<<p->M, 256, 0, stream>>>(*p);
-    return cudaGetLastError();
+    const cudaError_t e = launch_after(static_kernel<F>, dim3(n_x, n_y), threads + 32,
+                                       p->stages * row_bytes, stream, *p);
+    if (e != cudaSuccess || p->s.n_extra == 0) return e;
+    return launch_after(extra_kernel<F>, dim3(p->M), 256, 0, stream, *p);
 }
 
 extern "C" fl_status fl__cuda_quantize_static(const fl_cuda_codes *y, const fl_cuda_row *x,
@@ -175,11 +212,12 @@ extern "C" fl_status fl__cuda_quantize_static(const fl_cuda_codes *y, const fl_c
                                               int n_sm, void *stream, fl_err *err)
 {
     static_args p = {*x, *y, *spec, M, 0};
-    cudaError_t e = cudaErrorInvalidValue;
+    cudaError_t e;
     if (M == 0) return FL_OK;
-    if (!x->up && !x->gain)
-        e = x->x_f32 ? launch<FRONT_F32>(&p, n_sm, (cudaStream_t)stream)
-                     : launch<FRONT_BF16>(&p, n_sm, (cudaStream_t)stream);
+    if (x->up || x->gain || x->layer_norm || x->relu || x->add)
+        return fl__cuda_static_rows(y, x, M, spec, (cudaStream_t)stream, err);
+    e = x->x_f32 ? launch<FRONT_F32>(&p, n_sm, (cudaStream_t)stream)
+                 : launch<FRONT_BF16>(&p, n_sm, (cudaStream_t)stream);
     if (e != cudaSuccess)
         return fl__fail(err, FL_E_FAIL, "cuda: static quantise [%d, %d]: %s; see the GPU's log",
                         M, spec->n_channels, cudaGetErrorString(e));

@@ -1,19 +1,25 @@
-/* rowops_cuda.cu - norm, SiLU times up, embedding, rotary embedding; per-token quantising.
+/* rowops_cuda.cu - norms, SiLU times up, sums, embedding, rotary embedding; quantising of rows
+ * behind any front, per token or by a fixed scale.
  *
- * Norm and quantiser: one CTA per row, which it holds in registers, eight values per thread and
- * up to four times that. The others: eight values per thread, one thread after another.
+ * Norms and quantisers: one CTA per row, which it holds in registers, eight values per thread
+ * and up to four times that. The others: eight values per thread, one thread after another.
  * SPDX-License-Identifier: MIT */
 #include "cuda/rowops_cuda.h"
 
 #include "cuda/activation.h"
+#include "cuda/launch.h"
 
 enum { THREADS = 256, MAX_WIDTH = 32768 };
+
+/* What becomes of a row: values, codes on its own grid, codes on a fixed one. */
+typedef enum row_result { VALUES, TOKEN_CODES, FIXED_CODES } row_result;
 
 typedef struct norm_args {
     fl_cuda_row x;
     fl_cuda_matrix y;
     fl_cuda_codes codes;
     fl_cuda_grid grid;
+    fl_cuda_quantize_static fixed;
     int n;
 } norm_args;
 
@@ -51,52 +57,66 @@ DEV int chunk_at(int i)
     return 8 * (i * blockDim.x + threadIdx.x);
 }
 
-/* The thread's chunks of the row, zero beyond it: normed, gated, times premul. */
+/* The sum over the row of v - mean, or of its square. */
+template <int chunks>
+DEV float row_sum(const float (*v)[8], int n, bool squares, float mean, float *shared)
+{
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < chunks; i++) {
+        if (chunk_at(i) >= n) continue;
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            const float d = v[i][j] - mean;
+            sum = squares ? fmaf(d, d, sum) : sum + d;
+        }
+    }
+    return block_sum(sum, shared);
+}
+
+/* The thread's chunks of the row, zero beyond it: what the front gives. */
 template <int F, int chunks>
-DEV void load_chunks(float (*v)[8], const norm_args *p, int64_t m, float *shared)
+DEV void load_chunks(float (*v)[8], const norm_args *p, int64_t m, float (*shared)[32])
 {
     const fl_cuda_row *x = &p->x;
-    const bool norm = x->gain && !x->up;
-    float sum = 0;
+    row_stats stats = {0, 1};
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
 #pragma unroll
         for (int j = 0; j < 8; j++) v[i][j] = 0;
         if (chunk_at(i) >= p->n) continue;
-        if (norm) load_values<F, 8>(v[i], x, m, chunk_at(i));
-        else load_row<F, 8>(v[i], x, m, chunk_at(i), 1.0f);
+        load_first<F, 8>(v[i], x, m, chunk_at(i));
+        if (F == FRONT_SILU) gate_row<8>(v[i], x, m, chunk_at(i));
     }
-    if (!norm) return;
+    if (x->layer_norm)
+        stats.mean = row_sum<chunks>(v, p->n, false, 0, shared[0]) / (float)p->n;
+    if (is_normed(x))
+        stats.factor = norm_factor(row_sum<chunks>(v, p->n, true, stats.mean, shared[1]), p->n,
+                                   x->eps);
 #pragma unroll
     for (int i = 0; i < chunks; i++)
-#pragma unroll
-        for (int j = 0; j < 8; j++) sum = fmaf(v[i][j], v[i][j], sum);
-    const float factor = 1.0f / sqrtf(block_sum(sum, shared) / (float)p->n + x->eps);
-#pragma unroll
-    for (int i = 0; i < chunks; i++)
-        if (chunk_at(i) < p->n) scale_row<8>(v[i], x, chunk_at(i), factor);
+        if (chunk_at(i) < p->n) finish_row<8>(v[i], x, chunk_at(i), stats);
 }
 
-template <int F, int chunks>
-__global__ void __launch_bounds__(1024, 1) norm_kernel(const norm_args p)
+template <int chunks> DEV void put_values(const norm_args *p, float (*v)[8], int64_t m)
 {
-    __shared__ float shared[32];
-    float v[chunks][8];
-    const int64_t m = blockIdx.x;
-    load_chunks<F, chunks>(v, &p, m, shared);
 #pragma unroll
     for (int i = 0; i < chunks; i++)
-        if (chunk_at(i) < p.n) store_eight(&p.y, m, chunk_at(i), v[i]);
+        if (chunk_at(i) < p->n) store_eight(&p->y, m, chunk_at(i), v[i]);
 }
 
-template <int F, int chunks>
-__global__ void __launch_bounds__(1024, 1) token_kernel(const norm_args p)
+/* Exact in float32: |sum| <= 32768 * 128 = 2^22. */
+DEV void put_sum(const norm_args *p, int64_t m, int sum, float *shared)
 {
-    __shared__ float squares[32], tops[32], bottoms[32], sums[32];
-    float v[chunks][8], top = 0, bottom = 0;
+    const float total = block_sum((float)sum, shared);
+    if (threadIdx.x == 0 && p->codes.x_sum) p->codes.x_sum[m] = (int32_t)total;
+}
+
+template <int chunks>
+DEV void put_token(const norm_args *p, float (*v)[8], int64_t m, float (*shared)[32])
+{
+    float top = 0, bottom = 0;
     int sum = 0;
-    const int64_t m = blockIdx.x;
-    load_chunks<F, chunks>(v, &p, m, squares);
 #pragma unroll
     for (int i = 0; i < chunks; i++)
 #pragma unroll
@@ -104,46 +124,104 @@ __global__ void __launch_bounds__(1024, 1) token_kernel(const norm_args p)
             top = fmaxf(top, v[i][j]);
             bottom = fmaxf(bottom, -v[i][j]);
         }
-    top = block_max(top, tops);
-    bottom = block_max(bottom, bottoms);
-    const token_grid grid = make_grid(&p.grid, top, bottom);
+    top = block_max(top, shared[0]);
+    bottom = block_max(bottom, shared[1]);
+    const token_grid grid = make_grid(&p->grid, top, bottom);
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
         uint2 w = make_uint2(0, 0);
-        if (chunk_at(i) < p.n)
+        if (chunk_at(i) < p->n)
             w = make_uint2(four_codes(&grid, v[i]), four_codes(&grid, v[i] + 4));
-        if (chunk_at(i) < p.codes.ld)
-            *(uint2 *)(p.codes.codes + m * p.codes.ld + chunk_at(i)) = w;
+        if (chunk_at(i) < p->codes.ld)
+            *(uint2 *)(p->codes.codes + m * p->codes.ld + chunk_at(i)) = w;
         sum = sum_codes(w.x, sum_codes(w.y, sum));
     }
-    /* exact: |sum| <= 32768 * 128 = 2^22 */
-    const float total = block_sum((float)sum, sums);
+    put_sum(p, m, sum, shared[2]);
     if (threadIdx.x != 0) return;
-    if (p.codes.x_sum) p.codes.x_sum[m] = (int32_t)total;
-    p.codes.x_scale[m] = grid.scale;
-    p.codes.x_zero[m] = grid.zero;
+    p->codes.x_scale[m] = grid.scale;
+    p->codes.x_zero[m] = grid.zero;
 }
 
-template <int F, int chunks>
-static void launch_chunks(const norm_args *p, int M, int threads, cudaStream_t stream)
+/* Whole numbers before the clamp of the first digit. */
+DEV float fixed_step(const fl_cuda_quantize_static *s, float v, int c)
 {
-    if (p->codes.codes) token_kernel<F, chunks><<<M, threads, 0, stream>>>(*p);
-    else norm_kernel<F, chunks><<<M, threads, 0, stream>>>(*p);
+    return fminf(fmaxf(rintf(__fmul_rn(v, s->inv_scale)), s->lo[c]), s->hi[c]);
 }
 
-template <int F>
-static void launch_norm(const norm_args *p, int M, int width, cudaStream_t stream)
+/* q [n] in shared memory: the steps, where there are further digits. */
+template <int chunks>
+DEV void put_fixed(const norm_args *p, float (*v)[8], int64_t m, int16_t *q, float *shared)
+{
+    const fl_cuda_quantize_static *s = &p->fixed;
+    int8_t *row = p->codes.codes + m * p->codes.ld;
+    int sum = 0;
+#pragma unroll
+    for (int i = 0; i < chunks; i++) {
+        const int c = chunk_at(i);
+        uint32_t t[8];
+        if (c >= p->n) continue;
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            const float step = fixed_step(s, v[i][j], c + j);
+            if (s->n_extra > 0) q[c + j] = (int16_t)(int)step;
+            t[j] = (uint32_t)((int)fminf(fmaxf(step, (float)s->first_lo), (float)s->first_hi) +
+                              s->zero);
+        }
+        const uint32_t lo = four_bytes(t[0], t[1], t[2], t[3]),
+                       hi = four_bytes(t[4], t[5], t[6], t[7]);
+        *(uint2 *)(row + c) = make_uint2(lo, hi);
+        sum = sum_codes(lo, sum_codes(hi, sum));
+    }
+    if (s->n_extra > 0) __syncthreads();
+    for (int e = threadIdx.x; e < s->n_extra; e += blockDim.x) {
+        const int step = q[s->extra_src[e]];
+        const int left = min(max(abs(step) - s->extra_off[e], 0), s->cap);
+        const int code = (step < 0 ? -left : left) + s->zero;
+        row[p->n + e] = (int8_t)code;
+        sum += code;
+    }
+    for (int c = p->n + s->n_extra + threadIdx.x; c < p->codes.ld; c += blockDim.x) row[c] = 0;
+    put_sum(p, m, sum, shared);
+}
+
+template <int F, int chunks, row_result R>
+__global__ void __launch_bounds__(1024, 1) row_kernel(const norm_args p)
+{
+    extern __shared__ __align__(16) int16_t steps[];
+    __shared__ float shared[5][32];
+    float v[chunks][8];
+    const int64_t m = blockIdx.x;
+    wait_previous();
+    launch_next();
+    load_chunks<F, chunks>(v, &p, m, shared);
+    if (R == VALUES) put_values<chunks>(&p, v, m);
+    if (R == TOKEN_CODES) put_token<chunks>(&p, v, m, shared + 2);
+    if (R == FIXED_CODES) put_fixed<chunks>(&p, v, m, steps, shared[2]);
+}
+
+template <int F, row_result R>
+static cudaError_t launch_row(const norm_args *p, int M, int width, cudaStream_t stream)
 {
     const int chunks = width <= 8192 ? 1 : width <= 16384 ? 2 : 4;
     const int threads = (width + 256 * chunks - 1) / (256 * chunks) * 32;
-    if (chunks == 1) launch_chunks<F, 1>(p, M, threads, stream);
-    else if (chunks == 2) launch_chunks<F, 2>(p, M, threads, stream);
-    else launch_chunks<F, 4>(p, M, threads, stream);
+    const int n_bytes = R == FIXED_CODES && p->fixed.n_extra > 0 ? 2 * p->n : 0;
+    const auto kernel = chunks == 1   ? row_kernel<F, 1, R>
+                        : chunks == 2 ? row_kernel<F, 2, R>
+                                      : row_kernel<F, 4, R>;
+    return launch_after(kernel, dim3(M), threads, n_bytes, stream, *p);
 }
 
-static fl_status finish(const char *what, int M, int n, fl_err *err)
+/* Every front takes a row of at most `width` values and codes. */
+template <row_result R>
+static cudaError_t launch_rows(const norm_args *p, int M, int width, cudaStream_t stream)
 {
-    const cudaError_t e = cudaGetLastError();
+    if (p->x.up) return launch_row<FRONT_SILU, R>(p, M, width, stream);
+    if (p->x.x_f32) return launch_row<FRONT_F32, R>(p, M, width, stream);
+    return launch_row<FRONT_BF16, R>(p, M, width, stream);
+}
+
+static fl_status finish(cudaError_t e, const char *what, int M, int n, fl_err *err)
+{
     if (e == cudaSuccess) return FL_OK;
     return fl__fail(err, FL_E_FAIL, "cuda: %s [%d, %d]: %s; see the GPU's log", what, M, n,
                     cudaGetErrorString(e));
@@ -160,32 +238,53 @@ extern "C" fl_status fl__cuda_quantize_token(const fl_cuda_codes *y, const fl_cu
                                              int M, int n, const fl_cuda_grid *grid,
                                              void *stream, fl_err *err)
 {
-    const norm_args p = {*x, {NULL, 0, false}, *y, *grid, n};
+    norm_args p = {};
+    p.x = *x, p.codes = *y, p.grid = *grid, p.n = n;
     if (n % 8 != 0 || y->ld > MAX_WIDTH) return bad_width("per-token quantiser", n, err);
     if (M == 0) return FL_OK;
-    if (x->up) launch_norm<FRONT_SILU>(&p, M, (int)y->ld, (cudaStream_t)stream);
-    else if (x->x_f32) launch_norm<FRONT_F32>(&p, M, (int)y->ld, (cudaStream_t)stream);
-    else launch_norm<FRONT_BF16>(&p, M, (int)y->ld, (cudaStream_t)stream);
-    return finish("per-token quantiser", M, n, err);
+    return finish(launch_rows<TOKEN_CODES>(&p, M, (int)y->ld, (cudaStream_t)stream),
+                  "per-token quantiser", M, n, err);
+}
+
+fl_status fl__cuda_static_rows(const fl_cuda_codes *y, const fl_cuda_row *x, int M,
+                               const fl_cuda_quantize_static *spec, cudaStream_t stream,
+                               fl_err *err)
+{
+    norm_args p = {};
+    p.x = *x, p.codes = *y, p.fixed = *spec, p.n = spec->n_channels;
+    if (p.n % 8 != 0 || y->ld > MAX_WIDTH) return bad_width("static quantiser", p.n, err);
+    if (M == 0) return FL_OK;
+    return finish(launch_rows<FIXED_CODES>(&p, M, (int)y->ld, stream), "static quantiser", M,
+                  p.n, err);
+}
+
+extern "C" fl_status fl__cuda_row_values(const fl_cuda_matrix *y, const fl_cuda_row *x, int M,
+                                         int n, void *stream, fl_err *err)
+{
+    norm_args p = {};
+    p.x = *x, p.y = *y, p.n = n;
+    if (n % 8 != 0 || n > MAX_WIDTH) return bad_width("row op", n, err);
+    if (M == 0) return FL_OK;
+    return finish(launch_rows<VALUES>(&p, M, n, (cudaStream_t)stream), "row op", M, n, err);
 }
 
 extern "C" fl_status fl__cuda_rms_norm(const fl_cuda_matrix *y, const fl_cuda_matrix *x,
                                        const float *gain, int M, int n, float eps, void *stream,
                                        fl_err *err)
 {
-    norm_args p = {};
-    if (n % 8 != 0 || n > MAX_WIDTH) return bad_width("norm", n, err);
-    if (M == 0) return FL_OK;
-    p.x.x = x->data;
-    p.x.ldx = x->ld;
-    p.x.x_f32 = x->f32;
-    p.x.gain = gain;
-    p.x.eps = eps;
-    p.y = *y;
-    p.n = n;
-    if (x->f32) launch_norm<FRONT_F32>(&p, M, n, (cudaStream_t)stream);
-    else launch_norm<FRONT_BF16>(&p, M, n, (cudaStream_t)stream);
-    return finish("norm", M, n, err);
+    fl_cuda_row row = {};
+    row.x = x->data, row.ldx = x->ld, row.x_f32 = x->f32, row.gain = gain, row.eps = eps;
+    return fl__cuda_row_values(y, &row, M, n, stream, err);
+}
+
+extern "C" fl_status fl__cuda_layer_norm(const fl_cuda_matrix *y, const fl_cuda_matrix *x,
+                                         const float *gain, const float *bias, int M, int n,
+                                         float eps, void *stream, fl_err *err)
+{
+    fl_cuda_row row = {};
+    row.x = x->data, row.ldx = x->ld, row.x_f32 = x->f32, row.gain = gain, row.eps = eps;
+    row.layer_norm = true, row.bias = bias;
+    return fl__cuda_row_values(y, &row, M, n, stream, err);
 }
 
 /* ---- element by element ------------------------------------------------------------------ */
@@ -203,55 +302,116 @@ DEV bool my_eight(const eights *e, int *m, int *c)
     return *m < e->M;
 }
 
-static unsigned blocks_of(const eights *e)
+template <class A>
+static cudaError_t launch_each(void (*kernel)(A), const eights *e, cudaStream_t stream,
+                               const A &args)
 {
-    return (unsigned)(((int64_t)e->M * e->per_row + THREADS - 1) / THREADS);
+    const int64_t n_blocks = ((int64_t)e->M * e->per_row + THREADS - 1) / THREADS;
+    return launch_after(kernel, dim3((unsigned)n_blocks), THREADS, 0, stream, args);
 }
 
-__global__ void silu_mul_kernel(const fl_cuda_matrix y, const fl_cuda_row x, const eights e)
+typedef struct each_args {
+    fl_cuda_matrix y;
+    fl_cuda_row x;       /* silu, add */
+    const uint16_t *table;
+    const int32_t *ids;
+    int n_ids;
+    bool adds; /* embedding: to y */
+    eights e;
+} each_args;
+
+__global__ void silu_mul_kernel(const each_args p)
 {
     float v[8];
     int m, c;
-    if (!my_eight(&e, &m, &c)) return;
-    load_row<FRONT_SILU, 8>(v, &x, m, c, 1.0f);
-    store_eight(&y, m, c, v);
+    wait_previous();
+    launch_next();
+    if (!my_eight(&p.e, &m, &c)) return;
+    load_row<FRONT_SILU, 8>(v, &p.x, m, c, {0, 1});
+    store_eight(&p.y, m, c, v);
 }
 
 extern "C" fl_status fl__cuda_silu_mul(const fl_cuda_matrix *y, const fl_cuda_matrix *x,
                                        const uint16_t *up, int M, int n, void *stream,
                                        fl_err *err)
 {
-    const eights e = {M, n / 8};
-    fl_cuda_row row = {};
+    each_args p = {};
     if (n % 8 != 0) return bad_width("silu", n, err);
     if (M == 0) return FL_OK;
-    row.x = x->data;
-    row.ldx = x->ld;
-    row.up = up;
-    silu_mul_kernel<<<blocks_of(&e), THREADS, 0, (cudaStream_t)stream>>>(*y, row, e);
-    return finish("silu", M, n, err);
+    p.e = {M, n / 8}, p.y = *y;
+    p.x.x = x->data, p.x.ldx = x->ld, p.x.up = up;
+    return finish(launch_each(silu_mul_kernel, &p.e, (cudaStream_t)stream, p), "silu", M, n,
+                  err);
 }
 
-__global__ void embed_kernel(const fl_cuda_matrix y, const uint16_t *table, const int32_t *ids,
-                             int n_ids, const eights e)
+__global__ void add_kernel(const each_args p)
 {
-    float v[8] = {};
+    float v[8];
     int m, c;
-    if (!my_eight(&e, &m, &c)) return;
-    const int32_t id = ids[m];
-    if (id >= 0 && id < n_ids) load_bf16<8>(v, table + (int64_t)id * e.per_row * 8 + c);
-    store_eight(&y, m, c, v);
+    wait_previous();
+    launch_next();
+    if (my_eight(&p.e, &m, &c)) load_first<FRONT_F32, 8>(v, &p.x, m, c);
+}
+
+extern "C" fl_status fl__cuda_add(const fl_cuda_matrix *x, const fl_cuda_matrix *add, int M,
+                                  int n, void *stream, fl_err *err)
+{
+    each_args p = {};
+    if (n % 8 != 0 || !x->f32) return bad_width("sum", n, err);
+    if (M == 0) return FL_OK;
+    p.e = {M, n / 8};
+    p.x.x = x->data, p.x.ldx = x->ld;
+    p.x.add = add->data, p.x.ld_add = add->ld, p.x.add_f32 = add->f32;
+    return finish(launch_each(add_kernel, &p.e, (cudaStream_t)stream, p), "sum", M, n, err);
+}
+
+DEV void load_eight(float *v, const fl_cuda_matrix *x, int64_t m, int c)
+{
+    if (x->f32) load_f32<8>(v, (const float *)x->data + m * x->ld + c);
+    else load_bf16<8>(v, (const uint16_t *)x->data + m * x->ld + c);
+}
+
+__global__ void embed_kernel(const each_args p)
+{
+    alignas(16) float v[8] = {}, w[8] = {};
+    int m, c;
+    wait_previous();
+    launch_next();
+    if (!my_eight(&p.e, &m, &c)) return;
+    const int32_t id = p.ids[m];
+    if (id >= 0 && id < p.n_ids)
+        load_bf16<8>(v, p.table + (int64_t)id * p.e.per_row * 8 + c);
+    if (p.adds) {
+        load_eight(w, &p.y, m, c);
+#pragma unroll
+        for (int i = 0; i < 8; i++) v[i] = __fadd_rn(v[i], w[i]);
+    }
+    store_eight(&p.y, m, c, v);
+}
+
+static fl_status embed(const fl_cuda_matrix *y, const uint16_t *table, const int32_t *ids,
+                       int M, int n, int n_ids, bool adds, void *stream, fl_err *err)
+{
+    each_args p = {};
+    if (n % 8 != 0) return bad_width("embedding", n, err);
+    if (M == 0) return FL_OK;
+    p.e = {M, n / 8}, p.y = *y, p.table = table, p.ids = ids, p.n_ids = n_ids, p.adds = adds;
+    return finish(launch_each(embed_kernel, &p.e, (cudaStream_t)stream, p), "embedding", M, n,
+                  err);
 }
 
 extern "C" fl_status fl__cuda_embed(const fl_cuda_matrix *y, const uint16_t *table,
                                     const int32_t *ids, int M, int n, int n_ids, void *stream,
                                     fl_err *err)
 {
-    const eights e = {M, n / 8};
-    if (n % 8 != 0) return bad_width("embedding", n, err);
-    if (M == 0) return FL_OK;
-    embed_kernel<<<blocks_of(&e), THREADS, 0, (cudaStream_t)stream>>>(*y, table, ids, n_ids, e);
-    return finish("embedding", M, n, err);
+    return embed(y, table, ids, M, n, n_ids, false, stream, err);
+}
+
+extern "C" fl_status fl__cuda_embed_add(const fl_cuda_matrix *y, const uint16_t *table,
+                                        const int32_t *ids, int M, int n, int n_ids,
+                                        void *stream, fl_err *err)
+{
+    return embed(y, table, ids, M, n, n_ids, true, stream, err);
 }
 
 typedef struct rope_args {
@@ -262,17 +422,13 @@ typedef struct rope_args {
     eights e; /* of the first halves of the heads */
 } rope_args;
 
-DEV void load_eight(float *v, const fl_cuda_matrix *x, int64_t m, int c)
-{
-    if (x->f32) load_f32<8>(v, (const float *)x->data + m * x->ld + c);
-    else load_bf16<8>(v, (const uint16_t *)x->data + m * x->ld + c);
-}
-
 __global__ void rope_kernel(const rope_args p)
 {
     alignas(16) float a[8], b[8], c[8], s[8], y[8];
     const int half = p.D / 2;
     int m, at;
+    wait_previous();
+    launch_next();
     if (!my_eight(&p.e, &m, &at)) return;
     const int i = at % half, column = at / half * p.D + i;
     const int64_t angle = (int64_t)p.positions[m] * half + i;
@@ -295,6 +451,6 @@ extern "C" fl_status fl__cuda_rope(const fl_cuda_matrix *x, const float *cos, co
     const rope_args p = {*x, cos, sin, positions, D, {M, n_heads * D / 16}};
     if (D % 16 != 0) return bad_width("rotary embedding", D, err);
     if (M == 0) return FL_OK;
-    rope_kernel<<<blocks_of(&p.e), THREADS, 0, (cudaStream_t)stream>>>(p);
-    return finish("rotary embedding", M, n_heads * D, err);
+    return finish(launch_each(rope_kernel, &p.e, (cudaStream_t)stream, p), "rotary embedding",
+                  M, n_heads * D, err);
 }

@@ -71,6 +71,11 @@ DEV void mbar_arrive(uint32_t bar)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
 
+DEV void mbar_arrive_many(uint32_t bar, uint32_t n)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(n) : "memory");
+}
+
 /* One arrival that also announces n_bytes of bulk copies. */
 DEV void mbar_expect(uint32_t bar, uint32_t n_bytes)
 {
@@ -79,12 +84,13 @@ DEV void mbar_expect(uint32_t bar, uint32_t n_bytes)
                  : "memory");
 }
 
+/* Orders with this CTA's threads and copies: cluster scope would empty the L1 cache each time. */
 DEV void mbar_wait(uint32_t bar, uint32_t parity)
 {
     asm volatile("{\n"
                  ".reg .pred done;\n"
                  "again:\n"
-                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
                  "@!done bra again;\n"
                  "}" ::"r"(bar),
                  "r"(parity)
@@ -107,6 +113,14 @@ DEV void tma_load(uint32_t dst, const CUtensorMap *map, int c0, int c1, uint32_t
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
                  "[%0], [%1, {%2, %3}], [%4];" ::"r"(dst),
                  "l"(map), "r"(c0), "r"(c1), "r"(bar)
+                 : "memory");
+}
+
+/* The box comes to L2 alone. */
+DEV void tma_prefetch(const CUtensorMap *map, int c0, int c1)
+{
+    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map),
+                 "r"(c0), "r"(c1)
                  : "memory");
 }
 
@@ -153,6 +167,20 @@ DEV void lds128(uint32_t *v, uint32_t addr)
                  : "memory");
 }
 
+/* ---- overlap of launches ----------------------------------------------------------------- */
+
+/* Lets the kernel behind this one start where there is room. */
+DEV void launch_dependents(void)
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+/* Until the kernel ahead has ended and its writes are visible. */
+DEV void wait_for_kernel_ahead(void)
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
 /* ---- tensor cores ------------------------------------------------------------------------ */
 
 #define REGS_DEC(n) asm volatile("setmaxnreg.dec.sync.aligned.u32 " #n ";")
@@ -180,6 +208,13 @@ DEV uint64_t wgmma_desc(uint32_t addr)
 {
     return (uint64_t)((addr & 0x3ffffu) >> 4) | (uint64_t)1 << 16 |
            (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+}
+
+/* Of rows of 64 bytes in blocks of 8, 64-byte swizzle, blocks 1,024 bytes apart. */
+DEV uint64_t wgmma_desc_64b(uint32_t addr)
+{
+    return (uint64_t)((addr & 0x3ffffu) >> 4) | (uint64_t)1 << 16 |
+           (uint64_t)(1024 >> 4) << 32 | (uint64_t)2 << 62;
 }
 
 #define P8(a, b, c, d, e, f, g, h)                                                             \
@@ -225,6 +260,26 @@ template <int TOK> DEV void wgmma_s8(int32_t *d, const uint32_t *a, uint64_t des
     else asm volatile(WGMMA(64, P32_0, 32, 33, 34, 35, 36, 37) : R32(0) : WGMMA_IN);
 }
 
+#define WGMMA_SS(n, regs, a, b, s)                                                             \
+    "{\n.reg .pred keep;\nsetp.ne.b32 keep, %" #s ", 0;\n"                                     \
+    "wgmma.mma_async.sync.aligned.m64n" #n "k32.s32.s8.s8 {" regs "}, %" #a ", %" #b           \
+    ", keep;\n}"
+#define WGMMA_SS_IN "l"(a), "l"(desc), "r"(keep)
+
+/* The same with A from shared memory: a of wgmma_desc or wgmma_desc_64b. */
+template <int TOK> DEV void wgmma_s8_ss(int32_t *d, uint64_t a, uint64_t desc, int keep)
+{
+    if (TOK == 256)
+        asm volatile(WGMMA_SS(256, P32_0 "," P32_1 "," P32_2 "," P32_3, 128, 129, 130)
+                     : R32(0), R32(32), R32(64), R32(96)
+                     : WGMMA_SS_IN);
+    else if (TOK == 128)
+        asm volatile(WGMMA_SS(128, P32_0 "," P32_1, 64, 65, 66)
+                     : R32(0), R32(32)
+                     : WGMMA_SS_IN);
+    else asm volatile(WGMMA_SS(64, P32_0, 32, 33, 34) : R32(0) : WGMMA_SS_IN);
+}
+
 /* d[16 x 8] += A[16 x 32] * B[32 x 8] of one warp; b0: k = 4q.. of column l / 4, b1: + 16. */
 DEV void mma_s8(int32_t *d, const uint32_t *a, uint32_t b0, uint32_t b1)
 {
@@ -247,6 +302,12 @@ DEV uint32_t bf16x2(float lo, float hi)
     uint32_t out;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(hi), "f"(lo));
     return out;
+}
+
+/* silu(gate) * up */
+DEV float gated(float gate, float up)
+{
+    return __fmul_rn(gate / (1.0f + __expf(-gate)), up);
 }
 
 #endif

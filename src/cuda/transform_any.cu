@@ -24,31 +24,55 @@ DEV float value_at(const fl_cuda_row *x, int64_t m, int c)
     return x->x_f32 ? ((const float *)x->x)[at] : bf16_value(((const uint16_t *)x->x)[at]);
 }
 
-DEV float any_factor(const transform_args *p, any_memory *s, int m)
+DEV float any_sum(float sum, any_memory *s)
 {
-    float sum = 0;
-    if (!p->x.gain) return 1.0f;
-    for (int c = threadIdx.x; c < p->n1 * p->n2; c += THREADS) {
-        const float v = value_at(&p->x, m, c);
-        sum = fmaf(v, v, sum);
-    }
     sum = warp_sum(sum);
+    __syncthreads();
     if (threadIdx.x % 32 == 0) s->squares[threadIdx.x / 32] = sum;
     __syncthreads();
     sum = 0;
     for (int w = 0; w < N_WARPS; w++) sum += s->squares[w];
-    return 1.0f / sqrtf(sum / (float)(p->n1 * p->n2) + p->x.eps);
+    return sum;
+}
+
+DEV void any_add(const fl_cuda_row *x, int n, int64_t m)
+{
+    float *row = (float *)x->x + m * x->ldx;
+    for (int c = threadIdx.x; c < n; c += THREADS) {
+        const int64_t at = m * x->ld_add + c;
+        row[c] = __fadd_rn(row[c], x->add_f32 ? ((const float *)x->add)[at]
+                                              : bf16_value(((const uint16_t *)x->add)[at]));
+    }
+}
+
+DEV row_stats any_stats(const transform_args *p, any_memory *s, int m)
+{
+    const int n = p->n1 * p->n2;
+    row_stats stats = {0, 1};
+    float sum = 0;
+    if (!is_normed(&p->x)) return stats;
+    if (p->x.layer_norm) {
+        for (int c = threadIdx.x; c < n; c += THREADS) sum += value_at(&p->x, m, c);
+        stats.mean = any_sum(sum, s) / (float)n;
+        sum = 0;
+    }
+    for (int c = threadIdx.x; c < n; c += THREADS) {
+        const float v = value_at(&p->x, m, c) - stats.mean;
+        sum = fmaf(v, v, sum);
+    }
+    stats.factor = norm_factor(any_sum(sum, s), n, p->x.eps);
+    return stats;
 }
 
 DEV void any_u(uint16_t *u, const transform_args *p, any_memory *s, int m)
 {
     const fl_cuda_row *x = &p->x;
-    const float factor = any_factor(p, s, m);
+    if (x->add) any_add(x, p->n1 * p->n2, m);
+    const row_stats stats = any_stats(p, s, m);
     for (int c = threadIdx.x; c < p->n1 * p->n2; c += THREADS) {
         float v = value_at(x, m, c);
         if (x->up) v = silu(v) * bf16_value(x->up[m * x->ldx + c]);
-        if (x->gain) v = __fmul_rn(__fmul_rn(v, factor), x->gain[c]);
-        if (x->premul) v = __fmul_rn(v, x->premul[c]);
+        finish_row<1>(&v, x, c, stats);
         u[c] = (uint16_t)bf16x2(v, 0.0f);
     }
 }
@@ -157,9 +181,9 @@ extern "C" fl_status fl__cuda_transform_quantize(const fl_cuda_codes *y, const f
     else if (!fl__cuda_transform_is_fast(t->n1, t->n2))
         e = launch_any(&p, n_sm, (cudaStream_t)stream);
     else if (t->n1 < 64) e = fl__cuda_transform_small(&p, n_sm, (cudaStream_t)stream);
-    else if (t->n2 == 64) e = fl__cuda_transform_64x64(&p, n_sm, (cudaStream_t)stream);
-    else if (t->n1 == 64) e = fl__cuda_transform_64x128(&p, n_sm, (cudaStream_t)stream);
-    else e = fl__cuda_transform_112x128(&p, n_sm, (cudaStream_t)stream);
+    else if (t->n2 == 64) return fl__cuda_transform_64x64(&p, n_sm, (cudaStream_t)stream, err);
+    else if (t->n1 == 64) return fl__cuda_transform_64x128(&p, n_sm, (cudaStream_t)stream, err);
+    else return fl__cuda_transform_112x128(&p, n_sm, (cudaStream_t)stream, err);
     if (e != cudaSuccess)
         return fl__fail(err, FL_E_FAIL, "cuda: transform [%d, %d x %d]: %s; see the GPU's log",
                         M, t->n1, t->n2, cudaGetErrorString(e));

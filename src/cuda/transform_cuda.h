@@ -4,20 +4,28 @@
  * Transform + per-token quantise, a row at a time, from any of these rows:
  *   x                           bf16 or float32
  *   x / rms(x) * gain           rms over the n channels, float32
+ *   (x - mean(x)) / sqrt(var(x) + eps) * gain + bias
+ *   max(x, 0)
  *   silu(x) * up                both bf16; float32 inside
- * then times premul, rounded to bf16, X' = left^T bf16(U right), codes, sums, scales and zero
- * points as on the CPU. Sums of the tensor cores run in their own order: codes may differ from
- * the CPU's by a step where X' lies at the border of two (on random data one in 10,000 of 4
- * bits, one in 600 of 8), scales by 1e-3 relative. The shapes of fl__cuda_transform_is_fast
- * take the tensor cores; any other one with n1, n2 <= 256 a plain kernel, which sums in the
- * CPU's order.
+ * where a float32 x may first have something added, which is kept: x += add; then times premul,
+ * rounded to bf16, X' = left^T bf16(U right), codes, sums, scales and zero points as on the CPU.
+ *
+ * Sums of the tensor cores run in their own order: where the exact U right lies at a border between two bf16 numbers it may become the other one, which moves X' by the
+ * last bit of a bf16 times an element of left, and a scale with it (by 1e-3 at most, mostly by
+ * 1e-6); where X' then lies at the border of two codes, the code is the other one (on random data
+ * one in 10,000 of 4 bits, one in 600 of 8). tests/cuda/transform_bound.h derives how far.
+ * The shapes of fl__cuda_transform_is_fast take the tensor cores; any other one with n1, n2 <=
+ * 256 a plain kernel, which sums in the CPU's order. A row with infinities has no particular
+ * codes; one with a NaN has the lowest code and scale 1.
  *
  * Static and per-token quantising without a transform are elementwise and equal the CPU's bits,
  * the scale of a norm or of silu apart.
  *
  * Rows and vectors are 16-byte aligned, strides of rows multiples of 8 elements; ld % 64 == 0,
  * codes beyond the channels are written as 0. Launches are asynchronous on `stream` (a
- * cudaStream_t); nothing here allocates or synchronises.
+ * cudaStream_t) and may begin before the kernel ahead of them has ended (programmatic dependent
+ * launch), whose results they wait for; factors, gain, bias, premul and limits are read before
+ * that and must not be its results. Nothing here allocates or synchronises.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_CUDA_TRANSFORM_CUDA_H
 #define FL_CUDA_TRANSFORM_CUDA_H
@@ -28,7 +36,7 @@ extern "C" {
 
 #include "base/status.h"
 
-/* The row that is read; one of gain and up at most. */
+/* The row that is read; with up, of the others only premul. */
 typedef struct fl_cuda_row {
     const void *x; /* [M, ldx] */
     int64_t ldx;
@@ -37,6 +45,12 @@ typedef struct fl_cuda_row {
     const float *gain;  /* [n] or NULL */
     float eps;
     const float *premul; /* [n] or NULL */
+    bool layer_norm;     /* gain, bias then NULL: 1, 0 */
+    const float *bias;   /* [n] or NULL, after gain */
+    bool relu;           /* after the norm, if any */
+    const void *add;     /* [M, ld_add] or NULL; x float32, rewritten in place */
+    int64_t ld_add;
+    bool add_f32; /* else bf16 */
 } fl_cuda_row;
 
 typedef struct fl_cuda_codes {
@@ -80,7 +94,8 @@ fl_status fl__cuda_transform_quantize(const fl_cuda_codes *y, const fl_cuda_row 
 fl_status fl__cuda_quantize_token(const fl_cuda_codes *y, const fl_cuda_row *x, int M, int n,
                                   const fl_cuda_grid *grid, void *stream, fl_err *err);
 
-/* gain and up must be NULL. */
+/* Plain rows at the speed of memory, any width; other fronts (norm, ReLU, silu * up, add) in one
+ * pass for n_channels % 8 == 0 and ld <= 32768. */
 fl_status fl__cuda_quantize_static(const fl_cuda_codes *y, const fl_cuda_row *x, int M,
                                    const fl_cuda_quantize_static *spec, int n_sm, void *stream,
                                    fl_err *err);

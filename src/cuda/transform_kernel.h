@@ -15,6 +15,7 @@
 #include "cuda/transform_args.h"
 
 #include "cuda/activation.h"
+#include "cuda/mma_bf16.h"
 
 enum { MAX_WARPS = 8 };
 
@@ -43,22 +44,6 @@ typedef struct group {
     group_memory *shared;
     int id, warp, lane, thread;
 } group;
-
-DEV void ldmatrix(uint32_t *v, uint32_t addr)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
-                 : "r"(addr)
-                 : "memory");
-}
-
-DEV void mma_bf16(float *d, const uint32_t *a, uint32_t b0, uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 template <int bytes> DEV void copy_async(uint32_t to, const void *from)
 {
@@ -100,37 +85,55 @@ template <int F> DEV void prefetch_row(const transform_args *p, int m, int n)
     if (F == FRONT_SILU) prefetch_l2(p->x.up + at, 2 * n);
 }
 
-/* 1 / rms of the row, or 1. */
-template <class S, int F> DEV float row_factor(const group *g, const transform_args *p, int m)
+/* The sum of v - mean over the row, or of its square; the first pass does what is to be added. */
+template <class S, int F>
+DEV float row_sum(const group *g, const transform_args *p, int m, bool first, bool squares,
+                  float mean)
 {
-    if (F == FRONT_SILU || !p->x.gain) return 1.0f;
     float sum = 0;
 #pragma unroll 4
     for (int c = g->thread * S::vec; c < S::n; c += S::threads * S::vec) {
         float v[S::vec];
-        load_values<F, S::vec>(v, &p->x, m, c);
+        if (first) load_first<F, S::vec>(v, &p->x, m, c);
+        else load_values<F, S::vec>(v, &p->x, m, c);
 #pragma unroll
-        for (int i = 0; i < S::vec; i++) sum = fmaf(v[i], v[i], sum);
+        for (int i = 0; i < S::vec; i++) {
+            const float d = v[i] - mean;
+            sum = squares ? fmaf(d, d, sum) : sum + d;
+        }
     }
     sum = warp_sum(sum);
+    group_sync<S>(g);
     if (g->lane == 0) g->shared->squares[g->warp] = sum;
     group_sync<S>(g);
     sum = 0;
     for (int w = 0; w < S::warps; w++) sum += g->shared->squares[w];
-    return 1.0f / sqrtf(sum / (float)S::n + p->x.eps);
+    return sum;
+}
+
+template <class S, int F>
+DEV row_stats stats_of_row(const group *g, const transform_args *p, int m)
+{
+    row_stats stats = {0, 1};
+    if (F == FRONT_SILU || (!is_normed(&p->x) && !p->x.add)) return stats;
+    if (p->x.layer_norm)
+        stats.mean = row_sum<S, F>(g, p, m, true, false, 0) / (float)S::n;
+    const float squares = row_sum<S, F>(g, p, m, !p->x.layer_norm, true, stats.mean);
+    stats.factor = norm_factor(squares, S::n, p->x.eps);
+    return stats;
 }
 
 template <class S, int N2, int F>
 DEV void make_u(const group *g, const transform_args *p, int m)
 {
     constexpr int stride = S::threads * S::vec, n_loads = (S::n + stride - 1) / stride;
-    const float factor = row_factor<S, F>(g, p, m);
+    const row_stats stats = stats_of_row<S, F>(g, p, m);
 #pragma unroll 4
     for (int i = 0; i < n_loads; i++) {
         const int c = g->thread * S::vec + i * stride;
         if (S::n % stride && c >= S::n) break;
         float v[S::vec];
-        load_row<F, S::vec>(v, &p->x, m, c, factor);
+        load_row<F, S::vec>(v, &p->x, m, c, stats);
         const uint32_t to = u_address<S, N2>(g->u, c);
 #pragma unroll
         for (int j = 0; j < S::vec; j += 4)

@@ -91,20 +91,17 @@ void fl__score_rows(const fl_exec *ex, fl_row_score *scores, const float *logits
 
 typedef struct lane {
     const fl_model *model; /* NULL: there is no such model */
-    fl_workspace *ws;
-    fl_kv_cache *kv;
-    float *logits;       /* [CHUNK_ROWS, vocab] owned */
-    const float *hidden; /* [batch rows, embed_size] borrowed from ws */
+    fl_runner *runner;
+    float *logits; /* [CHUNK_ROWS, vocab] owned */
 } lane;
 
-static fl_status lane_init(lane *l, const fl_model *model, const fl_exec *ex, int n_windows,
-                           int seq_len, fl_err *err)
+static fl_status lane_init(lane *l, const fl_model *model, fl_device_model *dm,
+                           const fl_exec *ex, int n_windows, int seq_len, fl_err *err)
 {
-    const fl_kv_options kv = fl__model_kv_options(model, n_windows, seq_len);
     const size_t n_vocab = (size_t)model->cfg.vocab_size;
     l->model = model;
-    fl_status st = fl__workspace_new(&l->ws, model, ex, n_windows * seq_len, err);
-    if (st == FL_OK) st = fl__kv_new(&l->kv, &kv, err);
+    const fl_status st =
+        fl__runner_new(&l->runner, model, ex, dm, n_windows, seq_len, n_windows * seq_len, err);
     if (st != FL_OK) return st;
     l->logits = fl__alloc(CHUNK_ROWS * n_vocab, sizeof *l->logits);
     if (!l->logits)
@@ -115,8 +112,7 @@ static fl_status lane_init(lane *l, const fl_model *model, const fl_exec *ex, in
 static void lane_fini(lane *l)
 {
     fl__free(&l->logits);
-    fl__kv_free(&l->kv);
-    fl__workspace_free(&l->ws);
+    fl__runner_free(&l->runner);
 }
 
 /* For one thread, because the batch's shape may decide the last bit of a float GEMM. */
@@ -151,19 +147,17 @@ typedef struct run {
     int64_t n_agree;
 } run;
 
-static void forward(const run *r, lane *l, const int32_t *ids, int n_windows)
+static fl_status forward(const run *r, lane *l, const int32_t *ids, int n_windows, fl_err *err)
 {
-    if (!l->model) return;
-    for (int i = 0; i < n_windows; i++) fl__kv_resize(l->kv, i, 0);
-    l->hidden = fl__model_forward(l->model, r->job->ex, l->ws, l->kv, ids, r->spans, n_windows);
+    if (!l->model) return FL_OK;
+    for (int i = 0; i < n_windows; i++) fl__runner_resize(l->runner, i, 0);
+    return fl__runner_forward(l->runner, ids, r->spans, n_windows, err);
 }
 
-static const float *chunk_logits(const run *r, lane *l, int row, int n)
+/* l->logits of n rows of the batch. */
+static fl_status chunk_logits(lane *l, int row, int n, fl_err *err)
 {
-    if (!l->model) return NULL;
-    const float *hidden = l->hidden + (int64_t)row * l->model->cfg.embed_size;
-    fl__model_logits(l->model, r->job->ex, l->ws, hidden, n, l->logits);
-    return l->logits;
+    return l->model ? fl__runner_logits(l->runner, row, n, l->logits, err) : FL_OK;
 }
 
 /* Scores the predictions of window w, which is number i of its batch. */
@@ -175,9 +169,10 @@ static fl_status score_window(run *r, int w, int i, fl_err *err)
     double nll = 0, baseline_nll = 0;
     for (int at = 0; at < n_rows; at += CHUNK_ROWS) {
         const int n = FL_MIN(n_rows - at, CHUNK_ROWS);
-        const float *logits = chunk_logits(r, &r->model, i * job->seq_len + at, n);
-        const float *baseline = chunk_logits(r, &r->baseline, i * job->seq_len + at, n);
-        fl__score_rows(job->ex, r->scores, logits, baseline, ids + at + 1, n,
+        fl_status st = chunk_logits(&r->model, i * job->seq_len + at, n, err);
+        if (!st) st = chunk_logits(&r->baseline, i * job->seq_len + at, n, err);
+        if (st) return st;
+        fl__score_rows(job->ex, r->scores, r->model.logits, r->baseline.logits, ids + at + 1, n,
                        job->model->cfg.vocab_size);
         for (int k = 0; k < n; k++) {
             nll += r->scores[k].nll;
@@ -203,12 +198,10 @@ static fl_status run_windows(run *r, int n_windows, int n_batch, fl_err *err)
     for (int w = 0; w < n_windows; w += n_batch) {
         const int n = FL_MIN(n_windows - w, n_batch);
         const int32_t *ids = job->ids + (int64_t)w * job->seq_len;
-        forward(r, &r->model, ids, n);
-        forward(r, &r->baseline, ids, n);
-        for (int i = 0; i < n; i++) {
-            const fl_status st = score_window(r, w + i, i, err);
-            if (st != FL_OK) return st;
-        }
+        fl_status st = forward(r, &r->model, ids, n, err);
+        if (!st) st = forward(r, &r->baseline, ids, n, err);
+        for (int i = 0; i < n && !st; i++) st = score_window(r, w + i, i, err);
+        if (st) return st;
         if (job->on_windows &&
             !job->on_windows(job->user, w + n, n_windows, exp(r->nll / (w + n))))
             return fl__fail(err, FL_E_INTERRUPTED,
@@ -274,9 +267,10 @@ fl_status fl__perplexity_run(fl_perplexity *result, const fl_perplexity_job *job
     }
     for (int i = 0; i < n_batch; i++)
         r->spans[i] = (fl_span){.seq = i, .pos = 0, .n_rows = job->seq_len};
-    st = lane_init(&r->model, job->model, job->ex, n_batch, job->seq_len, err);
+    st = lane_init(&r->model, job->model, job->device, job->ex, n_batch, job->seq_len, err);
     if (st == FL_OK && job->baseline)
-        st = lane_init(&r->baseline, job->baseline, job->ex, n_batch, job->seq_len, err);
+        st = lane_init(&r->baseline, job->baseline, job->baseline_device, job->ex, n_batch,
+                       job->seq_len, err);
     if (st == FL_OK) st = run_windows(r, n_windows, n_batch, err);
     if (st == FL_OK) collect(result, r, n_windows);
 out:

@@ -12,11 +12,12 @@
 #ifndef FL_EVAL_PERPLEXITY_H
 #define FL_EVAL_PERPLEXITY_H
 
-#include "model/model.h"
+#include "model/runner.h"
 
 typedef struct fl_perplexity_job {
     const fl_model *model;
-    const fl_model *baseline; /* same vocabulary; NULL: none */
+    const fl_model *baseline;                  /* same vocabulary; NULL: none */
+    fl_device_model *device, *baseline_device; /* where they run; NULL: the CPU */
     const fl_exec *ex;
     const int32_t *ids; /* [n_ids], each below the vocabulary's size */
     size_t n_ids;
@@ -36,7 +37,7 @@ typedef struct fl_perplexity {
 } fl_perplexity;
 
 /* FL_E_INPUT (less than one window of text), FL_E_USAGE (seq_len), FL_E_NOMEM, FL_E_FAIL
- * (logits that are no numbers), FL_E_INTERRUPTED. */
+ * (logits that are no numbers, a device's failures), FL_E_INTERRUPTED. */
 fl_status fl__perplexity_run(fl_perplexity *result, const fl_perplexity_job *job, fl_err *err);
 
 /* One prediction scored. */

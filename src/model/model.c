@@ -182,7 +182,8 @@ static fl_status load_head(fl_model *model, bool streaming, fl_err *err)
                                  .n_in = cfg->embed_size,
                                  .n_linears = 1,
                                  .linears = {&model->head}};
-    if (model->head_bits == 8) return fl__quantized_head_load(model, !streaming, err);
+    if (model->head_bits == 8)
+        return fl__quantized_head_load(model, !streaming && !model->keeps_codes, err);
     if (cfg->tied_head) {
         model->head = model->embed;
         return FL_OK;
@@ -301,13 +302,13 @@ out:
     return st;
 }
 
-fl_status fl__model_open(fl_model **out, const char *dir, const fl_exec *ex, bool streaming,
-                         fl_err *err)
+static fl_status open_model(fl_model **out, const char *dir, bool streaming, bool keeps_codes,
+                            fl_err *err)
 {
     fl_model *model;
-    (void)ex;
     *out = NULL;
     fl_status st = fl__model_open_config(&model, dir, err);
+    if (!st) model->keeps_codes = keeps_codes;
     if (!st) st = load_embeddings(model, err);
     if (!st) st = load_head(model, streaming, err);
     if (!st && !streaming) st = load_blocks(model, err);
@@ -318,6 +319,18 @@ fl_status fl__model_open(fl_model **out, const char *dir, const fl_exec *ex, boo
     }
     *out = model;
     return FL_OK;
+}
+
+fl_status fl__model_open(fl_model **out, const char *dir, const fl_exec *ex, bool streaming,
+                         fl_err *err)
+{
+    (void)ex;
+    return open_model(out, dir, streaming, false, err);
+}
+
+fl_status fl__model_open_codes(fl_model **out, const char *dir, fl_err *err)
+{
+    return open_model(out, dir, false, true, err);
 }
 
 fl_status fl__model_complete(fl_model *model, fl_err *err)

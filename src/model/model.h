@@ -111,6 +111,8 @@ typedef struct fl_model {
     fl_norm final_norm;      /* gain NULL: none */
     float *rope_cos, *rope_sin; /* [n_positions, head_dim/2] owned; NULL: no RoPE */
     fl_block *blocks;        /* [n_layers], or NULL when opened for streaming */
+    bool keeps_codes; /* integer weights stay as the file has them, borrowed, for a device; the
+                         CPU's kernels cannot run such a model */
     double stream_max_extra; /* streaming: code columns that flattening may add per input
                                 channel */
     size_t stream_transform_bytes; /* streaming: fl__transform_scratch_bytes of the largest
@@ -141,6 +143,8 @@ fl_status fl__model_open_config(fl_model **out, const char *dir, fl_err *err);
  * fl__block_load, and the codes of an 8-bit head unpacked. */
 fl_status fl__model_open(fl_model **out, const char *dir, const fl_exec *ex, bool streaming,
                          fl_err *err);
+/* The same for a device: keeps_codes. */
+fl_status fl__model_open_codes(fl_model **out, const char *dir, fl_err *err);
 /* The last step of opening: rotary table and sums, for a model put together elsewhere. */
 fl_status fl__model_complete(fl_model *model, fl_err *err);
 void fl__model_close(fl_model **model);

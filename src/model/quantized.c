@@ -186,7 +186,7 @@ static fl_status load_weight(fl_linear *lin, const fl_model *model, int layer, i
     lin->w = view->data;
     if (bits == 16) return FL_OK;
     if ((st = load_weight_scale(lin, model, layer, which, err))) return st;
-    if (site->act == FL_ACT_FLOAT) return FL_OK;
+    if (site->act == FL_ACT_FLOAT || model->keeps_codes) return FL_OK;
     if (bits == 8) return fl__linear_pack(lin, site, view->data, 8, err);
     int8_t *codes = fl__alloc((size_t)lin->n_out * (size_t)columns, 1);
     if (!codes) return fl__fail_nomem(err, name, (size_t)lin->n_out * (size_t)columns);

@@ -40,6 +40,7 @@ typedef struct bench {
     cudaStream_t stream;
     cublasLtHandle_t blas;
     void *blas_workspace;
+    uint64_t *ticks; /* of a multiprocessor before and after a graph, and the time then */
     int32_t *workspace;
 } bench;
 
@@ -61,7 +62,7 @@ typedef struct entry {
     int32_t *x_zero, *col_sum;
     cudaGraphExec_t graph;
     int n_launches;
-    float ms[ROUNDS];
+    float ms[ROUNDS], ghz[ROUNDS];
 } entry;
 
 typedef enum fill { FILL_BYTES, FILL_NIBBLES, FILL_BF16, FILL_F32, FILL_ZERO } fill;
@@ -96,8 +97,11 @@ __global__ void fill_kernel(uint32_t *p, size_t n, uint32_t seed, fill how)
     }
 }
 
+static bool only_zeros;
+
 static void *filled(size_t n_bytes, fill how, uint32_t seed)
 {
+    if (only_zeros) how = FILL_ZERO;
     void *p = gpu_alloc((n_bytes + 255) / 256 * 256);
     fill_kernel<<<1024, 256>>>((uint32_t *)p, (n_bytes + 3) / 4, seed, how);
     CUDA_OK(cudaGetLastError());
@@ -139,6 +143,24 @@ __global__ void read_kernel(uint32_t *y, const uint4 *p, size_t n)
     }
     for (; i < n; i += step) all |= __ldcs(&p[i]).x;
     if (all == 0x12345678u) *y = all;
+}
+
+/* Clock ticks of this multiprocessor, the time in ns, and which it is. */
+__global__ void ticks_kernel(uint64_t *out)
+{
+    uint32_t sm;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(out[1]));
+    out[0] = clock64();
+    asm volatile("mov.u32 %0, %%smid;" : "=r"(sm));
+    out[2] = sm;
+}
+
+/* GHz between the two; 0 when they were on different multiprocessors. */
+static float clock_rate(const bench *b)
+{
+    uint64_t t[6];
+    CUDA_OK(cudaMemcpy(t, b->ticks, sizeof t, cudaMemcpyDeviceToHost));
+    return t[2] == t[5] ? (float)((double)(t[3] - t[0]) / (double)(t[4] - t[1])) : 0.0f;
 }
 
 static void launch_entry(const bench *b, const entry *e, int i)
@@ -330,14 +352,20 @@ static void measure(const bench *b, entry *entries, int n)
     for (int round = -1; round < ROUNDS; round++)
         for (int i = 0; i < n; i++) {
             float ms;
+            ticks_kernel<<<1, 1, 0, b->stream>>>(b->ticks);
             CUDA_OK(cudaEventRecord(start, b->stream));
             CUDA_OK(cudaGraphLaunch(entries[i].graph, b->stream));
             CUDA_OK(cudaEventRecord(stop, b->stream));
-            CUDA_OK(cudaEventSynchronize(stop));
+            ticks_kernel<<<1, 1, 0, b->stream>>>(b->ticks + 3);
+            CUDA_OK(cudaStreamSynchronize(b->stream));
             CUDA_OK(cudaEventElapsedTime(&ms, start, stop));
             if (round >= 0) entries[i].ms[round] = ms / entries[i].n_launches;
+            if (round >= 0) entries[i].ghz[round] = clock_rate(b);
         }
-    for (int i = 0; i < n; i++) qsort(entries[i].ms, ROUNDS, sizeof(float), by_value);
+    for (int i = 0; i < n; i++) {
+        qsort(entries[i].ms, ROUNDS, sizeof(float), by_value);
+        qsort(entries[i].ghz, ROUNDS, sizeof(float), by_value);
+    }
     CUDA_OK(cudaEventDestroy(start));
     CUDA_OK(cudaEventDestroy(stop));
 }
@@ -349,19 +377,33 @@ static void print_entry(const bench *b, const entry *e, float bf16_ms, float int
            ops / ms * 1e-9, e->weight_bytes / ms * 1e-9);
     if (bf16_ms > 0) printf(" %7.2f", bf16_ms / ms);
     if (int8_ms > 0) printf(" %7.2f", int8_ms / ms);
+    printf("  %.2f GHz", e->ghz[ROUNDS / 2]);
     printf("\n");
 }
 
+static int add_plan(const bench *b, entry *entries, int n, gemm_kind kind,
+                    fl_cuda_gemm_plan plan)
+{
+    char name[48];
+    snprintf(name, sizeof name, "w%d %d/%d group %d shift %d", kind == GEMM_W4 ? 4 : 8,
+             plan.tokens, plan.n_split, plan.group, plan.shift);
+    add_ours(b, &entries[n], name, kind)->plan = plan;
+    return n + 1;
+}
+
+/* Small problems: every tile and split. Large ones: every group and shift. */
 static int add_plans(const bench *b, entry *entries, int n, gemm_kind kind)
 {
+    static const int groups[][2] = {{8, 0},  {4, 0},  {4, 3}, {4, 6},
+                                    {4, 10}, {4, 16}, {2, 6}, {12, 6}};
+    if (b->M > 512) {
+        for (size_t i = 0; i < FL_COUNT(groups); i++)
+            n = add_plan(b, entries, n, kind, {256, 1, 0, groups[i][0], groups[i][1]});
+        return add_plan(b, entries, n, kind, {128, 1, 0, 4, 6});
+    }
     for (int tokens = 64; tokens <= 256; tokens *= 2)
-        for (int n_split = 1; n_split <= 8; n_split *= 2) {
-            char name[48];
-            if (b->M > 512 && (tokens == 64 || n_split > 1)) continue;
-            snprintf(name, sizeof name, "w%d %d/%d", kind == GEMM_W4 ? 4 : 8, tokens, n_split);
-            entry *e = add_ours(b, &entries[n++], name, kind);
-            e->plan = {tokens, n_split, 0};
-        }
+        for (int n_split = 1; n_split <= 8; n_split *= 2)
+            n = add_plan(b, entries, n, kind, {tokens, n_split, 0, 4, 0});
     return n;
 }
 
@@ -408,15 +450,17 @@ static void print_copy_rate(const bench *b)
     CUDA_OK(cudaFree(from));
 }
 
-void bench_gemm(int n_sm, bool quick, bool plans, int max_rows)
+void bench_gemm(int n_sm, bench_choice choice)
 {
     static const int shapes[][2] = {{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}};
-    static const int rows[] = {1, 4, 16, 64, 256, 2048, 8192};
+    static const int rows[] = {1, 4, 16, 24, 32, 64, 256, 2048, 8192};
     bench b = {};
+    only_zeros = choice.zeros;
     b.n_sm = n_sm;
     CUDA_OK(cudaStreamCreate(&b.stream));
     BLAS_OK(cublasLtCreate(&b.blas));
     b.blas_workspace = gpu_alloc(BLAS_WORKSPACE);
+    b.ticks = (uint64_t *)gpu_alloc(6 * sizeof(uint64_t));
     b.workspace = (int32_t *)filled(fl__cuda_gemm_workspace_bytes(), FILL_ZERO, 0);
     CUDA_OK(cudaDeviceSynchronize());
     print_copy_rate(&b);
@@ -425,15 +469,17 @@ void bench_gemm(int n_sm, bool quick, bool plans, int max_rows)
            "TB/s", "/bf16", "/int8");
     for (size_t i = 0; i < FL_COUNT(rows); i++)
         for (size_t j = 0; j < FL_COUNT(shapes); j++) {
-            if ((quick && rows[i] == 4) || rows[i] > max_rows) continue;
+            if (choice.quick && (rows[i] == 4 || rows[i] == 24)) continue;
+            if (rows[i] < choice.min_rows || rows[i] > choice.max_rows) continue;
             b.M = rows[i];
             b.N = shapes[j][0];
             b.K = shapes[j][1];
             CUDA_OK(cudaDeviceSynchronize());
-            bench_shape(&b, plans);
+            bench_shape(&b, choice.plans);
         }
     BLAS_OK(cublasLtDestroy(b.blas));
     CUDA_OK(cudaStreamDestroy(b.stream));
     CUDA_OK(cudaFree(b.blas_workspace));
+    CUDA_OK(cudaFree(b.ticks));
     CUDA_OK(cudaFree(b.workspace));
 }

@@ -5,8 +5,9 @@
  *   check_gemm --quick    both, under a minute
  *   check_gemm --prefill, --decode   checks of these kernels only
  *   check_gemm --bench    bench only
- *   check_gemm --plans    bench with every plan of the prefill kernel
- *   check_gemm --bench-decode        bench of up to 16 rows only
+ *   check_gemm --bench --plans       bench with every plan of the prefill kernel
+ *   check_gemm --bench --rows 1,16   bench of 1 to 16 rows only
+ *   check_gemm --bench --zeros       bench on zeros
  *
  * Sums come from a kernel of one dp4a loop per output, itself compared with a scalar loop on
  * the host at random places; scales are applied on the host in the contract's order: f32 and
@@ -15,13 +16,27 @@
  * SPDX-License-Identifier: MIT */
 #include "cuda_test.h"
 
+#include "cuda/sm90.h"
+
+#include <math.h>
 #include <string.h>
+
+/* What a run multiplies and adds; sums alone: scales of 1, which float32 shows exactly. */
+typedef enum run_mode {
+    MODE_SUMS,
+    MODE_ALL,   /* scale and zero of each row, scale of each channel, bias */
+    MODE_ONE,   /* one scale and zero for all rows, one scale for all channels */
+    MODE_ADDED, /* MODE_ALL and a residual, in place where y is float32 */
+    MODE_GATED, /* MODE_ALL, then pairs of channels */
+} run_mode;
 
 typedef struct problem {
     int M, N, K, K_pad, bits;
     int64_t ldx, ldy;
     int8_t *codes, *x; /* host [N, K_pad], [M, ldx] */
     float *x_scale, *w_scale, *bias;
+    float *residual; /* as y in float32, poison and all */
+    float *gated;    /* [M, N / 2], from the device */
     int32_t *x_zero;
     int32_t *acc; /* host [M, N], sum over x * w */
     int32_t *col_sum;
@@ -65,6 +80,10 @@ static void fill_random(problem *p, uint64_t *seed)
         p->w_scale[n] = 1e-3f * (float)(1 + next_random(seed) % 1000);
         p->bias[n] = 0.01f * (float)(int)(next_random(seed) % 20001) - 100.0f;
     }
+    memset(p->residual, 0xa5, p->y_bytes);
+    for (int64_t i = 0; i < p->M * p->ldy; i++)
+        if (i % p->ldy < p->N)
+            p->residual[i] = 0.01f * (float)(int)(next_random(seed) % 20001) - 100.0f;
     for (int m = 0; m < p->M; m++) {
         p->x_scale[m] = 1e-3f * (float)(1 + next_random(seed) % 1000);
         p->x_zero[m] = (int)(next_random(seed) % 256) - 128;
@@ -113,6 +132,47 @@ static void make_weight(problem *p)
     free(tight);
 }
 
+/* y of [m, n], of MODE_GATED [m, n] of N / 2 columns. */
+static float expected(const problem *p, int m, int n, run_mode mode)
+{
+    if (mode == MODE_GATED) return p->gated[(int64_t)m * (p->N / 2) + n];
+    const int32_t acc = p->acc[(int64_t)m * p->N + n];
+    if (mode == MODE_SUMS) return (float)acc;
+    const int row = mode == MODE_ONE ? 0 : m, channel = mode == MODE_ONE ? 0 : n;
+    const volatile float scale = p->x_scale[row] * p->w_scale[channel];
+    const volatile float y = (float)(acc - p->x_zero[row] * p->col_sum[n]) * scale;
+    if (mode == MODE_ONE) return y;
+    const volatile float with_bias = y + p->bias[n];
+    return mode == MODE_ADDED ? with_bias + p->residual[m * p->ldy + n] : with_bias;
+}
+
+__global__ void gated_kernel(float *y, const float *pairs, int64_t n)
+{
+    const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    if (i < n) y[i] = gated(pairs[2 * i], pairs[2 * i + 1]);
+}
+
+/* The exponential is the device's, so the pairs go there; the host's own must come near. */
+static void make_gated(problem *p)
+{
+    const int64_t n = (int64_t)p->M * (p->N / 2);
+    float *pairs = (float *)malloc(8 * n), *y = (float *)gpu_alloc(4 * n);
+    for (int64_t i = 0; i < 2 * n; i++)
+        pairs[i] = expected(p, (int)(i / p->N), (int)(i % p->N), MODE_ALL);
+    float *from = (float *)gpu_copy(pairs, 8 * n);
+    gated_kernel<<<(unsigned)((n + 255) / 256), 256>>>(y, from, n);
+    CUDA_OK(cudaMemcpy(p->gated, y, 4 * n, cudaMemcpyDeviceToHost));
+    for (int64_t i = 0; i < n; i++) {
+        const double gate = pairs[2 * i], want = gate / (1 + exp(-gate)) * pairs[2 * i + 1];
+        if (fabs(p->gated[i] - want) <= 1e-4 * fabs(want) + 1e-30) continue;
+        printf("gated: %g of %g, %g\n", p->gated[i], gate, pairs[2 * i + 1]);
+        exit(1);
+    }
+    CUDA_OK(cudaFree(from));
+    CUDA_OK(cudaFree(y));
+    free(pairs);
+}
+
 static void problem_init(problem *p, int M, int N, int K, int bits, int32_t *workspace,
                          uint64_t *seed)
 {
@@ -128,6 +188,9 @@ static void problem_init(problem *p, int M, int N, int K, int bits, int32_t *wor
     p->w_scale = (float *)malloc(sizeof(float) * N);
     p->bias = (float *)malloc(sizeof(float) * N);
     p->acc = (int32_t *)malloc(sizeof(int32_t) * (size_t)M * N);
+    p->y_bytes = 4 * (size_t)(M + 2) * p->ldy;
+    p->residual = (float *)malloc(p->y_bytes);
+    p->gated = (float *)malloc(4 * (size_t)M * (N / 2));
     fill_random(p, seed);
     make_weight(p);
     int8_t *x = (int8_t *)gpu_copy(p->x, (size_t)M * p->ldx);
@@ -145,17 +208,19 @@ static void problem_init(problem *p, int M, int N, int K, int bits, int32_t *wor
     p->g.ldy = p->ldy;
     p->g.M = M;
     p->g.workspace = workspace;
-    p->y_bytes = 4 * (size_t)(M + 2) * p->ldy;
+    p->g.residual = (float *)gpu_copy(p->residual, p->y_bytes);
+    p->g.ldr = p->ldy;
+    make_gated(p);
     p->g.y = gpu_alloc(p->y_bytes);
     p->y_host = (uint8_t *)malloc(p->y_bytes);
 }
 
 static void problem_fini(problem *p)
 {
-    const void *device[] = {p->g.x,    p->g.x_scale, p->g.x_zero,  p->g.w_scale,
-                            p->g.bias, p->w.data,    p->w.col_sum, p->g.y};
-    void *host[] = {p->codes, p->x,   p->x_scale, p->x_zero, p->w_scale,
-                    p->bias,  p->acc, p->col_sum, p->y_host};
+    const void *device[] = {p->g.x,    p->g.x_scale, p->g.x_zero, p->g.w_scale, p->g.bias,
+                            p->w.data, p->w.col_sum, p->g.y,      p->g.residual};
+    void *host[] = {p->codes, p->x,       p->x_scale, p->x_zero,   p->w_scale, p->bias,
+                    p->acc,   p->col_sum, p->y_host,  p->residual, p->gated};
     for (size_t i = 0; i < FL_COUNT(device); i++) CUDA_OK(cudaFree((void *)device[i]));
     for (size_t i = 0; i < FL_COUNT(host); i++) free(host[i]);
 }
@@ -167,30 +232,19 @@ static uint16_t bf16_of(float f)
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
-/* Which scales, zero points and bias a run uses: 0 none (sums), 1 all, 2 one for all rows. */
-static float expected(const problem *p, int m, int n, int mode)
-{
-    const int32_t acc = p->acc[(int64_t)m * p->N + n];
-    if (mode == 0) return (float)acc;
-    const int row = mode == 1 ? m : 0, channel = mode == 1 ? n : 0;
-    const volatile float scale = p->x_scale[row] * p->w_scale[channel];
-    const volatile float y = (float)(acc - p->x_zero[row] * p->col_sum[n]) * scale;
-    return mode == 1 ? y + p->bias[n] : y;
-}
-
 /* Differences from what is expected, poison included; the first is printed. */
-static int64_t differences(const problem *p, int mode, bool bf16, const char *name)
+static int64_t differences(const problem *p, run_mode mode, bool bf16, const char *name)
 {
-    const int width = bf16 ? 2 : 4;
+    const int width = bf16 ? 2 : 4, N = mode == MODE_GATED ? p->N / 2 : p->N;
     int64_t wrong = 0;
     for (int64_t m = 0; m < p->M + 2; m++)
         for (int64_t n = 0; n < p->ldy; n++) {
             const uint8_t *at = p->y_host + (m * p->ldy + n) * width;
-            const float want = m < p->M && n < p->N ? expected(p, (int)m, (int)n, mode) : 0.0f;
+            const float want = m < p->M && n < N ? expected(p, (int)m, (int)n, mode) : 0.0f;
             const uint16_t half = bf16_of(want);
             uint8_t bytes[4];
             memcpy(bytes, bf16 ? (const void *)&half : (const void *)&want, width);
-            if (m >= p->M || n >= p->N) memset(bytes, 0xa5, sizeof bytes);
+            if (m >= p->M || n >= N) memset(bytes, 0xa5, sizeof bytes);
             if (memcmp(bytes, at, width) == 0) continue;
             if (wrong++ == 0) {
                 float got;
@@ -204,23 +258,30 @@ static int64_t differences(const problem *p, int mode, bool bf16, const char *na
     return wrong;
 }
 
-static void check_run(const problem *p, gemm_kind kind, fl_cuda_gemm_plan plan, int mode,
+static void check_run(const problem *p, gemm_kind kind, fl_cuda_gemm_plan plan, run_mode mode,
                       bool bf16, int n_sm, tally *t)
 {
+    static const char *const kinds[] = {"w4", "w8", "decode"};
+    static const char *const modes[] = {"sums", "all", "one", "added", "gated"};
+    static const float one = 1.0f;
     char name[96];
     fl_cuda_gemm g = p->g;
-    static const float one = 1.0f;
     float *device_one = (float *)gpu_copy(&one, sizeof one);
-    snprintf(name, sizeof name, "%s tokens %d split %d ctas %d mode %d %s",
-             kind == GEMM_W4   ? "w4"
-             : kind == GEMM_W8 ? "w8"
-                               : "decode",
-             plan.tokens, plan.n_split, plan.decode_ctas, mode, bf16 ? "bf16" : "f32");
+    snprintf(name, sizeof name, "%s tokens %d split %d group %d shift %d ctas %d %s %s",
+             kinds[kind], plan.tokens, plan.n_split, plan.group, plan.shift, plan.decode_ctas,
+             modes[mode], bf16 ? "bf16" : "f32");
     g.y_bf16 = bf16;
-    g.x_scale_stride = g.x_zero_stride = g.w_scale_stride = mode == 1;
-    if (mode == 0) g.x_scale = g.w_scale = device_one, g.x_zero = NULL;
-    if (mode != 1) g.bias = NULL;
+    g.gated = mode == MODE_GATED;
+    g.x_scale_stride = g.x_zero_stride = g.w_scale_stride =
+        mode != MODE_SUMS && mode != MODE_ONE;
+    if (mode == MODE_SUMS) g.x_scale = g.w_scale = device_one, g.x_zero = NULL;
+    if (mode == MODE_SUMS || mode == MODE_ONE) g.bias = NULL;
+    if (mode != MODE_ADDED) g.residual = NULL;
     CUDA_OK(cudaMemset(g.y, 0xa5, p->y_bytes));
+    if (mode == MODE_ADDED && !bf16) {
+        CUDA_OK(cudaMemcpy(g.y, g.residual, p->y_bytes, cudaMemcpyDeviceToDevice));
+        g.residual = (const float *)g.y;
+    }
     run_gemm(kind, &g, plan, n_sm, NULL);
     CUDA_OK(cudaDeviceSynchronize());
     CUDA_OK(cudaMemcpy(p->y_host, g.y, p->y_bytes, cudaMemcpyDeviceToHost));
@@ -234,6 +295,21 @@ static void check_run(const problem *p, gemm_kind kind, fl_cuda_gemm_plan plan, 
     }
 }
 
+/* Every way to cut the problem: tiles, parts of K, groups and steps apart. */
+static void check_plans(const problem *p, gemm_kind kind, int n_sm, tally *t)
+{
+    for (int tokens = 64; tokens <= 256; tokens *= 2)
+        for (int bf16 = 0; bf16 <= 1; bf16++) {
+            check_run(p, kind, {tokens, 1, 0, 4, 0}, bf16 ? MODE_ALL : MODE_SUMS, bf16, n_sm,
+                      t);
+            check_run(p, kind, {tokens, 3, 0, 8, 0}, bf16 ? MODE_ALL : MODE_SUMS, bf16, n_sm,
+                      t);
+            /* few multiprocessors: many tiles for each, with and without the same tokens */
+            check_run(p, kind, {tokens, 1, 0, 1, 3}, bf16 ? MODE_ALL : MODE_SUMS, bf16, 1, t);
+            check_run(p, kind, {tokens, 1, 0, 2, 6}, bf16 ? MODE_ADDED : MODE_ALL, bf16, 3, t);
+        }
+}
+
 static void check_prefill(int M, int N, int K, bool all, int n_sm, int32_t *workspace, tally *t)
 {
     uint64_t seed = 0x9e3779b97f4a7c15ull + (uint64_t)M * 1000003 + N * 1009 + K;
@@ -241,15 +317,19 @@ static void check_prefill(int M, int N, int K, bool all, int n_sm, int32_t *work
         const gemm_kind kind = bits == 4 ? GEMM_W4 : GEMM_W8;
         problem p;
         problem_init(&p, M, N, K, bits, workspace, &seed);
-        for (int tokens = 64; all && tokens <= 256; tokens *= 2)
-            for (int n_split = 1; n_split <= 3; n_split += 2)
-                for (int bf16 = 0; bf16 <= 1; bf16++)
-                    check_run(&p, kind, {tokens, n_split, 0}, bf16, bf16, n_sm, t);
+        if (all) check_plans(&p, kind, n_sm, t);
         const fl_cuda_gemm_plan plan = fl__cuda_gemm_plan(&p.g, n_sm);
-        check_run(&p, kind, plan, 0, false, n_sm, t);
-        check_run(&p, kind, plan, 1, true, n_sm, t);
-        check_run(&p, kind, plan, 1, false, n_sm, t);
-        check_run(&p, kind, plan, 2, true, n_sm, t);
+        fl_cuda_gemm_plan apart = plan;
+        apart.n_split = 1;
+        apart.shift = 5;
+        check_run(&p, kind, plan, MODE_SUMS, false, n_sm, t);
+        check_run(&p, kind, plan, MODE_ALL, true, n_sm, t);
+        check_run(&p, kind, plan, MODE_ALL, false, n_sm, t);
+        check_run(&p, kind, plan, MODE_ONE, true, n_sm, t);
+        check_run(&p, kind, plan, MODE_ADDED, false, n_sm, t);
+        check_run(&p, kind, plan, MODE_GATED, true, n_sm, t);
+        check_run(&p, kind, apart, MODE_ADDED, true, n_sm, t);
+        check_run(&p, kind, apart, MODE_ALL, true, n_sm, t);
         problem_fini(&p);
     }
     printf("prefill [%d, %d, %d]: %d passed, %d failed so far\n", M, N, K, t->passed,
@@ -265,9 +345,11 @@ static void check_decode(int N, int K, int n_sm, tally *t)
         problem p;
         problem_init(&p, rows[i], N, K, 4, NULL, &seed);
         for (int ctas = 1; ctas <= 2; ctas++)
-            for (int mode = 0; mode <= 2; mode++)
-                for (int bf16 = mode == 0 ? 0 : 1; bf16 >= 0; bf16--)
-                    check_run(&p, GEMM_DECODE, {0, 0, ctas}, mode, bf16, n_sm, t);
+            for (int mode = MODE_SUMS; mode <= MODE_GATED; mode++)
+                for (int bf16 = mode == MODE_SUMS ? 0 : 1; bf16 >= 0; bf16--)
+                    if (bf16 || mode != MODE_GATED)
+                        check_run(&p, GEMM_DECODE, {0, 0, ctas, 0, 0}, (run_mode)mode, bf16,
+                                  n_sm, t);
         problem_fini(&p);
     }
     printf("decode [1..16, %d, %d]: %d passed, %d failed so far\n", N, K, t->passed, t->failed);
@@ -298,22 +380,26 @@ static tally check_all(int n_sm, bool quick, bool prefill, bool decoding)
 
 int main(int argc, char **argv)
 {
-    bool quick = false, check = true, bench = true, plans = false;
+    bool quick = false, check = true, bench = true;
     bool prefill = true, decoding = true;
-    int n_sm = 0, max_rows = 1 << 20;
+    bench_choice choice = {false, false, false, 1, 1 << 20};
+    int n_sm = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--quick") == 0) quick = true;
         if (strcmp(argv[i], "--check") == 0) bench = false;
         if (strcmp(argv[i], "--prefill") == 0) bench = decoding = false;
         if (strcmp(argv[i], "--decode") == 0) bench = prefill = false;
         if (strcmp(argv[i], "--bench") == 0) check = false;
-        if (strcmp(argv[i], "--plans") == 0) check = false, plans = true;
-        if (strcmp(argv[i], "--bench-decode") == 0) check = false, max_rows = 16;
+        if (strcmp(argv[i], "--plans") == 0) choice.plans = true;
+        if (strcmp(argv[i], "--zeros") == 0) choice.zeros = true;
+        if (strcmp(argv[i], "--rows") == 0 && i + 1 < argc)
+            sscanf(argv[i + 1], "%d,%d", &choice.min_rows, &choice.max_rows);
     }
     CUDA_OK(cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, 0));
     tally t = {0, 0};
     if (check) t = check_all(n_sm, quick, prefill, decoding);
-    if (bench) bench_gemm(n_sm, quick, plans, max_rows);
+    choice.quick = quick;
+    if (bench) bench_gemm(n_sm, choice);
     if (check) printf("%d passed, %d failed, 0 skipped\n", t.passed, t.failed);
     return t.failed > 0 || (check && t.passed == 0);
 }

@@ -72,10 +72,11 @@ static void must(fl_status st, const fl_err *err)
     exit(1);
 }
 
-/* bf16 keeps 8 bits: half a unit is 2^-9. */
+/* bf16 keeps 8 bits, the first one counted: half a unit of a number just above a power of two is
+ * 2^-8 of it. */
 static double tolerance(bool f32)
 {
-    return f32 ? 4e-6 : 1.0 / 512 + 4e-6;
+    return f32 ? 4e-6 : 1.0 / 256 + 4e-6;
 }
 
 static void check_norm(tally *t, int M, int n, bool x_f32, bool y_f32)
@@ -106,6 +107,141 @@ static void check_norm(tally *t, int M, int n, bool x_f32, bool y_f32)
     CUDA_OK(cudaFree(in.data));
     CUDA_OK(cudaFree(d_gain));
     free(x), free(gain), free(want), free(x16);
+}
+
+/* LayerNorm behind a sum that is kept, ReLU: fl__cuda_row_values. */
+static void check_values(tally *t, int M, int n, bool layer_norm, bool add_f32, bool y_f32)
+{
+    uint64_t seed = 15 + n;
+    const size_t n_x = (size_t)M * n;
+    float *x = random_floats(n_x, 3, 2, &seed), *add = random_floats(n_x, 1, 0, &seed);
+    float *gain = random_floats(n, 0.2f, 1, &seed), *bias = random_floats(n, 0.5f, 0, &seed);
+    uint16_t *add16 = to_bf16(add, n_x);
+    double *want = (double *)malloc(8 * n_x);
+    float *kept = (float *)malloc(4 * n_x);
+    fl_cuda_row row = {};
+    output o;
+    int64_t wrong = 0;
+    for (int m = 0; m < M; m++) {
+        double mean = 0, square = 0;
+        for (size_t i = (size_t)m * n; i < (size_t)(m + 1) * n; i++) {
+            kept[i] = x[i] + (add_f32 ? add[i] : bf16_to(add16[i]));
+            mean += kept[i] / (double)n;
+        }
+        for (size_t i = (size_t)m * n; i < (size_t)(m + 1) * n; i++)
+            square += (kept[i] - mean) * (kept[i] - mean) / n;
+        for (int c = 0; c < n; c++) {
+            const size_t i = (size_t)m * n + c;
+            const double z = (kept[i] - mean) / sqrt(square + 1e-5) * gain[c] + bias[c];
+            want[i] = layer_norm ? z : fmax((double)kept[i], 0);
+        }
+    }
+    row.x = gpu_copy(x, 4 * n_x), row.ldx = n, row.x_f32 = true, row.eps = 1e-5f;
+    row.add = add_f32 ? gpu_copy(add, 4 * n_x) : gpu_copy(add16, 2 * n_x);
+    row.ld_add = n, row.add_f32 = add_f32;
+    row.gain = layer_norm ? (float *)gpu_copy(gain, 4 * n) : NULL;
+    row.bias = layer_norm ? (float *)gpu_copy(bias, 4 * n) : NULL;
+    row.layer_norm = layer_norm, row.relu = !layer_norm;
+    output_init(&o, M, n, y_f32);
+    FL_OK_OR_EXIT(fl__cuda_row_values(&o.y, &row, M, n, 0, &err));
+    report(t, layer_norm ? "add, layer_norm" : "add, relu", M, n, output_error(&o, want),
+           tolerance(y_f32));
+    CUDA_OK(cudaMemcpy(x, row.x, 4 * n_x, cudaMemcpyDeviceToHost));
+    for (size_t i = 0; i < n_x; i++) wrong += x[i] != kept[i];
+    report(t, "add", M, n, (double)wrong, 0);
+    output_fini(&o);
+    void *device[] = {(void *)row.x, (void *)row.add, (void *)row.gain, (void *)row.bias};
+    for (size_t i = 0; i < FL_COUNT(device); i++) CUDA_OK(cudaFree(device[i]));
+    free(x), free(add), free(gain), free(bias), free(add16), free(want), free(kept);
+}
+
+/* fl__cuda_add, then embeddings on top of it. */
+static void check_add(tally *t, int M, int n)
+{
+    uint64_t seed = 25 + n;
+    const size_t n_x = (size_t)M * n;
+    float *x = random_floats(n_x, 3, 0, &seed), *add = random_floats(n_x, 1, 0, &seed);
+    uint16_t *add16 = to_bf16(add, n_x);
+    int32_t *ids = (int32_t *)malloc(4 * M);
+    double *want = (double *)malloc(8 * n_x);
+    fl_cuda_matrix a = {gpu_copy(add16, 2 * n_x), n, false};
+    output o;
+    for (int m = 0; m < M; m++) ids[m] = M - 1 - m;
+    for (size_t i = 0; i < n_x; i++)
+        want[i] = (x[i] + bf16_to(add16[i])) + bf16_to(add16[(M - 1 - i / n) * n + i % n]);
+    int32_t *d_ids = (int32_t *)gpu_copy(ids, 4 * M);
+    output_init(&o, M, n, true);
+    CUDA_OK(cudaMemcpy2D(o.y.data, 4 * o.y.ld, x, 4 * n, 4 * n, M, cudaMemcpyHostToDevice));
+    FL_OK_OR_EXIT(fl__cuda_add(&o.y, &a, M, n, 0, &err));
+    FL_OK_OR_EXIT(fl__cuda_embed_add(&o.y, (uint16_t *)a.data, d_ids, M, n, M, 0, &err));
+    report(t, "add, embed_add", M, n, output_error(&o, want), 1e-7);
+    output_fini(&o);
+    CUDA_OK(cudaFree(a.data));
+    CUDA_OK(cudaFree(d_ids));
+    free(x), free(add), free(add16), free(ids), free(want);
+}
+
+/* Codes of a fixed scale behind a front, with further digits: bit for bit those of the values
+ * that the front alone gives. */
+static void check_fixed(tally *t, int M, int n, int n_extra, bool is_unsigned, bool silu)
+{
+    uint64_t seed = 35 + n;
+    const int64_t ld = (n + n_extra + 63) / 64 * 64 + 64;
+    const size_t n_x = (size_t)M * n, rows = (size_t)M + SPARE, n_bytes = rows * (ld + 4);
+    float *x = random_floats(n_x, 3, 0, &seed), *gain = random_floats(n, 0.2f, 1, &seed);
+    float *lo = (float *)malloc(4 * n), *hi = (float *)malloc(4 * n);
+    int32_t *extra = (int32_t *)malloc(8 * (n_extra + 1));
+    uint16_t *x16 = to_bf16(x, n_x);
+    int8_t *codes = (int8_t *)malloc(ld);
+    uint8_t *got = (uint8_t *)malloc(n_bytes), *d = (uint8_t *)gpu_alloc(n_bytes);
+    float *v = (float *)malloc(4 * n_x);
+    const int q = n_extra ? 7 : is_unsigned ? 255 : 127;
+    for (int c = 0; c < n; c++) {
+        hi[c] = (float)(q * (n_extra ? 1 + (int)(next_random(&seed) % 4) : 1));
+        lo[c] = is_unsigned ? 0 : -hi[c];
+    }
+    for (int e = 0; e < n_extra; e++) {
+        extra[e] = (int32_t)(next_random(&seed) % n);
+        extra[n_extra + e] = 7 * (1 + e % 3);
+    }
+    fl_cuda_row row = {};
+    row.ldx = n;
+    if (silu) {
+        row.x = gpu_copy(x16, 2 * n_x);
+        row.up = (uint16_t *)row.x;
+    } else {
+        row.x = gpu_copy(x, 4 * n_x), row.x_f32 = true;
+        row.gain = (float *)gpu_copy(gain, 4 * n);
+        row.relu = is_unsigned, row.eps = 1e-5f;
+    }
+    const int zero = is_unsigned && q == 255 ? -128 : 0, first_lo = is_unsigned ? 0 : -q;
+    void *device[] = {(void *)row.x, (void *)row.gain, d, gpu_copy(lo, 4 * n),
+                      gpu_copy(hi, 4 * n), gpu_copy(extra, 8 * (n_extra + 1)),
+                      gpu_alloc(4 * n_x)};
+    const fl_cuda_quantize_static spec = {
+        n, n_extra, 20, zero, first_lo, q, 7, (float *)device[3], (float *)device[4],
+        (int32_t *)device[5], (int32_t *)device[5] + n_extra};
+    const fl_quantize_static ref = {n,    n_extra, (int)ld, 20, zero,  first_lo, q,
+                                    7,    NULL,    lo,      hi, extra, extra + n_extra};
+    const fl_cuda_matrix values = {device[6], n, true};
+    fl_cuda_codes y = {(int8_t *)d, ld, (int32_t *)(d + rows * ld), NULL, NULL};
+    int64_t wrong = 0;
+    CUDA_OK(cudaMemset(d, 0xa5, n_bytes));
+    FL_OK_OR_EXIT(fl__cuda_quantize_static(&y, &row, M, &spec, 132, 0, &err));
+    FL_OK_OR_EXIT(fl__cuda_row_values(&values, &row, M, n, 0, &err));
+    CUDA_OK(cudaMemcpy(got, d, n_bytes, cudaMemcpyDeviceToHost));
+    CUDA_OK(cudaMemcpy(v, values.data, 4 * n_x, cudaMemcpyDeviceToHost));
+    for (int m = 0; m < M; m++) {
+        int32_t sum;
+        fl__quantize_static_ref(codes, &sum, v + (size_t)m * n, &ref);
+        for (int64_t c = 0; c < ld; c++) wrong += codes[c] != (int8_t)got[m * ld + c];
+        wrong += memcmp(&sum, got + rows * ld + 4 * m, 4) != 0;
+    }
+    for (size_t i = M * ld; i < rows * ld; i++) wrong += got[i] != 0xa5;
+    report(t, silu ? "silu, fixed scale" : "norm, fixed scale", M, n, (double)wrong, 0);
+    for (size_t i = 0; i < FL_COUNT(device); i++) CUDA_OK(cudaFree(device[i]));
+    free(x), free(gain), free(lo), free(hi), free(extra), free(x16), free(codes), free(got);
+    free(v);
 }
 
 static void check_silu(tally *t, int M, int n)
@@ -257,6 +393,11 @@ void check_rowops(tally *t)
             check_silu(t, M, n);
             check_embed(t, M, n, r % 2);
             check_token(t, M, n, &grids[(r + w) % 4]);
+            check_values(t, M, n, w % 2, r % 2, (r + w) % 2);
+            check_values(t, M, n, !(w % 2), !(r % 2), (r + w) % 2);
+            check_add(t, M, n);
+            check_fixed(t, M, n, 0, r % 2, w % 2);
+            check_fixed(t, M, n, 200, false, !(w % 2));
         }
     check_rope(t, 1, 32, 128, false);
     check_rope(t, 129, 8, 128, true);

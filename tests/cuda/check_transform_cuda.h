@@ -19,7 +19,7 @@ fl_quantize_token_fn fl__quantize_token_ref;
 
 typedef struct tally {
     int passed, failed;
-    int64_t codes[9], differ[9]; /* of the transform, by bits */
+    int64_t codes[9], differ[9], open[9]; /* of the transform, by bits */
 } tally;
 
 static inline uint16_t bf16_of(float f)
@@ -57,6 +57,11 @@ static inline uint16_t *to_bf16(const float *v, size_t n)
     for (size_t i = 0; i < n; i++) h[i] = bf16_of(v[i]);
     return h;
 }
+
+/* bound_transform_cuda.cu: why the scale of row m is not the CPU's: the products of a tensor core
+ * beside the CPU's and the exact ones, where they become another bf16. x [n1 * n2] before its
+ * rounding to bf16. */
+void explain_scale(int n1, int n2, const float *x, const fl_transform *t, int m);
 
 /* check_rowops_cuda.cu */
 void check_rowops(tally *t);

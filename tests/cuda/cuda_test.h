@@ -97,9 +97,15 @@ static inline void run_gemm(gemm_kind kind, const fl_cuda_gemm *g, fl_cuda_gemm_
     }
 }
 
-/* bench_gemm_cuda.cu: prints the table; quick: fewer shapes; plans: every plan of the prefill
- * kernel as well; max_rows: up to so many rows. */
-void bench_gemm(int n_sm, bool quick, bool plans, int max_rows);
+/* What bench_gemm (bench_gemm_cuda.cu) prints. */
+typedef struct bench_choice {
+    bool quick; /* fewer shapes */
+    bool plans; /* every plan of the prefill kernel as well */
+    bool zeros; /* all operands zero: what random data cost in power */
+    int min_rows, max_rows;
+} bench_choice;
+
+void bench_gemm(int n_sm, bench_choice choice);
 
 /* bench_attention_cuda.cu */
 void bench_attention(int n_sm, bool quick);

@@ -117,10 +117,24 @@ static void what_later_versions_have_is_not_in_this_one(void **state)
         {6, "export m out --format gguf", NULL, "not in this version: export"},
         {6, "eval m --tasks piqa", NULL, "not in this version: --tasks"},
         {6, "eval m --tasks=piqa", NULL, "not in this version: --tasks"},
-        {6, "eval m --ppl f --device cuda", NULL, "not in this version: --device: cuda"},
         {6, "eval m --ppl f", "FLATIRON_TASKS=piqa", "not in this version: FLATIRON_TASKS"},
         {6, "inspect m --report r.html", NULL, "not in this version: --report"},
         {6, QUANTIZE "--device cuda:1", NULL, "cuda:1 will come with a later version"},
+    };
+    CHECK_ALL(rows);
+}
+
+/* cuda:1000 is not there, with the plugin, without it, and on machines without a GPU. */
+static void a_device_that_is_not_there_is_said(void **state)
+{
+    (void)state;
+    static const broken rows[] = {
+        {2, "eval m --ppl f --device tpu", NULL, "device: 'tpu' is no device"},
+        {2, "generate m -p a --device cuda:x", NULL, "'cuda:x' is no device"},
+        {6, "eval m --ppl f --device cuda:1000", NULL, "GPU"},
+        {6, "generate m -p a --device cuda:1000", NULL, "GPU"},
+        {6, "bench model --device cuda:1000", NULL, "GPU"},
+        {6, "bench kernels --device cuda", NULL, "make cuda-bench"},
     };
     CHECK_ALL(rows);
 }
@@ -350,6 +364,7 @@ static void output_that_cannot_be_written_is_a_failure(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(usage_errors),
     cmocka_unit_test(what_later_versions_have_is_not_in_this_one),
+    cmocka_unit_test(a_device_that_is_not_there_is_said),
     cmocka_unit_test(missing_and_foreign_files_are_bad_input),
     cmocka_unit_test(help_and_version_go_to_stdout),
     cmocka_unit_test(eval_prints_one_json_document),

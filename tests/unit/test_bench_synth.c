@@ -50,16 +50,34 @@ static void random_codes_are_a_packed_weight(void **state)
 
 /* ---- models ------------------------------------------------------------------------------ */
 
-static const fl_model_config llama = {
-    .family = FL_FAMILY_LLAMA, .n_layers = 2,     .hidden_size = 96,  .n_heads = 6,
-    .n_kv_heads = 2,           .head_dim = 16,    .ffn_size = 200,    .vocab_size = 300,
-    .n_positions = 80,         .embed_size = 96,  .norm_eps = 1e-5,   .pre_norm = true,
-    .final_norm = true,        .rope = {FL_ROPE_DEFAULT, 10000, 1, 0, 0, 0}};
-static const fl_model_config opt = {
-    .family = FL_FAMILY_OPT, .n_layers = 2,    .hidden_size = 48, .n_heads = 4,
-    .n_kv_heads = 4,         .head_dim = 12,   .ffn_size = 130,   .vocab_size = 300,
-    .n_positions = 80,       .embed_size = 24, .norm_eps = 1e-5,  .tied_head = true,
-    .attn_bias = true,       .mlp_bias = true};
+static const fl_model_config llama = {.family = FL_FAMILY_LLAMA,
+                                      .n_layers = 2,
+                                      .hidden_size = 96,
+                                      .n_heads = 6,
+                                      .n_kv_heads = 2,
+                                      .head_dim = 16,
+                                      .ffn_size = 200,
+                                      .vocab_size = 300,
+                                      .n_positions = 80,
+                                      .embed_size = 96,
+                                      .norm_eps = 1e-5,
+                                      .pre_norm = true,
+                                      .final_norm = true,
+                                      .rope = {FL_ROPE_DEFAULT, 10000, 1, 0, 0, 0}};
+static const fl_model_config opt = {.family = FL_FAMILY_OPT,
+                                    .n_layers = 2,
+                                    .hidden_size = 48,
+                                    .n_heads = 4,
+                                    .n_kv_heads = 4,
+                                    .head_dim = 12,
+                                    .ffn_size = 130,
+                                    .vocab_size = 300,
+                                    .n_positions = 80,
+                                    .embed_size = 24,
+                                    .norm_eps = 1e-5,
+                                    .tied_head = true,
+                                    .attn_bias = true,
+                                    .mlp_bias = true};
 
 /* Finite logits behind 70 tokens, the same alone and in a window. */
 static void check_runs(const fl_model *m)
@@ -98,10 +116,10 @@ static void every_method_and_family_runs(void **state)
 {
     (void)state;
     static const fl_synth kinds[] = {
-        {"flatquant", 4, 4, 4, 16, NULL},    {"flatquant", 4, 8, 16, 8, NULL},
-        {"flattenquant", 8, 8, 8, 8, NULL},  {"flattenquant", 4, 4, 16, 16, NULL},
-        {"rtn", 8, 8, 16, 16, NULL},         {"none", 16, 16, 16, 16, NULL},
-        {"none", 16, 16, 4, 8, NULL},
+        {"flatquant", 4, 4, 4, 16, NULL, false},   {"flatquant", 4, 8, 16, 8, NULL, false},
+        {"flattenquant", 8, 8, 8, 8, NULL, false}, {"flattenquant", 4, 4, 16, 16, NULL, false},
+        {"rtn", 8, 8, 16, 16, NULL, false},        {"none", 16, 16, 16, 16, NULL, false},
+        {"none", 16, 16, 4, 8, NULL, false},
     };
     const fl_exec ex = {fl__isa_detect(), 2};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
@@ -121,7 +139,7 @@ static void every_method_and_family_runs(void **state)
 static void transforms_have_the_sizes_of_flatquant(void **state)
 {
     (void)state;
-    const fl_synth o = {"flatquant", 4, 4, 4, 16, NULL};
+    const fl_synth o = {"flatquant", 4, 4, 4, 16, NULL, false};
     const fl_exec ex = {fl__isa_detect(), 1};
     static const int sizes[FL_N_SITES][2] = {{8, 12}, {6, 16}, {8, 12}, {10, 20}};
     fl_model *m;
@@ -140,10 +158,10 @@ static void the_opponent_borrows(void **state)
 {
     (void)state;
     const fl_exec ex = {fl__isa_detect(), 1};
-    const fl_synth o = {"rtn", 4, 4, 16, 16, NULL};
+    const fl_synth o = {"rtn", 4, 4, 16, 16, NULL, false};
     fl_model *m, *wide;
     assert_int_equal(fl__synth_model(&m, &llama, &o, &ex, &err), FL_OK);
-    const fl_synth other = {"none", 16, 16, 16, 16, m};
+    const fl_synth other = {"none", 16, 16, 16, 16, m, false};
     assert_int_equal(fl__synth_model(&wide, &llama, &other, &ex, &err), FL_OK);
     assert_ptr_equal(wide->embed.w, m->embed.w);
     assert_ptr_equal(wide->head.w, m->head.w);
@@ -158,7 +176,7 @@ static void running_out_of_memory_leaves_nothing(void **state)
 {
     (void)state;
     const fl_exec ex = {0, 1};
-    const fl_synth o = {"flatquant", 4, 4, 4, 8, NULL};
+    const fl_synth o = {"flatquant", 4, 4, 4, 8, NULL, false};
     const fl__mem_stats before = fl__mem_get();
     fl_status st = FL_E_NOMEM;
     for (uint64_t n = 1; st; n++) {
@@ -190,6 +208,14 @@ static void built_in_shapes_are_those_models(void **state)
     assert_true(cfg.ffn_size == 11008 && cfg.n_kv_heads == 32 && cfg.vocab_size == 32000);
     assert_int_equal(fl__bench_shape(&cfg, "opt-6.7b", &err), FL_OK);
     assert_true(cfg.family == FL_FAMILY_OPT && cfg.ffn_size == 16384 && cfg.tied_head);
+    assert_int_equal(fl__bench_shape(&cfg, "opt-30b", &err), FL_OK);
+    assert_true(cfg.family == FL_FAMILY_OPT && cfg.n_layers == 48 && cfg.hidden_size == 7168 &&
+                cfg.ffn_size == 28672 && cfg.head_dim == 128 && cfg.tied_head);
+    assert_int_equal(fl__bench_shape(&cfg, "llama3-70b", &err), FL_OK);
+    assert_true(cfg.n_layers == 80 && cfg.hidden_size == 8192 && cfg.ffn_size == 28672 &&
+                cfg.n_kv_heads == 8 && cfg.head_dim == 128 && !cfg.tied_head);
+    /* 70.55e9 weights with head and embedding: the blocks in 16 bits */
+    assert_true(fl__synth_block_bytes(&cfg, 16) == (size_t)80 * 2 * 855638016);
 }
 
 static bool twos(const fl_linear *lin, const float *x, int n_rows, float *y)
@@ -205,8 +231,8 @@ static void a_rival_takes_the_rows_that_it_has(void **state)
     static const fl_linear_rival rival = {twos};
     const fl_exec ex = {0, 1};
     float w[2] = {3, 4}, x[3] = {1, 10, 100}, y[6];
-    const fl_linear lin = {.n_out = 2, .n_in = 1, .w_type = FL_DTYPE_F32, .w = w, .w_bits = 16,
-                           .rival = &rival};
+    const fl_linear lin = {
+        .n_out = 2, .n_in = 1, .w_type = FL_DTYPE_F32, .w = w, .w_bits = 16, .rival = &rival};
     void *scratch = fl__alloc(fl__linear_float_scratch_bytes(&ex), 1);
     fl__linear_float_run(&ex, &lin, x, 1, 2, y, 2, scratch);
     for (int i = 0; i < 4; i++) assert_true(y[i] == 2);
