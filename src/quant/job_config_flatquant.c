@@ -127,7 +127,8 @@ size_t fl__quant_transform_bytes(const fl_quant_config *c, const fl_model_config
 
 json_t *fl__flatquant_config_json(const fl_flatquant_options *o)
 {
-    return json_pack("{s:s,s:b,s:b,s:b,s:b,s:b,s:b,s:b,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:s}",
+    return json_pack("{s:s,s:b,s:b,s:b,s:b,s:b,s:b,s:b,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,"
+                     "s:s}",
                      "transform", transforms[o->transform], "scale", o->scale, "clip", o->clip,
                      "clip_per_linear", o->clip_per_linear, "clip_v_first", o->clip_v_first,
                      "centre", o->centre, "asymmetric", o->asymmetric,

@@ -157,11 +157,12 @@ static void the_mean_error_is_taken_off(void **state)
                  &err);
     assert_non_null(result.mean_error);
     fl_flatquant_result nothing = {0};
-    float *left = fl_test_case_run_folded(&c, &nothing), *gone =
-                                                          fl_test_case_run_folded(&c, &result);
+    float *left = fl_test_case_run_folded(&c, &nothing);
+    float *gone = fl_test_case_run_folded(&c, &result);
     const int width = c.model->cfg.hidden_size;
-    assert_true(mean_square(left, goal, c.n, width) > 0);
-    assert_true(mean_square(gone, goal, c.n, width) < 1e-6 * mean_square(left, goal, c.n, width));
+    const double before = mean_square(left, goal, c.n, width);
+    assert_true(before > 0);
+    assert_true(mean_square(gone, goal, c.n, width) < 1e-6 * before);
     fl__free(&left);
     fl__free(&gone);
     fl__free(&goal);
