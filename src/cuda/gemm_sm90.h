@@ -14,8 +14,8 @@
  * that what runs at one time shares x and W in L2. Parts of K add their exact int32 sums into
  * the workspace; the last to come takes the total, and so the result does not depend on order.
  *
- * Out of step: with shift > 0 warpgroup 1 begins its tiles `shift` stages later than warpgroup 0
- * and takes K from there around, so that one multiplies while the other scales and stores:
+ * Out of step: with shift > 0 warpgroup 1 begins its tiles `shift` stages later than warpgroup
+ * 0 and takes K from there around, so that one multiplies while the other scales and stores:
  *
  *   k        0 1 2 3 4 5 6 7 0 1 2 3 4 5 6 7 0 1 2         (shift 3)
  *   group 0  [ tile 0      ] [ tile 1      ]
@@ -61,7 +61,7 @@ template <int BITS, int TOK> struct ring {
     static const int x_bytes = TOK * STAGE_K;
     static const int w_bytes = CHANNELS * STAGE_K * BITS / 8;
     static const int stage_bytes = x_bytes + w_bytes;
-    /* of the weights' tensor map: elements of a stage, channels of a row, rows of 64 channels */
+    /* of the weights' tensor map: elements of a stage, channels of a row, rows of 64 */
     static const int w_cols = BITS == 4 ? 256 : 128;
     static const int w_rows = BITS == 4 ? 16 : 8;
     static const int w_box = 64 / w_rows;
