@@ -53,8 +53,8 @@ static int decode_ctas(const fl_cuda_gemm *g)
 }
 
 /* About as many stages as the ring of the largest tile holds: so many the one warpgroup can
- * multiply while the other, which scales and stores, gives no stage back. Once a launch it costs
- * their time, so not where a CTA has one tile. */
+ * multiply while the other, which scales and stores, gives no stage back. Once a launch it
+ * costs their time, so not where a CTA has one tile. */
 static int plan_shift(const fl_cuda_gemm *g, const fl_cuda_gemm_plan *plan, int n_sm)
 {
     if (plan->tokens != 256 || plan->n_split > 1 || count_tiles(g, 256) <= n_sm) return 0;

@@ -12,7 +12,8 @@
  * x lies in shared memory as it is, rows 16 bytes longer than their k, so that ldmatrix, which
  * gives a lane the four B registers of a block, meets no bank conflict. At the end of a panel
  * or stretch the exact int32 sums are added in shared memory, in any order; at the end all
- * threads scale and store, panel p by CTA p % n_parts, which adds the others' sums of it to its own.
+ * threads scale and store, panel p by CTA p % n_parts, which adds the others' sums of it to
+ * its own.
  * SPDX-License-Identifier: MIT */
 #include "cuda/gemm_cuda.h"
 
