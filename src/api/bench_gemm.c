@@ -97,16 +97,8 @@ static int copies_for(const gemm_bench *b, size_t n_bytes)
 
 static fl_status weights_new(gemm_bench *b, weight_set *s, int bits, fl_err *err)
 {
-    fl_rng rng = fl__rng_init(0, bits, "bench-weights");
-    const size_t n = (size_t)b->N * (size_t)b->K;
-    int8_t *codes = fl__alloc(n, 1);
-    if (!codes) return fl__fail_nomem(err, "bench weights", n);
-    for (size_t i = 0; i < n; i++) {
-        const int byte = (int)(fl__rng_u64(&rng) >> 56);
-        codes[i] = (int8_t)(bits == 4 ? byte % 16 - 8 : byte % 255 - 127);
-    }
-    const fl_status st = fl__weight_pack(&s->copies[0], codes, b->N, b->K, bits, err);
-    fl__free(&codes);
+    const fl_status st =
+        fl__weight_random(&s->copies[0], &b->bench->ex, b->N, b->K, bits, (uint64_t)bits, err);
     if (st) return st;
 
     const size_t n_bytes = s->copies[0].n_bytes;
