@@ -432,7 +432,7 @@ static void bench_small(int M, int n, double rate, cudaStream_t stream)
 
 void bench_transform(int n_sm, bool quick)
 {
-    static const int shapes[][2] = {{64, 64}, {64, 128}, {112, 128}, {86, 128}, {128, 224}};
+    static const int shapes[][2] = {{64, 64}, {64, 128}, {112, 128}, {86, 128}};
     static const int rows[] = {8192, 2048, 64, 16, 1};
     cudaStream_t stream;
     blas b;
@@ -445,7 +445,6 @@ void bench_transform(int n_sm, bool quick)
            "of copy");
     for (size_t r = 0; r < FL_COUNT(rows); r++)
         for (size_t s = 0; s < FL_COUNT(shapes); s++) {
-            if (rows[r] > 2048 && shapes[s][0] == 128) continue;
             if (quick && rows[r] == 64 && shapes[s][0] != 64) continue;
             bench_shape(&b, rows[r], shapes[s][0], shapes[s][1], rate, n_sm, stream);
         }
