@@ -8,7 +8,8 @@
  *   max(x, 0)
  *   silu(x) * up                both bf16; float32 inside
  * where a float32 x may first have something added, which is kept: x += add; then times
- * premul, rounded to bf16, X' = left^T bf16(U right), codes, sums, scales and zero points as on the CPU.
+ * premul, rounded to bf16, X' = left^T bf16(U right), codes, sums, scales and zero points as on
+ * the CPU.
  *
  * Sums of the tensor cores run in their own order, and norms and silu are float32: where an
  * exact U or U right lies at a border between two bf16 numbers it may become the other one,

@@ -9,8 +9,8 @@
 #include "cuda/transform_split.h"
 #include "cuda/transform_wide.h"
 
-/* Of one shape: teams of a CTA and stages of a team for bare rows and for made ones (0 teams: a
- * CTA for each row); up to so many rows are split. */
+/* Of one shape: teams of a CTA and stages of a team for bare rows and for made ones; up to so
+ * many rows are split. */
 template <int bare_teams_, int bare_stages_, int made_teams_, int made_stages_, int split_rows_>
 struct wide_plan {
     static constexpr int bare_teams = bare_teams_, bare_stages = bare_stages_;
@@ -21,9 +21,8 @@ struct wide_plan {
 template <int N1, int N2, class P, int F>
 static cudaError_t launch_front(const wide_args *a, int n_sm, cudaStream_t stream)
 {
-    if (P::made_teams == 0 || a->t.M <= n_sm) return launch_single<N1, N2, F>(a, stream);
-    if constexpr (P::made_teams > 0)
-        return launch_many<N1, N2, F, P::made_teams, P::made_stages>(a, n_sm, stream);
+    if (a->t.M <= n_sm) return launch_single<N1, N2, F>(a, stream);
+    return launch_many<N1, N2, F, P::made_teams, P::made_stages>(a, n_sm, stream);
 }
 
 static inline fl_status launched(cudaError_t e, const transform_args *p, fl_err *err)

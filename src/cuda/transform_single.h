@@ -32,7 +32,6 @@ __global__ void __launch_bounds__(wide_shape<N1, N2>::threads, 1)
 {
     typedef wide_shape<N1, N2, N2 / 16> S;
     constexpr int loads = row_shape<S, F>::loads, vec = row_shape<S, F>::vec;
-    constexpr bool early = !S::streams; /* there are registers for the gain */
     extern __shared__ char memory[];
     __shared__ team_memory shared;
     __shared__ uint64_t left_full;
@@ -54,7 +53,7 @@ __global__ void __launch_bounds__(wide_shape<N1, N2>::threads, 1)
                     thread % 32,
                     thread,
                     right_part<S>(&p.t, thread)};
-    uint32_t right[S::held > 0 ? S::held : 1][4], z[S::i_steps][4];
+    uint32_t right[S::held][4], z[S::i_steps][4];
     alignas(16) float gain[loads][vec];
     float v[loads][vec], d[S::cols / 2];
     if (thread == 0) {
@@ -66,16 +65,13 @@ __global__ void __launch_bounds__(wide_shape<N1, N2>::threads, 1)
     }
 #pragma unroll
     for (int s = 0; s < S::held; s++) *(uint4 *)right[s] = g.right[s * 128];
-    if (F != FRONT_SILU && x->gain && early) read_vector<S, loads, vec>(&g, gain, x->gain);
+    if (F != FRONT_SILU && x->gain) read_vector<S, loads, vec>(&g, gain, x->gain);
     __syncthreads();
     wait_previous();
     launch_next();
     single_read<S, F, loads, vec>(&g, v, x, m);
     if (F != FRONT_SILU && is_normed(x)) norm_row<S, loads, vec>(&g, v, x);
-    if (F != FRONT_SILU && x->gain) {
-        if (!early) read_vector<S, loads, vec>(&g, gain, x->gain);
-        multiply_row<loads, vec>(v, gain);
-    }
+    if (F != FRONT_SILU && x->gain) multiply_row<loads, vec>(v, gain);
     finish_chunks<S, loads, vec>(&g, v, x);
     put_row<S, N2, loads, vec>(&g, v);
     __syncthreads();

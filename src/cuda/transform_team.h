@@ -35,14 +35,12 @@ template <int N1, int N2, int H = -1> struct wide_shape {
     static constexpr int u_tile = rows * 128, u_bytes = groups * u_tile;
     static constexpr int left_tile = cols * 128, left_bytes = (rows + 63) / 64 * left_tile;
     static constexpr int right_bytes = groups * k_steps * 2048;
-    static constexpr bool streams = groups > 2; /* right^T from memory for every row */
-    static constexpr int held = streams                                     ? 0
-                                : H >= 0                                    ? H
-                                : k_steps * 4 + i_steps * 4 + cols / 2 > 90 ? k_steps / 4
-                                                                            : k_steps;
-    static constexpr int more_bytes = streams ? 0 : (k_steps - held) * 2048; /* of a group */
-    static constexpr int pitch =
-        64 * groups + 16; /* of the image of codes: no bank conflicts */
+    static constexpr int held = H >= 0                                    ? H
+                                : (k_steps + i_steps) * 4 + cols / 2 > 90 ? k_steps / 4
+                                                                          : k_steps;
+    static constexpr int more_bytes = (k_steps - held) * 2048; /* of a group */
+    /* of the image of codes: no bank conflicts */
+    static constexpr int pitch = 64 * groups + 16;
     static constexpr int image_bytes = (cols + 31) / 32 * 32 * pitch;
     static_assert(N2 % 16 == 0 && n % 16 == 0, "rows of codes are stored 16 bytes at a time");
 };
@@ -220,32 +218,21 @@ DEV void put_row(const team *g, const float (*v)[vec])
 template <class S>
 DEV void wide_first(uint32_t (*z)[4], const uint32_t (*held)[4], const team *g, uint32_t u)
 {
-    /* steps at a time: without registers to hold them, few */
-    constexpr int batch = S::held == 0 ? FL_MIN(4, S::k_steps) : S::k_steps;
     float d[S::rows / 2];
+    uint32_t right[S::k_steps][4];
     const uint64_t desc = wgmma_desc(u);
 #pragma unroll
-    for (int from = 0; from < S::k_steps; from += batch) {
-        uint32_t right[batch][4];
+    for (int s = 0; s < S::k_steps; s++)
+        if (s < S::held) {
 #pragma unroll
-        for (int s = 0; s < batch; s++)
-            if (from + s < S::held) {
+            for (int w = 0; w < 4; w++) right[s][w] = held[s][w];
+        } else lds128(right[s], g->more + (s - S::held) * 2048);
+    wgmma_fence();
 #pragma unroll
-                for (int w = 0; w < 4; w++) right[s][w] = held[from + s][w];
-            } else if (S::streams && from + s < S::k_steps)
-                *(uint4 *)right[s] = g->right[(from + s) * 128];
-            else if (from + s < S::k_steps)
-                lds128(right[s], g->more + (from + s - S::held) * 2048);
-        wgmma_fence();
-#pragma unroll
-        for (int i = 0; i < batch && from + i < S::k_steps; i++) {
-            const int s = from + i;
-            wgmma_bf16<S::rows>(d, right[i], desc + s / 4 * (S::u_tile / 16) + s % 4 * 2,
-                                s > 0);
-        }
-        wgmma_commit();
-        wgmma_wait<0>();
-    }
+    for (int s = 0; s < S::k_steps; s++)
+        wgmma_bf16<S::rows>(d, right[s], desc + s / 4 * (S::u_tile / 16) + s % 4 * 2, s > 0);
+    wgmma_commit();
+    wgmma_wait<0>();
 #pragma unroll
     for (int s = 0; s < S::i_steps; s++)
 #pragma unroll

@@ -45,7 +45,7 @@ DEV void fetch_row(const team *g, const wide_args *p, int stage, int m)
     const fl_cuda_row *x = &p->t.x;
     const uint32_t bar = full_bar(g, stage);
     if (F == FRONT_BARE) {
-        mbar_expect(bar, S::groups * N1 * 128); /* whole boxes: zero beyond n2 */
+        mbar_expect(bar, 2 * S::n);
 #pragma unroll
         for (int k = 0; k < S::groups; k++)
             tma_load(g->u + stage * S::u_bytes + k * S::u_tile, &p->map, 64 * k, m * N1, bar);
@@ -206,7 +206,7 @@ __global__ void __launch_bounds__(teams *wide_shape<N1, N2>::threads, 1)
                     thread,
                     right_part<S>(&p.t, thread)};
     const int step = n_teams * gridDim.x;
-    uint32_t right[S::held > 0 ? S::held : 1][4];
+    uint32_t right[S::held][4];
     int m = id * gridDim.x + blockIdx.x, stage = 0, parity = 0;
     wide_prologue<S, F, stages>(&g, &p.t, base, more, smem_addr(&left_full));
 #pragma unroll

@@ -55,7 +55,7 @@ static void problem_init(problem *p, int n1, int n2, int M, uint64_t *seed)
     uint64_t bias_seed = 77;
     memset(p, 0, sizeof *p);
     p->n1 = n1, p->n2 = n2, p->n = n1 * n2, p->M = M;
-    p->stride = M > 100 ? FL_MAX(1, (int)((int64_t)M * p->n * (n1 + n2) / 15000000)) : 1;
+    p->stride = M > 100 ? FL_MAX(1, (int)((int64_t)M * p->n * (n1 + n2) / 8000000)) : 1;
     p->ldx = (p->n + 7) / 8 * 8 + 16;
     p->ld = (p->n + 63) / 64 * 64 + 64;
     const size_t n_x = (size_t)M * p->ldx;
