@@ -15,6 +15,7 @@
 
 #include "cuda/attention_group.h"
 #include "cuda/attention_merge.h"
+#include "cuda/launch.h"
 
 #include <cuda_runtime.h>
 
@@ -22,9 +23,9 @@ enum { MAX_SLOTS = 16, MAX_PIECES = 20 }; /* per warp; per multiprocessor */
 
 /* Warps of a CTA, CTAs of a multiprocessor, a CTA's memory for units on their way. */
 template <int BITS> struct plan {
-    static constexpr int WARPS = BITS == 16 ? 12 : 8;
-    static constexpr int CTAS = BITS == 16 ? 1 : 2;
-    static constexpr int RING_BYTES = BITS == 16 ? 196608 : 98304;
+    static constexpr int WARPS = BITS == 16 ? 12 : 16;
+    static constexpr int CTAS = 1;
+    static constexpr int RING_BYTES = 196608;
     static constexpr int UNIT = BITS == 4 ? 2 : 1; /* groups */
 };
 
@@ -56,22 +57,57 @@ DEV int cta_of(line all, int at)
     return at < longer ? at / (all.each + 1) : all.extra + (at - longer) / all.each;
 }
 
+/* A slot of a warp's ring, and the parity of its barrier's phase. */
+typedef struct ring {
+    int slot;
+    uint32_t parity;
+} ring;
+
 /* A place in the line of units. */
 typedef struct cursor {
     int b, head, j, n; /* unit j of n of the sequence b */
+    int n_tokens;      /* of b */
 } cursor;
 
-template <int UNIT> DEV int n_units(const decode_args *g, int b)
+template <int UNIT> DEV int units_of(int n_tokens)
 {
-    return (g->a.n_tokens[b] + UNIT * GROUP - 1) / (UNIT * GROUP);
+    return (n_tokens + UNIT * GROUP - 1) / (UNIT * GROUP);
 }
 
-template <int UNIT, int WARPS> DEV line measure(const decode_args *g, int lane)
+/* 32 sequences, one per lane: tokens, and units up to the end of this one. */
+typedef struct lengths {
+    int n_tokens, units, sum;
+} lengths;
+
+template <int UNIT> DEV lengths lengths_at(const decode_args *g, int b0, int lane)
+{
+    lengths s;
+    s.n_tokens = g->a.n_tokens[min(b0 + lane, g->a.n_seqs - 1)];
+    s.units = b0 + lane < g->a.n_seqs ? units_of<UNIT>(s.n_tokens) * g->kv.n_kv_heads : 0;
+    s.sum = s.units;
+    if (g->a.n_seqs == 1) {
+        s.sum = __shfl_sync(~0u, s.sum, 0);
+        return s;
+    }
+#pragma unroll
+    for (int i = 1; i < 32; i *= 2) {
+        const int v = __shfl_up_sync(~0u, s.sum, i);
+        if (lane >= i) s.sum += v;
+    }
+    return s;
+}
+
+/* The line; and the lengths of the first sequences, for seek(). */
+template <int UNIT, int WARPS> DEV line measure(const decode_args *g, lengths *first, int lane)
 {
     line all;
+    *first = lengths_at<UNIT>(g, 0, lane);
     int sum = 0;
-    for (int b = lane; b < g->a.n_seqs; b += 32) sum += n_units<UNIT>(g, b);
-    all.length = __reduce_add_sync(~0u, sum) * g->kv.n_kv_heads;
+#pragma unroll 1
+    for (int b = 32 + lane; b < g->a.n_seqs; b += 32)
+        sum += units_of<UNIT>(g->a.n_tokens[b]) * g->kv.n_kv_heads;
+    all.length = __shfl_sync(~0u, first->sum, 31);
+    if (g->a.n_seqs > 32) all.length += __reduce_add_sync(~0u, sum);
     all.n_ctas = min((all.length + WARPS - 1) / WARPS, (int)gridDim.x);
     all.each = all.length / all.n_ctas;
     all.extra = all.length - all.each * all.n_ctas;
@@ -79,29 +115,21 @@ template <int UNIT, int WARPS> DEV line measure(const decode_args *g, int lane)
 }
 
 /* The cursor at `at`. All lanes. */
-template <int UNIT> DEV cursor seek(const decode_args *g, int at, int lane)
+template <int UNIT> DEV cursor seek(const decode_args *g, lengths s, int at, int lane)
 {
     cursor c = {};
     int before = 0;
-    for (int b0 = 0; b0 < g->a.n_seqs; b0 += 32) {
-        const int b = b0 + lane;
-        const int mine = b < g->a.n_seqs ? n_units<UNIT>(g, b) * g->kv.n_kv_heads : 0;
-        int sum = mine;
-#pragma unroll
-        for (int i = 1; i < 32; i *= 2) {
-            const int v = __shfl_up_sync(~0u, sum, i);
-            if (lane >= i) sum += v;
-        }
-        const uint32_t past = __ballot_sync(~0u, before + sum > at);
-        if (past) {
-            const int l = __ffs(past) - 1;
-            before += __shfl_sync(~0u, sum - mine, l);
-            c.b = b0 + l;
-            break;
-        }
-        before += __shfl_sync(~0u, sum, 31);
+#pragma unroll 1
+    while (at >= before + __shfl_sync(~0u, s.sum, 31)) {
+        before += __shfl_sync(~0u, s.sum, 31);
+        c.b += 32;
+        s = lengths_at<UNIT>(g, c.b, lane);
     }
-    c.n = n_units<UNIT>(g, c.b);
+    const int l = __ffs(__ballot_sync(~0u, before + s.sum > at)) - 1;
+    c.b += l;
+    before += __shfl_sync(~0u, s.sum - s.units, l);
+    c.n_tokens = __shfl_sync(~0u, s.n_tokens, l);
+    c.n = units_of<UNIT>(c.n_tokens);
     c.head = (at - before) / c.n;
     c.j = at - before - c.head * c.n;
     return c;
@@ -111,11 +139,14 @@ template <int UNIT> DEV cursor seek(const decode_args *g, int at, int lane)
 template <int UNIT> DEV void skip(cursor *c, const decode_args *g, int k)
 {
     c->j += k;
+#pragma unroll 1
     while (c->j >= c->n) {
         c->j -= c->n;
         if (++c->head < g->kv.n_kv_heads) continue;
         c->head = 0;
-        if (++c->b < g->a.n_seqs) c->n = n_units<UNIT>(g, c->b);
+        if (++c->b >= g->a.n_seqs) continue;
+        c->n_tokens = g->a.n_tokens[c->b];
+        c->n = units_of<UNIT>(c->n_tokens);
     }
 }
 
@@ -143,18 +174,19 @@ DEV int64_t first_row(const decode_args *g, const cursor *c)
 
 /* ---- results and pieces ------------------------------------------------------------------ */
 
-/* What a warp left of a segment, or what a CTA did. */
+/* What a warp left of a segment. */
 typedef struct leftover {
     int start; /* of the segment in the line; -1: nothing */
     int b, head, n;
     const float *piece;
 } leftover;
 
-/* Segments that go on in other CTAs, and whether those were all there before. */
-typedef struct open_segments {
-    leftover at[2];
-    bool last[2];
-} open_segments;
+/* Segments that other CTAs share: 0 begins before this CTA's run, 1 goes on behind it. */
+typedef struct shared_segments {
+    int b[2], head[2];
+    int first[2], n[2]; /* CTAs; n = 0: no such segment */
+    bool last[2];       /* all others were there before */
+} shared_segments;
 
 template <int D, int BITS, int SETS>
 DEV void write_segment(const state<D, BITS, SETS> *s, const decode_args *g, const cursor *c,
@@ -163,7 +195,7 @@ DEV void write_segment(const state<D, BITS, SETS> *s, const decode_args *g, cons
 #pragma unroll
     for (int j = 0; j < SETS; j++) {
         const int h = lane % 4 + 4 * j;
-        const float r = 1.0f / s->l[j];
+        const float r = reciprocal(s->l[j]);
         const int64_t at = first_row(g, c) + h * D + lane / 4;
         if (h >= g->heads) continue;
         if (g->a.y_bf16) {
@@ -195,166 +227,187 @@ DEV void store_piece(const state<D, BITS, SETS> *s, float *piece, int lane)
     }
 }
 
-/* The merged segment to y; as merge() left it. */
-template <int WARPS, int D, int SETS>
-DEV void write_merged(float4 o, const merge_room<WARPS, D, SETS> *room, const decode_args *g,
-                      const leftover *f)
+/* The merged segment to y; o of thread t of a team. */
+template <int D, int SETS>
+DEV void write_merged(float4 o, const merge_room<SETS> *room, const decode_args *g, int b,
+                      int kv_head, int t)
 {
-    const int at = 4 * threadIdx.x, h = at / D;
-    if (threadIdx.x >= SETS * D || h >= g->heads) return;
-    const cursor c = {f->b, f->head, 0, 0};
-    const float r = 1.0f / room->l[h];
-    const int64_t to = first_row(g, &c) + at;
+    const int h = 4 * t / D;
+    if (h >= g->heads) return;
+    const cursor c = {b, kv_head, 0, 0, 0};
+    const float r = reciprocal(room->l[h]);
+    const int64_t to = first_row(g, &c) + 4 * t;
     if (g->a.y_bf16)
         *(uint2 *)((uint16_t *)g->a.y + to) =
             make_uint2(bf16x2(o.x * r, o.y * r), bf16x2(o.z * r, o.w * r));
     else *(float4 *)((float *)g->a.y + to) = make_float4(o.x * r, o.y * r, o.z * r, o.w * r);
 }
 
-/* This CTA's part of a segment: to y if that is all of it, else to its piece: false. */
+/* This CTA's part of a segment: to y if that is all of it, else to the CTA's pieces. */
 template <int WARPS, int D, int SETS>
-DEV bool merge_own(const decode_args *g, merge_room<WARPS, D, SETS> *room, const leftover *f,
-                   const pieces *p, line all)
+DEV void merge_own(const decode_args *g, merge_room<SETS> *room, const leftover *f,
+                   const pieces *p, line all, shared_segments *shared, int team, int t)
 {
     constexpr int PIECE = 4 * SETS * (D + 2);
     const int begin = cta_begin(all, blockIdx.x), end = cta_begin(all, blockIdx.x + 1);
-    const float4 o = merge<WARPS, D, SETS>(room, p, g->heads);
-    if (f->start >= begin && f->start + f->n <= end) {
-        write_merged<WARPS, D, SETS>(o, room, g, f);
-        return true;
+    const int side = f->start >= begin;
+    const bool whole = side && f->start + f->n <= end;
+    if (t == 0 && !whole) {
+        shared->b[side] = f->b, shared->head[side] = f->head;
+        shared->first[side] = cta_of(all, f->start);
+        shared->n[side] = cta_of(all, f->start + f->n - 1) + 1 - shared->first[side];
     }
-    float *piece = g->partials + (int64_t)(2 * blockIdx.x + (f->start >= begin)) * PIECE;
-    if (4 * threadIdx.x < g->heads * D) *(float4 *)(piece + 4 * threadIdx.x) = o;
-    if (threadIdx.x < g->heads) {
-        piece[4 * SETS * D + threadIdx.x] = room->m[threadIdx.x];
-        piece[4 * SETS * (D + 1) + threadIdx.x] = room->l[threadIdx.x];
+    const float4 o = merge<32, 8, WARPS, D, SETS>(room, p, g->heads, team, t);
+    if (whole) {
+        write_merged<D, SETS>(o, room, g, f->b, f->head, t);
+        return;
     }
-    return false;
+    float *piece = g->partials + (int64_t)(2 * blockIdx.x + side) * PIECE;
+    if (4 * t < g->heads * D) *(float4 *)(piece + 4 * t) = o;
+    if (t < g->heads) {
+        piece[4 * SETS * D + t] = room->m[t];
+        piece[4 * SETS * (D + 1) + t] = room->l[t];
+    }
 }
 
-/* The last CTA of a segment that spans several merges their pieces. */
-template <int WARPS, int D, int SETS>
-DEV void merge_all(const decode_args *g, merge_room<WARPS, D, SETS> *room, const leftover *f,
-                   line all)
+/* Whether this arrival at the segment's counter is the last; what this CTA's threads stored
+ * before the barrier ahead is visible to who comes later, and the other way round. */
+DEV bool arrive_last(uint32_t *counter, int n)
 {
-    constexpr int PIECE = 4 * SETS * (D + 2);
-    const int first = cta_of(all, f->start), end = cta_of(all, f->start + f->n - 1) + 1;
-    const float *piece = g->partials + (int64_t)2 * first * PIECE;
-    const pieces p = {NULL, piece + PIECE, piece + 2 * PIECE, end - first};
-    const float4 o = merge<WARPS, D, SETS>(room, &p, g->heads);
-    write_merged<WARPS, D, SETS>(o, room, g, f);
+    uint32_t before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
+                 : "=r"(before)
+                 : "l"(counter)
+                 : "memory");
+    if (before != (uint32_t)n - 1) return false;
+    *counter = 0;
+    return true;
 }
 
-/* Segments that warps left in pieces, 2 WARPS leftovers in the line's order. */
+/* Segments that warps left in pieces, 2 WARPS leftovers in the line's order; then those that
+ * this CTA was the last to arrive at. */
 template <int WARPS, int D, int SETS>
 DEV void merge_leftovers(const decode_args *g, line all, const leftover *left,
-                         const float **list, merge_room<WARPS, D, SETS> *room,
-                         open_segments *open)
+                         const float **list, merge_room<SETS> *rooms, shared_segments *shared)
 {
+    typedef merge_shape<WARPS, D, SETS> sh;
     static_assert(2 * WARPS <= 32, "a lane each");
-    const int lane = threadIdx.x % 32;
+    const int lane = threadIdx.x % 32, team = threadIdx.x / 32 / sh::TEAM_WARPS;
+    const int t = threadIdx.x - team * 32 * sh::TEAM_WARPS;
     const int start = lane < 2 * WARPS ? left[lane].start : -1;
-    uint32_t todo = __ballot_sync(~0u, start >= 0);
-    int n_open = 0;
-    while (todo) {
+    const uint32_t all_left = __ballot_sync(~0u, start >= 0);
+    if (threadIdx.x < 32 && start >= 0)
+        list[__popc(all_left & ((1u << lane) - 1))] = left[lane].piece;
+    __syncthreads();
+    uint32_t todo = all_left;
+#pragma unroll 1
+    for (int turn = 0; todo; turn = turn + 1 == sh::TEAMS ? 0 : turn + 1) {
         const int i = __ffs(todo) - 1;
         const uint32_t same = __ballot_sync(~0u, start == __shfl_sync(~0u, start, i));
-        const leftover f = left[i];
-        const pieces p = {list, NULL, NULL, __popc(same)};
-        __syncthreads(); /* the list's last use */
-        if (threadIdx.x < 32 && (same >> lane & 1))
-            list[__popc(same & ((1u << lane) - 1))] = left[lane].piece;
-        __syncthreads();
         todo &= ~same;
-        if (merge_own<WARPS, D, SETS>(g, room, &f, &p, all)) continue;
-        if (threadIdx.x == 0) open->at[n_open] = f;
-        n_open++;
-    }
-    if (n_open == 0) return;
-    __syncthreads();
-    if (threadIdx.x < n_open) {
-        const leftover *f = &open->at[threadIdx.x];
-        const int n = cta_of(all, f->start + f->n - 1) - cta_of(all, f->start);
-        uint32_t *counter = g->arrived + (int64_t)f->b * g->kv.n_kv_heads + f->head;
-        __threadfence();
-        const bool last = atomicAdd(counter, 1) == (uint32_t)n;
-        if (last) *counter = 0;
-        open->last[threadIdx.x] = last;
-        __threadfence();
+        if (turn != team) continue;
+        const leftover f = left[i];
+        const pieces p = {list + __popc(all_left & ((1u << i) - 1)), NULL, NULL, __popc(same)};
+        merge_own<WARPS, D, SETS>(g, rooms + team, &f, &p, all, shared, team, t);
     }
     __syncthreads();
-    for (int i = 0; i < n_open; i++)
-        if (open->last[i]) merge_all<WARPS, D, SETS>(g, room, &open->at[i], all);
+    if (threadIdx.x < 2 && shared->n[threadIdx.x] > 0) {
+        const int i = threadIdx.x;
+        uint32_t *counter =
+            g->arrived + (int64_t)shared->b[i] * g->kv.n_kv_heads + shared->head[i];
+        shared->last[i] = arrive_last(counter, shared->n[i]);
+    }
+    __syncthreads();
+    if (team >= sh::TEAMS) return;
+#pragma unroll 1
+    for (int i = 0; i < 2; i++) {
+        if (shared->n[i] == 0 || !shared->last[i] || i % sh::TEAMS != team) continue;
+        const float *piece = g->partials + (int64_t)2 * shared->first[i] * sh::PIECE;
+        const pieces p = {NULL, piece + sh::PIECE, piece + 2 * sh::PIECE, shared->n[i]};
+        const float4 o =
+            merge<MAX_CHUNK, 18, WARPS, D, SETS>(rooms + team, &p, g->heads, team, t);
+        write_merged<D, SETS>(o, rooms + team, g, shared->b[i], shared->head[i], t);
+    }
 }
 
 /* ---- the warp's run ---------------------------------------------------------------------- */
 
 template <int WARPS, int UNIT, int D, int BITS, int SETS>
-DEV void run_line(const decode_args *g, line all, uint8_t *ring, uint32_t bars, leftover *left,
-                  int warp, int lane)
+DEV void run_line(const decode_args *g, line all, const lengths *first, uint8_t *memory,
+                  uint32_t bars, leftover *left, int warp, int lane)
 {
     typedef shape<D, BITS> sh;
     constexpr int PIECE = 4 * SETS * (D + 2), BYTES = UNIT * sh::BYTES;
     const int begin = cta_begin(all, blockIdx.x),
               n_cta = cta_begin(all, blockIdx.x + 1) - begin;
     const int w0 = begin + n_cta * warp / WARPS, n = begin + n_cta * (warp + 1) / WARPS - w0;
-    const uint32_t slots = smem_addr(ring);
-    const float scale = g->scale_log2;
-    state<D, BITS, SETS> s;
-    uint32_t q[SETS * D / 8];
+    const uint32_t slots = smem_addr(memory);
+    ring r = {0, 0};
+    int n_ahead = min(g->n_slots, n), done = 0;
     if (n <= 0) return;
-    cursor c = seek<UNIT>(g, w0, lane), ahead = c;
-    bool whole = c.j == 0;
-    int slot = 0, n_ahead = min(g->n_slots, n);
-    uint32_t parity = 0;
-    load_q<D, BITS, SETS>(q, g->a.q, g->a.q_bf16, first_row(g, &c), g->heads, lane);
-    if (lane < n_ahead) {
-        skip<UNIT>(&ahead, g, lane);
-        load_unit<UNIT>(g, &ahead, page_of<UNIT>(g, &ahead), slots + lane * BYTES,
-                        bars + 8 * lane, sh::BYTES);
-        ahead = c;
-    }
-    skip<UNIT>(&ahead, g, n_ahead);
-    open_segment<D, BITS, SETS>(&s, q, scale, lane);
-    int n_tokens = g->a.n_tokens[c.b];
-    for (int i = 0; i < n; i++) {
-        const bool more = n_ahead < n;
-        const int page = more && lane == 0 ? page_of<UNIT>(g, &ahead) : 0;
-        mbar_wait_cta(bars + 8 * slot, parity);
-        add_unit<UNIT, D, BITS, SETS>(&s, slots + slot * BYTES, n_tokens - c.j * (UNIT * GROUP),
-                                      lane);
-        __syncwarp();
-        if (more) {
-            if (lane == 0)
-                load_unit<UNIT>(g, &ahead, page, slots + slot * BYTES, bars + 8 * slot,
-                                sh::BYTES);
-            skip<UNIT>(&ahead, g, 1);
-            n_ahead++;
+    cursor c = seek<UNIT>(g, *first, w0, lane), ahead = c;
+#pragma unroll 1
+    for (bool whole = c.j == 0;; whole = true) {
+        state<D, BITS, SETS> s;
+        uint32_t q[SETS * D / 8];
+        load_q<D, BITS, SETS>(q, g->a.q, g->a.q_bf16, first_row(g, &c), g->heads, lane);
+        if (done == 0) {
+            if (lane < n_ahead) {
+                skip<UNIT>(&ahead, g, lane);
+                load_unit<UNIT>(g, &ahead, page_of<UNIT>(g, &ahead), slots + lane * BYTES,
+                                bars + 8 * lane, sh::BYTES);
+                ahead = c;
+            }
+            skip<UNIT>(&ahead, g, n_ahead);
         }
-        if (++slot == g->n_slots) slot = 0, parity ^= 1;
-        const bool ends = c.j == c.n - 1;
-        if (!ends && i < n - 1) {
-            c.j++;
-            continue;
+        open_segment<D, BITS, SETS>(&s, q, g->scale_log2, lane);
+        const int m = min(n - done, c.n - c.j);
+        int n_left = c.n_tokens - c.j * (UNIT * GROUP);
+#pragma unroll 1
+        for (int i = 0; i < m; i++, n_left -= UNIT * GROUP) {
+            const bool more = n_ahead < n;
+            const int page = more && lane == 0 ? page_of<UNIT>(g, &ahead) : 0;
+            mbar_wait_cta(bars + 8 * r.slot, r.parity);
+            add_unit<UNIT, D, BITS, SETS>(&s, slots + r.slot * BYTES, n_left, lane);
+            __syncwarp();
+            if (more) {
+                if (lane == 0)
+                    load_unit<UNIT>(g, &ahead, page, slots + r.slot * BYTES, bars + 8 * r.slot,
+                                    sh::BYTES);
+                skip<UNIT>(&ahead, g, 1);
+                n_ahead++;
+            }
+            if (++r.slot == g->n_slots) r.slot = 0, r.parity ^= 1;
         }
+        done += m;
         close_segment<D, BITS, SETS>(&s);
-        if (whole && ends) {
+        if (whole && c.j + m == c.n) {
             write_segment<D, BITS, SETS>(&s, g, &c, lane);
         } else {
             /* the ring is free at the end of the run only */
-            float *to = i == n - 1
-                            ? (float *)ring
+            float *to = done == n
+                            ? (float *)memory
                             : g->warp_pieces + (int64_t)(blockIdx.x * WARPS + warp) * PIECE;
             store_piece<D, BITS, SETS>(&s, to, lane);
-            if (lane == 0) left[2 * warp + whole] = {w0 + i - c.j, c.b, c.head, c.n, to};
+            if (lane == 0) left[2 * warp + whole] = {w0 + done - m - c.j, c.b, c.head, c.n, to};
         }
-        if (i == n - 1) break;
-        skip<UNIT>(&c, g, 1);
-        whole = true;
-        load_q<D, BITS, SETS>(q, g->a.q, g->a.q_bf16, first_row(g, &c), g->heads, lane);
-        open_segment<D, BITS, SETS>(&s, q, scale, lane);
-        n_tokens = g->a.n_tokens[c.b];
+        if (done == n) return;
+        skip<UNIT>(&c, g, m);
     }
+}
+
+/* Addresses that will be read, while the kernel ahead still runs: not their contents, which it
+ * may change, but where they are. */
+DEV void warm_up(const decode_args *g, int piece)
+{
+    const void *at = NULL;
+    if (threadIdx.x == 0) at = g->a.n_tokens;
+    if (threadIdx.x == 1) at = g->kv.table;
+    if (threadIdx.x == 2) at = g->a.q;
+    if (threadIdx.x == 3) at = g->arrived;
+    if (threadIdx.x == 4) at = g->partials + (int64_t)2 * blockIdx.x * piece;
+    if (threadIdx.x == 5) at = g->a.y;
+    if (at) asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
 }
 
 template <int D, int BITS, int SETS>
@@ -368,23 +421,26 @@ __launch_bounds__(plan<BITS>::WARPS * 32,
     __shared__ uint64_t bars[WARPS * MAX_SLOTS];
     __shared__ leftover left[2 * WARPS];
     __shared__ const float *list[2 * WARPS];
-    __shared__ merge_room<WARPS, D, SETS> room;
-    __shared__ open_segments open;
+    __shared__ merge_room<SETS> rooms[merge_shape<WARPS, D, SETS>::TEAMS];
+    __shared__ shared_segments shared;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int ring_bytes = g.n_slots * UNIT * sh::BYTES;
     const uint32_t my_bars = smem_addr(bars + warp * MAX_SLOTS);
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    launch_next();
     if (lane < g.n_slots) mbar_init(my_bars + 8 * lane, 1);
     if (lane < 2) left[2 * warp + lane].start = -1;
+    if (threadIdx.x < 2) shared.n[threadIdx.x] = 0;
     mbar_init_fence();
     __syncwarp();
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-    const line all = measure<UNIT, WARPS>(&g, lane);
+    warm_up(&g, 4 * SETS * (D + 2));
+    wait_previous();
+    lengths first;
+    const line all = measure<UNIT, WARPS>(&g, &first, lane);
     if ((int)blockIdx.x >= all.n_ctas) return;
-    run_line<WARPS, UNIT, D, BITS, SETS>(&g, all, raw + warp * ring_bytes, my_bars, left, warp,
-                                         lane);
+    run_line<WARPS, UNIT, D, BITS, SETS>(&g, all, &first, raw + warp * ring_bytes, my_bars,
+                                         left, warp, lane);
     __syncthreads();
-    merge_leftovers<WARPS, D, SETS>(&g, all, left, list, &room, &open);
+    merge_leftovers<WARPS, D, SETS>(&g, all, left, list, rooms, &shared);
 }
 
 /* ---- host -------------------------------------------------------------------------------- */

@@ -46,14 +46,6 @@ template <int D, int BITS, int SETS> struct state {
     float m[SETS], l[SETS], z[SETS];
 };
 
-/* q[d], q[d + 1] as bf16 of the row that begins at `at`. */
-DEV uint32_t load_q_pair(const void *q, bool q_bf16, int64_t at)
-{
-    if (q_bf16) return *(const uint32_t *)((const uint16_t *)q + at);
-    const float2 f = *(const float2 *)((const float *)q + at);
-    return bf16x2(f.x, f.y);
-}
-
 /* The lane's part of q for a segment whose first query head lies at `at`: of the head of its
  * column, pairs in the order of the B operands; zeros for heads that are not there. */
 template <int D, int BITS, int SETS>
@@ -63,30 +55,36 @@ DEV void load_q(uint32_t *v, const void *q, bool q_bf16, int64_t at, int heads, 
 #pragma unroll
     for (int j = 0; j < (BITS < 16 ? SETS : 1); j++) {
         const int h = column / 2 + (BITS < 16 ? 4 * j : column % 2 * 4);
+        const int64_t from = at + h * D + r * (BITS == 8 ? 4 : 2);
 #pragma unroll
-        for (int i = 0; i < D / 8; i++) {
-            const int d = BITS == 8 ? i / 2 * 16 + r * 4 + i % 2 * 2 : 8 * i + r * 2;
-            v[j * (D / 8) + i] = h < heads ? load_q_pair(q, q_bf16, at + h * D + d) : 0;
+        for (int i = 0; i < D / 8; i++) v[j * (D / 8) + i] = 0;
+        if (h >= heads) continue;
+        if (q_bf16) {
+#pragma unroll
+            for (int i = 0; i < D / 8; i++)
+                v[j * (D / 8) + i] =
+                    *(const uint32_t *)((const uint16_t *)q + from +
+                                        (BITS == 8 ? i / 2 * 16 + i % 2 * 2 : 8 * i));
+        } else {
+#pragma unroll
+            for (int i = 0; i < D / 8; i++) {
+                const float2 f =
+                    *(const float2 *)((const float *)q + from +
+                                      (BITS == 8 ? i / 2 * 16 + i % 2 * 2 : 8 * i));
+                v[j * (D / 8) + i] = bf16x2(f.x, f.y);
+            }
         }
     }
 }
 
-/* Four numbers of 16 bits to a digit each. */
-DEV uint32_t pack_digits(const int *v, bool low)
-{
-    uint32_t out = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const int high = (v[i] + 128) >> 8;
-        out |= (uint32_t)((low ? v[i] - 256 * high : high) & 0xff) << 8 * i;
-    }
-    return out;
-}
-
-/* B operands of a head, in column lane / 4 the digit lane / 4 % 2; v from load_q. */
+/* B operands of a head, in column lane / 4 the digit lane / 4 % 2 (0: high); v from load_q.
+ * x + 1.5 2^23 has round(x) in its low bits, + 128 more with the high digit in bits 8..15. */
 template <int D, int BITS>
 DEV void digits_of_q(uint32_t *digits, int *sum, float *unit, const uint32_t *v, int lane)
 {
+    const bool low = lane / 4 % 2;
+    const float offset = low ? 12582912.0f : 12583040.0f;
+    const uint32_t pick = low ? 0x40 : 0x51;
     float top = 0;
     int total = 0;
 #pragma unroll
@@ -94,20 +92,22 @@ DEV void digits_of_q(uint32_t *digits, int *sum, float *unit, const uint32_t *v,
         top = fmaxf(top, fmaxf(fabsf(low_half(v[i])), fabsf(high_half(v[i]))));
     top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
     top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-    const float inv = top > 0 ? Q_MAX / top : 0;
+    const float inv = top > 0 ? __fdividef(Q_MAX, top) : 0;
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {
-        int n[4];
-        n[0] = __float2int_rn(low_half(v[2 * i]) * inv);
-        n[BITS == 4 ? 2 : 1] = __float2int_rn(high_half(v[2 * i]) * inv);
-        n[BITS == 4 ? 1 : 2] = __float2int_rn(low_half(v[2 * i + 1]) * inv);
-        n[3] = __float2int_rn(high_half(v[2 * i + 1]) * inv);
-        digits[i] = pack_digits(n, lane / 4 % 2);
-        total += n[0] + n[1] + n[2] + n[3];
+        uint32_t n[4];
+        n[0] = __float_as_uint(fmaf(low_half(v[2 * i]), inv, offset));
+        n[BITS == 4 ? 2 : 1] = __float_as_uint(fmaf(high_half(v[2 * i]), inv, offset));
+        n[BITS == 4 ? 1 : 2] = __float_as_uint(fmaf(low_half(v[2 * i + 1]), inv, offset));
+        n[3] = __float_as_uint(fmaf(high_half(v[2 * i + 1]), inv, offset));
+        digits[i] =
+            __byte_perm(__byte_perm(n[0], n[1], pick), __byte_perm(n[2], n[3], pick), 0x5410);
+#pragma unroll
+        for (int j = 0; j < 4; j++) total += (int)(n[j] - __float_as_uint(offset));
     }
     total += __shfl_xor_sync(~0u, total, 1);
     *sum = total + __shfl_xor_sync(~0u, total, 2);
-    *unit = top / Q_MAX;
+    *unit = top * (1.0f / Q_MAX);
 }
 
 /* The segment's start; v from load_q. */

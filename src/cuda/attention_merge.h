@@ -1,28 +1,29 @@
-/* attention_merge.h - pieces of a segment, (o unnormalised, m, l) each, to its result.
+/* attention_merge.h - pieces of a segment, (o unnormalised, m, l) each, to its sum.
  *
- * A piece is 4 SETS rows of o [D], then their m, then their l. All threads of a CTA merge: warp
- * h weighs the pieces for head h, then teams of SETS D threads, with four neighbouring values
- * each, add every TEAMS-th piece, and the teams' sums are added. All loads of a round are in
- * flight together, the first round's before the weights are there: what a merge costs is
- * latency.
+ * A piece is 4 SETS rows of o [D], then their m, then their l. A team, a thread per four
+ * neighbouring values of a piece, in whole warps, merges a segment; teams merge several at a
+ * time. Its warps share the heads and weigh the pieces for them, then each thread adds up its
+ * values. All loads of a batch are in flight together, the first batch's before the weights are
+ * there: what a merge costs is latency.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_CUDA_ATTENTION_MERGE_H
 #define FL_CUDA_ATTENTION_MERGE_H
 
 #include "cuda/attention_sm90.h"
 
-enum { CHUNK = 64, BATCH = 8 }; /* pieces weighed at a time, in flight per thread */
+enum { MAX_CHUNK = 64, TEAM_BARRIER = 1 }; /* pieces weighed at a time */
 
 template <int WARPS, int D, int SETS> struct merge_shape {
     static constexpr int PIECE = 4 * SETS * (D + 2); /* floats */
     static constexpr int QUADS = SETS * D;
-    static constexpr int TEAMS = 32 * WARPS / QUADS;
+    static constexpr int TEAM_WARPS = (QUADS + 31) / 32;
+    static constexpr int TEAMS = WARPS / TEAM_WARPS;
     static_assert(TEAMS >= 1, "threads");
 };
 
-template <int WARPS, int D, int SETS> struct merge_room {
-    float weight[CHUNK][4 * SETS], factor[4 * SETS], m[4 * SETS], l[4 * SETS];
-    float4 sum[(merge_shape<WARPS, D, SETS>::TEAMS - 1) * SETS * D + 1];
+/* A team's. */
+template <int SETS> struct merge_room {
+    float weight[MAX_CHUNK][4 * SETS], factor[4 * SETS], m[4 * SETS], l[4 * SETS];
 };
 
 /* In their order: listed, or one and then others at equal distances of two pieces. */
@@ -56,15 +57,22 @@ DEV float4 load_fresh_quad(const float *from)
     return v;
 }
 
-/* The weights of pieces i0 .. i0 + CHUNK - 1 for head h; *m and *l go on. One warp. */
-template <int WARPS, int D, int SETS>
-DEV void weigh(merge_room<WARPS, D, SETS> *room, const pieces *p, int i0, int h, float *m,
-               float *l, int lane)
+DEV float reciprocal(float x)
 {
-    constexpr int PIECE = merge_shape<WARPS, D, SETS>::PIECE;
-    float mi[CHUNK / 32], li[CHUNK / 32], top = *m, sum = 0;
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* The weights of pieces i0 .. i0 + CHUNK - 1 for head h; m and l go on. One warp. */
+template <int CHUNK, int D, int SETS>
+DEV void weigh(merge_room<SETS> *room, const pieces *p, int i0, int h, int lane)
+{
+    constexpr int PIECE = 4 * SETS * (D + 2), N = CHUNK / 32;
+    const float m = i0 ? room->m[h] : -INFINITY, l = i0 ? room->l[h] : 0;
+    float mi[N], li[N], top = m, sum = 0;
 #pragma unroll
-    for (int k = 0; k < CHUNK / 32; k++) {
+    for (int k = 0; k < N; k++) {
         const int i = i0 + lane + 32 * k;
         mi[k] = -INFINITY, li[k] = 0;
         if (i >= p->n) continue;
@@ -72,76 +80,58 @@ DEV void weigh(merge_room<WARPS, D, SETS> *room, const pieces *p, int i0, int h,
         mi[k] = load_fresh(from), li[k] = load_fresh(from + 4 * SETS);
     }
 #pragma unroll
-    for (int k = 0; k < CHUNK / 32; k++) top = fmaxf(top, mi[k]);
+    for (int k = 0; k < N; k++) top = fmaxf(top, mi[k]);
 #pragma unroll
     for (int j = 16; j > 0; j /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, j));
-    const float factor = exp2_fast(*m - top);
 #pragma unroll
-    for (int k = 0; k < CHUNK / 32; k++) {
+    for (int k = 0; k < N; k++) {
         const float c = exp2_fast(mi[k] - top);
         room->weight[lane + 32 * k][h] = c;
         sum = fmaf(c, li[k], sum);
     }
 #pragma unroll
     for (int j = 16; j > 0; j /= 2) sum += __shfl_xor_sync(~0u, sum, j);
-    *m = top;
-    *l = fmaf(*l, factor, sum);
-    if (lane == 0) room->factor[h] = factor, room->m[h] = top, room->l[h] = *l;
+    if (lane) return;
+    const float factor = exp2_fast(m - top);
+    room->factor[h] = factor;
+    room->m[h] = top;
+    room->l[h] = fmaf(l, factor, sum);
 }
 
-/* The sum of the pieces, unnormalised: values 4 t .. 4 t + 3 of [heads][D] in thread t; m and l
- * are left in the room. All threads. */
-template <int WARPS, int D, int SETS>
-DEV float4 merge(merge_room<WARPS, D, SETS> *room, const pieces *p, int heads)
+/* The sum of the pieces, unnormalised: values 4 t .. 4 t + 3 of [heads][D] in thread t of the
+ * team; m and l are left in the room. All threads of the team. */
+template <int CHUNK, int BATCH, int WARPS, int D, int SETS>
+DEV float4 merge(merge_room<SETS> *room, const pieces *p, int heads, int team, int t)
 {
     typedef merge_shape<WARPS, D, SETS> sh;
-    constexpr int PIECE = sh::PIECE, TEAMS = sh::TEAMS, QUADS = sh::QUADS;
-    constexpr int TURNS = (4 * SETS + WARPS - 1) / WARPS;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int team = threadIdx.x / QUADS, e = threadIdx.x % QUADS, h = 4 * e / D;
-    const bool works = team < TEAMS && h < heads;
-    float m[TURNS], l[TURNS];
+    const int h = 4 * t / D;
+    const bool works = h < heads;
     float4 o = {}, v[BATCH];
-#pragma unroll
-    for (int k = 0; k < TURNS; k++) m[k] = -INFINITY, l[k] = 0;
+#pragma unroll 1
     for (int i0 = 0; i0 < p->n; i0 += CHUNK) {
-        const int n = min(p->n - i0, (int)CHUNK);
-        for (int i = 0; i < n; i += TEAMS * BATCH) {
+        const int n = min(p->n - i0, CHUNK);
+#pragma unroll 1
+        for (int i = 0; i < n; i += BATCH) {
 #pragma unroll
-            for (int k = 0; k < BATCH; k++) {
-                const int at = i + team + TEAMS * k;
-                v[k] = make_float4(0, 0, 0, 0);
-                if (works && at < n)
-                    v[k] = load_fresh_quad(piece_at<PIECE>(p, i0 + at) + 4 * e);
-            }
+            for (int k = 0; k < BATCH; k++)
+                v[k] = load_fresh_quad(piece_at<sh::PIECE>(p, i0 + min(i + k, n - 1)) +
+                                       (works ? 4 * t : 0));
             if (i == 0) {
-                __syncthreads(); /* the room's last use */
-#pragma unroll
-                for (int k = 0; k < TURNS; k++)
-                    if (warp + k * WARPS < heads)
-                        weigh<WARPS, D, SETS>(room, p, i0, warp + k * WARPS, &m[k], &l[k],
-                                              lane);
-                __syncthreads();
+                named_barrier(TEAM_BARRIER + team, 32 * sh::TEAM_WARPS); /* the last use */
+#pragma unroll 1
+                for (int w = t / 32; w < heads; w += sh::TEAM_WARPS)
+                    weigh<CHUNK, D, SETS>(room, p, i0, w, t % 32);
+                named_barrier(TEAM_BARRIER + team, 32 * sh::TEAM_WARPS);
                 const float f = works ? room->factor[h] : 0;
                 o.x *= f, o.y *= f, o.z *= f, o.w *= f;
             }
 #pragma unroll
             for (int k = 0; k < BATCH; k++) {
-                const int at = i + team + TEAMS * k;
-                const float c = works && at < n ? room->weight[at][h] : 0;
+                const float c = works && i + k < n ? room->weight[i + k][h] : 0;
                 o.x = fmaf(c, v[k].x, o.x), o.y = fmaf(c, v[k].y, o.y);
                 o.z = fmaf(c, v[k].z, o.z), o.w = fmaf(c, v[k].w, o.w);
             }
         }
-    }
-    if (TEAMS == 1) return o;
-    if (team > 0 && team < TEAMS) room->sum[(team - 1) * QUADS + e] = o;
-    __syncthreads();
-    if (team > 0) return o;
-#pragma unroll
-    for (int k = 1; k < TEAMS; k++) {
-        const float4 u = room->sum[(k - 1) * QUADS + e];
-        o.x += u.x, o.y += u.y, o.z += u.z, o.w += u.w;
     }
     return o;
 }

@@ -3,12 +3,13 @@
  * A CTA owns a group of 16 tokens of a sequence and KV head, so that words shared by several
  * tokens have one writer. Eight threads per row hold 8 values of its first half and the 8 that
  * rotate with them each, find the grid by shuffles and leave codes in shared memory. Then a
- * thread per word gathers its codes; words that older tokens share were read at the start. The
- * same CTA rotates its KV head's query heads. Floats as on the CPU: each operation rounded on
- * its own.
+ * thread per word gathers its codes, keeping those of older tokens. The same CTA rotates its KV
+ * head's query heads. All that a thread reads is on its way before it computes. Floats as on
+ * the CPU: each operation rounded on its own.
  * SPDX-License-Identifier: MIT */
 #include "cuda/attention_cuda.h"
 
+#include "cuda/launch.h"
 #include "cuda/sm90.h"
 
 #include <cuda_fp16.h>
@@ -47,41 +48,57 @@ template <int BITS> struct shared_rows {
 
 /* ---- rows -------------------------------------------------------------------------------- */
 
-/* Eight neighbouring values. */
-DEV void load_eight(float *x, const void *from, int64_t at, bool bf16, bool aligned)
+/* A thread's part of a row as it lies: 8 values of its first half, 8 of its second. */
+template <bool X16> struct raw_row {
+    uint4 v[X16 ? 2 : 4];
+};
+
+DEV uint4 load_16(const void *from, bool aligned)
 {
-    uint32_t v[8];
-    const uint32_t *p = (const uint32_t *)from + (bf16 ? at / 2 : at);
-    const int n = bf16 ? 4 : 8;
-#pragma unroll
-    for (int i = 0; i < 8; i += 4) {
-        if (i >= n) break;
-        if (aligned) {
-            const uint4 u = *(const uint4 *)(p + i);
-            v[i] = u.x, v[i + 1] = u.y, v[i + 2] = u.z, v[i + 3] = u.w;
-        } else {
-#pragma unroll
-            for (int j = 0; j < 4; j++) v[i + j] = p[i + j];
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        x[i] = __uint_as_float(!bf16 ? v[i] : i % 2 ? v[i / 2] & 0xffff0000u : v[i / 2] << 16);
+    const uint32_t *p = (const uint32_t *)from;
+    if (aligned) return *(const uint4 *)from;
+    return make_uint4(p[0], p[1], p[2], p[3]);
 }
 
-/* Values d .. d + 7 of a row and those half a row on. */
-DEV void load_row(float *x, const void *from, int64_t at, int half, const append_args *g)
+template <bool X16>
+DEV void load_row(raw_row<X16> *r, const void *from, int64_t at, int half, bool aligned)
 {
-    load_eight(x, from, at, g->a.x_bf16, g->aligned);
-    load_eight(x + 8, from, at + half, g->a.x_bf16, g->aligned);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        if constexpr (X16) {
+            r->v[i] = load_16((const uint16_t *)from + at + i * half, aligned);
+        } else {
+            r->v[2 * i] = load_16((const float *)from + at + i * half, aligned);
+            r->v[2 * i + 1] = load_16((const float *)from + at + i * half + 4, aligned);
+        }
+    }
+}
+
+template <bool X16> DEV void row_values(float *x, const raw_row<X16> *r)
+{
+#pragma unroll
+    for (int i = 0; i < (X16 ? 8 : 16); i++) {
+        const uint4 v = r->v[i / 4];
+        const uint32_t w = i % 4 == 0 ? v.x : i % 4 == 1 ? v.y : i % 4 == 2 ? v.z : v.w;
+        if (X16) x[2 * i % 16] = __uint_as_float(w << 16);
+        if (X16) x[(2 * i + 1) % 16] = __uint_as_float(w & 0xffff0000u);
+        else x[i] = __uint_as_float(w);
+    }
+}
+
+DEV void load_eight(float *x, const float *from)
+{
+    const float4 u = *(const float4 *)from, v = *(const float4 *)(from + 4);
+    x[0] = u.x, x[1] = u.y, x[2] = u.z, x[3] = u.w;
+    x[4] = v.x, x[5] = v.y, x[6] = v.z, x[7] = v.w;
 }
 
 DEV void rotate(float *x, const fl_cuda_kv_append *a, int position, int d, int half)
 {
     float c[8], s[8];
     if (!a->cos) return;
-    load_eight(c, a->cos, (int64_t)position * half + d, false, true);
-    load_eight(s, a->sin, (int64_t)position * half + d, false, true);
+    load_eight(c, a->cos + (int64_t)position * half + d);
+    load_eight(s, a->sin + (int64_t)position * half + d);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         const float u = x[i], v = x[i + 8];
@@ -137,45 +154,85 @@ DEV void quantize_row(shared_rows<BITS> *s, int which, int t, const float *x, co
     }
 }
 
-template <int D, int BITS>
-DEV void fill_rows(shared_rows<BITS> *s, const append_args *g, const span *p, int head)
+/* The thread's row of K or V. */
+typedef struct kv_row {
+    int which, t;
+    bool inside;
+} kv_row;
+
+template <int D> DEV kv_row my_row(const span *p)
 {
-    const fl_cuda_kv_append *a = &g->a;
+    const int i = threadIdx.x / PER_ROW, t = i % GROUP;
+    return {i / GROUP, t, t >= p->t0 && t < p->t1 && 8 * (threadIdx.x % PER_ROW) < D / 2};
+}
+
+template <int D, bool X16>
+DEV void load_kv(raw_row<X16> *raw, const append_args *g, const span *p, kv_row r, int head)
+{
+    const int64_t ld = r.which ? g->a.ldv : g->a.ldk;
+    if (r.inside)
+        load_row<X16>(raw, r.which ? g->a.v : g->a.k,
+                      (p->row + r.t) * ld + head * D + threadIdx.x % PER_ROW * 8, D / 2,
+                      g->aligned);
+}
+
+template <int D, int BITS, bool X16>
+DEV void fill_rows(shared_rows<BITS> *s, const append_args *g, const span *p,
+                   const raw_row<X16> *raw, kv_row r)
+{
     constexpr int half = D / 2;
-    const int i = threadIdx.x / PER_ROW, t = i % GROUP, which = i / GROUP,
-              c = threadIdx.x % PER_ROW;
-    const bool inside = t >= p->t0 && t < p->t1 && 8 * c < half;
+    const int c = threadIdx.x % PER_ROW;
     float x[16] = {};
-    if (inside) {
-        const int64_t ld = which ? a->ldv : a->ldk;
-        load_row(x, which ? a->v : a->k, (p->row + t) * ld + head * D + 8 * c, half, g);
-        if (!which) rotate(x, a, p->position + t, 8 * c, half);
+    if (r.inside) {
+        row_values<X16>(x, raw);
+        if (!r.which) rotate(x, &g->a, p->position + r.t, 8 * c, half);
     }
     if constexpr (BITS < 16) {
-        quantize_row<BITS>(s, which, t, x, a->clip + 2 * which, c, half);
-    } else if (inside) {
-        *(uint4 *)&s->value[which][t][8 * c] = eight_bf16(x);
-        *(uint4 *)&s->value[which][t][half + 8 * c] = eight_bf16(x + 8);
+        quantize_row<BITS>(s, r.which, r.t, x, g->a.clip + 2 * r.which, c, half);
+    } else if (r.inside) {
+        *(uint4 *)&s->value[r.which][r.t][8 * c] = eight_bf16(x);
+        *(uint4 *)&s->value[r.which][r.t][half + 8 * c] = eight_bf16(x + 8);
     }
 }
 
-template <int D> DEV void rotate_q(const append_args *g, const span *p, int kv_head)
+/* The query heads of a KV head: `count` of h0 and on; n rows, token by token. */
+typedef struct q_rows {
+    int h0, count, n;
+} q_rows;
+
+enum { AHEAD = 2, Q_STEP = N_THREADS / PER_ROW }; /* rows of q that a thread has on its way */
+
+/* Where the thread's part of row i of them lies, rows of ld elements. */
+template <int D> DEV int64_t q_row_at(const span *p, q_rows r, int i, int64_t ld)
 {
-    const fl_cuda_kv_append *a = &g->a;
-    constexpr int half = D / 2;
-    const int h0 = kv_head * a->n_heads / g->kv.n_kv_heads,
-              n_heads = (kv_head + 1) * a->n_heads / g->kv.n_kv_heads - h0;
-    const int c = threadIdx.x % PER_ROW, d = 8 * c;
-    if (d >= half) return;
-    for (int i = threadIdx.x / PER_ROW; i < (p->t1 - p->t0) * n_heads;
-         i += N_THREADS / PER_ROW) {
-        const int t = p->t0 + i / n_heads, head = h0 + i % n_heads;
+    return (p->row + p->t0 + i / r.count) * ld + (r.h0 + i % r.count) * D +
+           threadIdx.x % PER_ROW * 8;
+}
+
+template <int D, bool X16>
+DEV void load_q_rows(raw_row<X16> *raw, const append_args *g, const span *p, q_rows r, int i)
+{
+#pragma unroll
+    for (int k = 0; k < AHEAD; k++)
+        if (i + k * Q_STEP < r.n)
+            load_row<X16>(raw + k, g->a.q, q_row_at<D>(p, r, i + k * Q_STEP, g->a.ldq), D / 2,
+                          g->aligned);
+}
+
+template <int D, bool X16>
+DEV void rotate_q_rows(const raw_row<X16> *raw, const append_args *g, const span *p, q_rows r,
+                       int i)
+{
+#pragma unroll
+    for (int k = 0; k < AHEAD; k++) {
+        const int at = i + k * Q_STEP;
         float x[16];
-        load_row(x, a->q, (p->row + t) * a->ldq + head * D + d, half, g);
-        rotate(x, a, p->position + t, d, half);
-        uint16_t *to = a->q_out + ((int64_t)(p->row + t) * a->n_heads + head) * D + d;
+        if (at >= r.n) return;
+        row_values<X16>(x, raw + k);
+        rotate(x, &g->a, p->position + p->t0 + at / r.count, threadIdx.x % PER_ROW * 8, D / 2);
+        uint16_t *to = g->a.q_out + q_row_at<D>(p, r, at, (int64_t)g->a.n_heads * D);
         *(uint4 *)to = eight_bf16(x);
-        *(uint4 *)(to + half) = eight_bf16(x + 8);
+        *(uint4 *)(to + D / 2) = eight_bf16(x + 8);
     }
 }
 
@@ -246,57 +303,84 @@ DEV void merge_meta(uint32_t *meta, const shared_rows<BITS> *s, const span *p)
     meta[threadIdx.x] = word;
 }
 
-/* K's words, then V's: word w of the lanes of K or V to the warp (which n + w) % warps. */
-template <int D, int BITS>
-DEV void append_group(shared_rows<BITS> *s, const append_args *g, const span *p, int head,
-                      uint32_t *words)
-{
-    constexpr int N = D * BITS / 64, WARPS = N_THREADS / 32,
-                  TURNS = (2 * N + WARPS - 1) / WARPS;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+/* The words that a thread writes: of K, then of V, word w of the lanes to warp w % warps. */
+template <int D, int BITS> struct my_words {
+    static constexpr int N = D * BITS / 64, WARPS = N_THREADS / 32;
+    static constexpr int TURNS = (2 * N + WARPS - 1) / WARPS;
     uint32_t old[TURNS], fresh[TURNS];
+};
+
+template <int D, int BITS>
+DEV void read_words(my_words<D, BITS> *m, const span *p, const uint32_t *words)
+{
+    typedef my_words<D, BITS> sh;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
-    for (int k = 0; k < TURNS; k++) {
-        const int i = warp + k * WARPS, which = i >= N, w = i - which * N;
-        fresh[k] = i < 2 * N ? fresh_bits<BITS>(p, which, lane, w) : 0;
-        old[k] = 0;
-        if (fresh[k] != 0 && fresh[k] != ~0u)
-            old[k] = words[which * 32 * N + word_at(w, lane, N)];
+    for (int k = 0; k < sh::TURNS; k++) {
+        const int i = warp + k * sh::WARPS, which = i >= sh::N, w = i - which * sh::N;
+        m->fresh[k] = i < 2 * sh::N ? fresh_bits<BITS>(p, which, lane, w) : 0;
+        m->old[k] = 0;
+        if (m->fresh[k] != 0 && m->fresh[k] != ~0u)
+            m->old[k] = words[which * 32 * sh::N + word_at(w, lane, sh::N)];
     }
-    fill_rows<D, BITS>(s, g, p, head);
-    __syncthreads();
-#pragma unroll
-    for (int k = 0; k < TURNS; k++) {
-        const int i = warp + k * WARPS, which = i >= N, w = i - which * N;
-        if (fresh[k] == 0) continue;
-        words[which * 32 * N + word_at(w, lane, N)] =
-            (old[k] & ~fresh[k]) | (gather_word<BITS>(s, which, lane, w) & fresh[k]);
-    }
-    if constexpr (BITS < 16) merge_meta<BITS>(words + 64 * N, s, p);
 }
 
 template <int D, int BITS>
+DEV void write_words(const my_words<D, BITS> *m, const shared_rows<BITS> *s, const span *p,
+                     uint32_t *words)
+{
+    typedef my_words<D, BITS> sh;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int k = 0; k < sh::TURNS; k++) {
+        const int i = warp + k * sh::WARPS, which = i >= sh::N, w = i - which * sh::N;
+        if (m->fresh[k] == 0) continue;
+        words[which * 32 * sh::N + word_at(w, lane, sh::N)] =
+            (m->old[k] & ~m->fresh[k]) | (gather_word<BITS>(s, which, lane, w) & m->fresh[k]);
+    }
+    if constexpr (BITS < 16) merge_meta<BITS>(words + 64 * sh::N, s, p);
+}
+
+template <int D, int BITS, bool X16>
 __global__
 __launch_bounds__(N_THREADS) void append_kernel(const __grid_constant__ append_args g)
 {
     constexpr int WORDS = D * BITS + (BITS < 16 ? 24 : 0); /* of a group */
     __shared__ shared_rows<BITS> rows;
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-    asm volatile("griddepcontrol.wait;" ::: "memory");
+    launch_next();
+    wait_previous();
     const int b = blockIdx.z, head = blockIdx.y, start = g.a.position[b];
     const int n_rows = g.a.first_row[b + 1] - g.a.first_row[b];
-    const int group = start / GROUP + blockIdx.x;
+    const int group = start / GROUP + blockIdx.x, i = threadIdx.x / PER_ROW;
     span p;
     p.t0 = max(start - group * GROUP, 0);
     p.t1 = min(start + n_rows - group * GROUP, (int)GROUP);
     p.position = group * GROUP;
     p.row = g.a.first_row[b] + group * GROUP - start;
     if (p.t0 >= p.t1) return;
-    if (g.a.q) rotate_q<D>(&g, &p, head);
+    raw_row<X16> kv = {}, q[AHEAD] = {};
+    my_words<D, BITS> mine;
+    q_rows heads = {head * g.a.n_heads / g.kv.n_kv_heads, 1, 0};
+    if (g.a.q && threadIdx.x % PER_ROW * 8 < D / 2) {
+        heads.count = (head + 1) * g.a.n_heads / g.kv.n_kv_heads - heads.h0;
+        heads.n = (p.t1 - p.t0) * heads.count;
+    }
+    const kv_row row = my_row<D>(&p);
     const int page = g.kv.table[(int64_t)b * g.kv.table_stride + group / 4];
+    load_kv<D, X16>(&kv, &g, &p, row, head);
+    load_q_rows<D, X16>(q, &g, &p, heads, i);
     uint32_t *words = (uint32_t *)g.kv.pages +
                       (((int64_t)page * g.kv.n_kv_heads + head) * 4 + group % 4) * WORDS;
-    append_group<D, BITS>(&rows, &g, &p, head, words);
+    read_words<D, BITS>(&mine, &p, words);
+    fill_rows<D, BITS, X16>(&rows, &g, &p, &kv, row);
+    rotate_q_rows<D, X16>(q, &g, &p, heads, i);
+    __syncthreads();
+    write_words<D, BITS>(&mine, &rows, &p, words);
+#pragma unroll 1
+    for (int j = i + AHEAD * Q_STEP; j < heads.n; j += AHEAD * Q_STEP) {
+        load_q_rows<D, X16>(q, &g, &p, heads, j);
+        rotate_q_rows<D, X16>(q, &g, &p, heads, j);
+    }
 }
 
 /* ---- host -------------------------------------------------------------------------------- */
@@ -313,18 +397,12 @@ extern "C" size_t fl__cuda_kv_page_bytes(const fl_cuda_kv *kv)
 
 template <int D, int BITS> static cudaError_t launch(const append_args *g, cudaStream_t stream)
 {
-    cudaLaunchAttribute attribute;
-    cudaLaunchConfig_t config = {};
     const int max_rows = g->a.max_rows;
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = dim3((unsigned)((max_rows + GROUP - 1) / GROUP + (max_rows > 1)),
-                          (unsigned)g->kv.n_kv_heads, (unsigned)g->a.n_seqs);
-    config.blockDim = dim3(N_THREADS);
-    config.stream = stream;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
-    return cudaLaunchKernelEx(&config, append_kernel<D, BITS>, *g);
+    const dim3 grid((unsigned)((max_rows + GROUP - 1) / GROUP + (max_rows > 1)),
+                    (unsigned)g->kv.n_kv_heads, (unsigned)g->a.n_seqs);
+    if (g->a.x_bf16)
+        return launch_after(append_kernel<D, BITS, true>, grid, N_THREADS, 0, stream, *g);
+    return launch_after(append_kernel<D, BITS, false>, grid, N_THREADS, 0, stream, *g);
 }
 
 template <int D> static cudaError_t launch_bits(const append_args *g, cudaStream_t stream)
