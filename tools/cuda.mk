@@ -23,7 +23,7 @@ cc_all = $(CC) -std=c11 -O2 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -W
 objects = $(patsubst %,$(CUDA_BUILD)/%.o,$(1))
 
 cuda_objects = $(call objects,$(wildcard src/cuda/*.cu src/cuda/*.c) src/base/status.c \
-  src/base/mem.c)
+  src/base/mem.c src/base/numa.c)
 plugin = $(CUDA_BUILD)/libflatiron-cuda.so
 gemm_objects = $(call objects,$(wildcard tests/cuda/*_gemm_cuda.cu))
 transform_objects = $(call objects,$(wildcard tests/cuda/*_transform_cuda.cu) \
