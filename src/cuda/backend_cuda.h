@@ -39,6 +39,7 @@ struct fl_device_weight {
     uint16_t *values; /* bits 16: [N, K] */
     float *bias;      /* [N], NULL: none */
     uint16_t *bias_bf16;
+    float *host_scale, *host_bias; /* copies on the host, while it is filled */
 };
 
 struct fl_device_encoder {

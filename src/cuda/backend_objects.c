@@ -58,6 +58,8 @@ void fl__cuda_weight_free(fl_backend *be, fl_device_weight **w)
     fl__cuda_release(be, (*w)->values);
     fl__cuda_release(be, (*w)->bias);
     fl__cuda_release(be, (*w)->bias_bf16);
+    fl__free(&(*w)->host_scale);
+    fl__free(&(*w)->host_bias);
     fl__free(w);
 }
 
@@ -92,21 +94,16 @@ static fl_status fill_codes(fl_backend *be, fl_device_weight *w, const fl_weight
     return st;
 }
 
-/* Numbers of the rows into dst [N], [n0 + r * step] = src[r * stride]. */
-static fl_status fill_numbers(fl_backend *be, float *dst, const float *src, int stride,
-                              const fl_weight_rows *r, fl_err *err)
+/* Numbers of the rows into dst [N], [n0 + r * step] = src[r * stride], by way of *host, which
+ * is its copy: numbers apart from each other would be a transfer each. */
+static fl_status fill_numbers(fl_backend *be, float *dst, float **host, int N, const float *src,
+                              int stride, const fl_weight_rows *r, fl_err *err)
 {
-    float *dense = fl__alloc((size_t)r->N, sizeof *dense);
-    if (!dense) return fl__fail_nomem(err, "scales", (size_t)r->N * sizeof *dense);
-    for (int n = 0; n < r->N; n++) dense[n] = src[n * stride];
-    fl_cuda_backend_state *s = fl__cuda_state(be);
-    fl_status st = fl__cuda_check(
-        cudaMemcpy2DAsync(dst + r->n0, (size_t)r->step * sizeof *dense, dense, sizeof *dense,
-                          sizeof *dense, (size_t)r->N, cudaMemcpyHostToDevice, s->stream),
-        "scales", err);
-    if (!st) st = fl__cuda_check(cudaStreamSynchronize(s->stream), "scales", err);
-    fl__free(&dense);
-    return st;
+    const size_t n = (size_t)N;
+    if (!*host) *host = fl__calloc(n, sizeof **host);
+    if (!*host) return fl__fail_nomem(err, "scales", n * sizeof **host);
+    for (int i = 0; i < r->N; i++) (*host)[r->n0 + i * r->step] = src[i * stride];
+    return fl__cuda_upload(be, dst, *host, n * sizeof **host, err);
 }
 
 static fl_status fill_values(fl_backend *be, fl_device_weight *w, const fl_weight_rows *r,
@@ -139,7 +136,7 @@ static fl_status fill_bias(fl_backend *be, fl_device_weight *w, const fl_weight_
         if (!st)
             st = fl__cuda_check(cudaMemsetAsync(w->bias, 0, n * 4, s->stream), "bias", err);
     }
-    if (!st) st = fill_numbers(be, w->bias, r->bias, 1, r, err);
+    if (!st) st = fill_numbers(be, w->bias, &w->host_bias, w->N, r->bias, 1, r, err);
     if (st) return st;
     return fl__cuda_to_bf16(w->bias_bf16, w->bias, FL_FLOAT_F32, (int64_t)n, s->stream, err);
 }
@@ -149,7 +146,8 @@ fl_status fl__cuda_weight_fill(fl_backend *be, fl_device_weight *w, const fl_wei
 {
     fl_status st = w->bits == 16 ? fill_values(be, w, rows, err) : fill_codes(be, w, rows, err);
     if (!st && w->bits != 16)
-        st = fill_numbers(be, w->scale, rows->scale, rows->scale_stride, rows, err);
+        st = fill_numbers(be, w->scale, &w->host_scale, w->N, rows->scale, rows->scale_stride,
+                          rows, err);
     return st || !rows->bias ? st : fill_bias(be, w, rows, err);
 }
 

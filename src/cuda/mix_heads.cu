@@ -4,7 +4,8 @@
  * and reads them as tensor core B fragments straight from memory: of the 16 bytes that a lane
  * loads from a head, word t is the channels 2 t and 2 t + 1 of eight, of which even lane rows
  * take the first, odd ones the second; so column n of tile t is channel 8 (n / 2) + 2 t + n %
- * 2, and a lane ends with eight neighbouring codes. The factor stays in registers over all rows.
+ * 2, and a lane ends with eight neighbouring codes. The factor stays in registers over all
+ * rows.
  * SPDX-License-Identifier: MIT */
 #include "cuda/engine_kernels.h"
 
