@@ -2,7 +2,7 @@
 """peer_race.py - `flatiron bench model` and llama.cpp in turn, on a LLaMA-3-8B's shape.
 
     tools/peer_llama_cpp.sh build /tmp/peer
-    taskset -c 0,1 tools/peer_race.py --flatiron build/flatiron --peer /tmp/peer/bin/peer
+    tools/peer_race.py --flatiron build/flatiron --peer /tmp/peer/bin/peer [--cores 0,1]
         [--types q4_0,q8_0,bf16] [--ours '--kv-bits 4'] [--layers 4] [-p 512] [-n 16] [-r 3]
         [-t 2] [--seconds S] [--dir /dev/shm] [-o FILE.json]
 
@@ -28,6 +28,10 @@ import time
 LAYERS = 32
 
 
+def pinned(args):
+    return ["taskset", "-c", args.cores] if args.cores else []
+
+
 class Peer:
     """llama.cpp with one type of weights: two files, a process that waits between rounds."""
 
@@ -41,13 +45,16 @@ class Peer:
                        for file, n in zip(self.files, (args.layers, 1))]
 
     def start(self):
+        """The process; ready() waits until it has loaded and warmed up."""
         a = self.args
         if any(maker.wait() for maker in self.makers):
             sys.exit(f"peer_race.py: {self.name}: no model made")
         self.process = subprocess.Popen(
-            [a.peer, "model", self.files[0], "--less", self.files[1], "-p", str(a.prompt), "-n",
-             str(a.predict), "-t", str(a.threads), "-r", "999", "-i"],
+            [*pinned(a), a.peer, "model", self.files[0], "--less", self.files[1], "-p",
+             str(a.prompt), "-n", str(a.predict), "-t", str(a.threads), "-r", "999", "-i"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ready(self):
         if not self.process.stdout.readline().startswith("what,"):
             sys.exit(f"peer_race.py: {self.name} did not start")
         self.remove()
@@ -83,7 +90,7 @@ class Ours:
 
     def __init__(self, args, options, is_first):
         self.command = [
-            args.flatiron, "bench", "model", "--shape", "llama3-8b", "--layers",
+            *pinned(args), args.flatiron, "bench", "model", "--shape", "llama3-8b", "--layers",
             str(args.layers), "-p", str(args.prompt), "-n", str(args.predict), "-r", "1", "-t",
             str(args.threads), "--json", *options.split()]
         if not is_first:
@@ -135,6 +142,7 @@ def arguments():
     p.add_argument("--peer", required=True)
     p.add_argument("--types", default="q4_0,q8_0")
     p.add_argument("--ours", action="append", help="options of bench model; may be repeated")
+    p.add_argument("--cores", help="cores of the contenders")
     p.add_argument("--dir", default="/dev/shm")
     p.add_argument("--layers", type=int, default=4)
     p.add_argument("-p", "--prompt", type=int, default=512)
@@ -159,6 +167,8 @@ def main():
     try:
         for peer in peers:
             peer.start()
+        for peer in peers:
+            peer.ready()
         while len(rounds) < args.repeats and time.monotonic() - start < args.seconds:
             times = {}
             for contender in ours + peers:

@@ -6,8 +6,8 @@
         [--kernels '--shape 512x4096x4096 --filter _amx'] [-o FILE.json]
 
 For developers. Each round runs every bench with one thread on the first of --cores and then
-with two on both; medians over the rounds. --kernels may be repeated. --seconds starts no new
-round after that time. Python standard library only.
+with two on both; medians over the rounds. --kernels may be repeated; '' is none. --seconds
+starts no new round after that time. Python standard library only.
 SPDX-License-Identifier: MIT"""
 import argparse
 import json
@@ -43,7 +43,7 @@ def one_round(args, times):
             options = f"{args.model} --opponent none"
             for name, ms in bench(args, "model", options, n_threads).items():
                 times.setdefault(name, {1: [], 2: []})[n_threads].append(ms)
-        for options in args.kernels:
+        for options in filter(None, args.kernels):
             for name, ms in bench(args, "kernels", options, n_threads).items():
                 times.setdefault(name, {1: [], 2: []})[n_threads].append(ms)
 
