@@ -125,6 +125,8 @@ static const cli_option options[] = {
      .help = "learn where weights, activations, keys and values are clipped"},
     {.kind = CLI_SWITCH, .name = "--clip-per-linear", FIELD(o.clip_per_linear),
      .help = "a clip for each linear layer's input, also where several share one"},
+    {.kind = CLI_SWITCH, .name = "--centre", FIELD(o.centre), .shown_default = "on for OPT",
+     .help = "move the means of layers' inputs into biases (OPT, norms in front)"},
     {.kind = CLI_SWITCH, .name = "--asymmetric", FIELD(o.asymmetric),
      .help = "a zero point per token"},
     {.kind = CLI_SWITCH, .name = "--quantized-inputs", FIELD(o.quantized_inputs),

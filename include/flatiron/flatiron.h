@@ -225,6 +225,7 @@ typedef struct fl_quantize_options {
     fl_switch learn_scale, learn_clip; /* per-channel scales; clips */
     fl_switch asymmetric;        /* per-token activations with a zero point */
     fl_switch clip_per_linear;   /* linears that share an input clip it each for itself */
+    fl_switch centre;            /* OPT: means of inputs go into biases (FL_AUTO: flatquant) */
     fl_switch quantized_inputs;  /* train on what the quantised blocks before put out */
     int epochs, batch_windows, warmup_steps;
     double lr, min_lr;           /* AdamW, cosine from lr to min_lr */

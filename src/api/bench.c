@@ -138,6 +138,7 @@ fl_status fl_bench_kernels_run(char **report_json, const fl_bench_options *optio
     if (!rows) return fl__fail_nomem(err, "bench report", 0);
     if ((st = machine(&about, &bench, err)) != FL_OK) goto out;
     if (!own) st = fl__bench_attention(rows, &bench, err);
+    if (!own && st == FL_OK) st = fl__bench_transform(rows, &bench, err);
     if (st) goto out;
     st = bench_rows(rows, &bench, own ? options->shapes : built_in,
                     own ? options->n_shapes : (int)FL_COUNT(built_in), err);

@@ -22,6 +22,8 @@ fl_status fl__bench_gemm(json_t *rows, const fl_bench_context *bench, int M, int
 /* The same for the quantise kernels on float x [M, K]: static, per token, flattened. */
 fl_status fl__bench_quantize(json_t *rows, const fl_bench_context *bench, int M, int K,
                              fl_err *err);
+/* The same for transforms fused with the quantiser, beside the products behind them. */
+fl_status fl__bench_transform(json_t *rows, const fl_bench_context *bench, fl_err *err);
 /* The same for attention over quantised keys and values: one token that sees 8,192. */
 fl_status fl__bench_attention(json_t *rows, const fl_bench_context *bench, fl_err *err);
 

@@ -98,6 +98,7 @@ void fl_quantize_options_defaults(fl_quantize_options *o)
         .asymmetric = FL_AUTO,
         .quantized_inputs = FL_AUTO,
         .clip_per_linear = FL_AUTO,
+        .centre = FL_AUTO,
         .epochs = -1,
         .batch_windows = -1,
         .warmup_steps = -1,

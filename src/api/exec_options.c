@@ -3,6 +3,7 @@
 
 #include "base/isa.h"
 #include "base/log.h"
+#include "base/numa.h"
 
 #include <string.h>
 
@@ -28,5 +29,9 @@ fl_status fl__exec_resolve(fl_exec *ex, const char *isa, int n_threads, const fl
     const char *used = fl__isa_name(ex->isa);
     if (strcmp(level, "native") != 0 && strcmp(level, used) != 0)
         fl__log(log, FL_LOG_WARN, "this machine does not have %s: using %s", level, used);
+    const int n_nodes = __builtin_popcountll(fl__numa_nodes());
+    if (n_nodes > 1)
+        fl__log(log, FL_LOG_INFO,
+                "%d memory nodes: pages of packed weights lie on them in turn", n_nodes);
     return FL_OK;
 }

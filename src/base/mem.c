@@ -7,6 +7,8 @@
  * SPDX-License-Identifier: MIT */
 #include "base/mem.h"
 
+#include "base/numa.h"
+
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -41,6 +43,7 @@ static void *alloc_aligned(size_t n, size_t elem_bytes, size_t align)
      * more than was asked for. */
     if (align == HUGE_PAGE)
         (void)madvise(block, (bytes + ALIGN) / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+    if (align == HUGE_PAGE) (void)fl__numa_interleave(block, total); /* no better place else */
     memcpy(block, &bytes, sizeof bytes);
     const size_t now = atomic_fetch_add(&live, bytes) + bytes;
     size_t seen = atomic_load(&peak);

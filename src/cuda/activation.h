@@ -71,7 +71,7 @@ template <int F, int n> DEV void load_first(float *v, const fl_cuda_row *x, int6
         *(float4 *)(to + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
 }
 
-/* x / (1 + exp(-x)): two approximate instructions, 2^-22 relative near 0 and |x| 2^-23 below. */
+/* x / (1 + exp(-x)) by two approximate instructions: 2^-22 relative near 0, |x| 2^-23 below. */
 DEV float silu(float x)
 {
     float e, r;

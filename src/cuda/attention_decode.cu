@@ -1,38 +1,31 @@
 /* attention_decode.cu - one query token per sequence against the paged cache, split over keys.
  *
- * All groups of 16 tokens of all (sequence, KV head) segments form one line, which CTAs and
- * their warps cut into equal runs, so that any batch fills the GPU. A warp streams its groups
- * through a ring of shared memory (one bulk copy each) and keeps (m, l, o) of the segment at
- * hand; it never waits for another warp until its run ends. What is left are pieces of
- * segments: merged in the CTA, and where a segment spans CTAs, by the last of them to arrive,
- * always in the order of the line: same input, same bits.
+ * The keys of all (sequence, KV head) segments form one line of units, a unit being one or two
+ * neighbouring groups of 16 tokens. CTAs and their warps cut it into equal runs, so that any
+ * batch fills the GPU. A warp streams its units through a ring of shared memory (one bulk copy
+ * each) and keeps (m, l, o) of the segment at hand; it never waits for another warp until its
+ * run ends. What is left are pieces of segments: merged in the CTA, and where a segment spans
+ * CTAs, by the last of them to arrive, always in the order of the line: same input, same bits.
  *
- * What happens to a group is in attention_group.h. m follows the maximum lazily: o is rescaled
- * only when a score exceeds m by 2^SLACK.
+ * What happens to a group is in attention_group.h, merging in attention_merge.h. At few tokens
+ * the time is a chain of latencies: n_tokens, page numbers, keys, pieces, counter, pieces. So
+ * lanes fill the ring in parallel, q is on its way meanwhile, and divisions are of 32 bits.
  * SPDX-License-Identifier: MIT */
 #include "cuda/attention_cuda.h"
 
 #include "cuda/attention_group.h"
+#include "cuda/attention_merge.h"
 
 #include <cuda_runtime.h>
 
-enum {
-    MAX_SLOTS = 16,
-    CHUNK = 64,      /* pieces merged at a time */
-    MAX_PIECES = 40, /* per multiprocessor, of CTAs and of warps */
-};
+enum { MAX_SLOTS = 16, MAX_PIECES = 20 }; /* per warp; per multiprocessor */
 
-#ifndef DECODE_WARPS
-#define DECODE_WARPS 8
-#define DECODE_CTAS  2
-#define DECODE_RING  (96 << 10)
-#endif
-
-/* Warps of a CTA, CTAs of a multiprocessor, a CTA's memory for groups on their way. */
+/* Warps of a CTA, CTAs of a multiprocessor, a CTA's memory for units on their way. */
 template <int BITS> struct plan {
-    static constexpr int WARPS = BITS == 16 ? 12 : DECODE_WARPS;
-    static constexpr int CTAS = BITS == 16 ? 1 : DECODE_CTAS;
-    static constexpr int RING_BYTES = BITS == 16 ? 196608 : DECODE_RING;
+    static constexpr int WARPS = BITS == 16 ? 12 : 8;
+    static constexpr int CTAS = BITS == 16 ? 1 : 2;
+    static constexpr int RING_BYTES = BITS == 16 ? 196608 : 98304;
+    static constexpr int UNIT = BITS == 4 ? 2 : 1; /* groups */
 };
 
 typedef struct decode_args {
@@ -41,53 +34,62 @@ typedef struct decode_args {
     float scale_log2;
     int n_slots, heads; /* query heads per KV head */
     uint32_t *arrived;  /* [n_seqs * n_kv_heads] */
-    float *partials;    /* [CTAs][2] pieces: o [heads][D], m, l */
+    float *partials;    /* [CTAs][2] pieces */
     float *warp_pieces; /* [CTAs][warps] */
 } decode_args;
 
-/* All groups, cut for the CTAs so that each has some: others stay idle. */
+/* All units, cut for the CTAs so that each has some: others stay idle. */
 typedef struct line {
-    int64_t length;
-    int n_ctas;
+    int length, n_ctas;
+    int each, extra; /* units of a CTA; CTAs with one more */
 } line;
 
-DEV int64_t cta_begin(line all, int cta)
+DEV int cta_begin(line all, int cta)
 {
-    return all.length * cta / all.n_ctas;
+    return cta * all.each + min(cta, all.extra);
 }
 
-/* A place in the line of groups. */
+/* The CTA whose run holds place `at`. */
+DEV int cta_of(line all, int at)
+{
+    const int longer = all.extra * (all.each + 1);
+    return at < longer ? at / (all.each + 1) : all.extra + (at - longer) / all.each;
+}
+
+/* A place in the line of units. */
 typedef struct cursor {
-    int b, head, j, n; /* group j of n of the sequence b */
+    int b, head, j, n; /* unit j of n of the sequence b */
 } cursor;
 
-DEV int n_groups(const decode_args *g, int b)
+template <int UNIT> DEV int n_units(const decode_args *g, int b)
 {
-    return (g->a.n_tokens[b] + GROUP - 1) / GROUP;
+    return (g->a.n_tokens[b] + UNIT * GROUP - 1) / (UNIT * GROUP);
 }
 
-template <int WARPS> DEV line measure(const decode_args *g, int lane)
+template <int UNIT, int WARPS> DEV line measure(const decode_args *g, int lane)
 {
     line all;
-    int64_t sum = 0;
-    for (int b = lane; b < g->a.n_seqs; b += 32) sum += n_groups(g, b);
-    for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(~0u, sum, i);
-    all.length = sum * g->kv.n_kv_heads;
-    all.n_ctas = (int)min((all.length + WARPS - 1) / WARPS, (int64_t)gridDim.x);
+    int sum = 0;
+    for (int b = lane; b < g->a.n_seqs; b += 32) sum += n_units<UNIT>(g, b);
+    all.length = __reduce_add_sync(~0u, sum) * g->kv.n_kv_heads;
+    all.n_ctas = min((all.length + WARPS - 1) / WARPS, (int)gridDim.x);
+    all.each = all.length / all.n_ctas;
+    all.extra = all.length - all.each * all.n_ctas;
     return all;
 }
 
-/* The cursor at `at`, and in *start the place where its segment begins. All lanes. */
-DEV cursor seek(const decode_args *g, int64_t at, int64_t *start, int lane)
+/* The cursor at `at`. All lanes. */
+template <int UNIT> DEV cursor seek(const decode_args *g, int at, int lane)
 {
     cursor c = {};
-    int64_t before = 0;
+    int before = 0;
     for (int b0 = 0; b0 < g->a.n_seqs; b0 += 32) {
         const int b = b0 + lane;
-        const int64_t mine = b < g->a.n_seqs ? (int64_t)n_groups(g, b) * g->kv.n_kv_heads : 0;
-        int64_t sum = mine;
+        const int mine = b < g->a.n_seqs ? n_units<UNIT>(g, b) * g->kv.n_kv_heads : 0;
+        int sum = mine;
+#pragma unroll
         for (int i = 1; i < 32; i *= 2) {
-            const int64_t v = __shfl_up_sync(~0u, sum, i);
+            const int v = __shfl_up_sync(~0u, sum, i);
             if (lane >= i) sum += v;
         }
         const uint32_t past = __ballot_sync(~0u, before + sum > at);
@@ -99,49 +101,60 @@ DEV cursor seek(const decode_args *g, int64_t at, int64_t *start, int lane)
         }
         before += __shfl_sync(~0u, sum, 31);
     }
-    c.n = n_groups(g, c.b);
-    c.head = (int)((at - before) / c.n);
-    c.j = (int)((at - before) % c.n);
-    *start = at - c.j;
+    c.n = n_units<UNIT>(g, c.b);
+    c.head = (at - before) / c.n;
+    c.j = at - before - c.head * c.n;
     return c;
 }
 
-DEV void advance(cursor *c, const decode_args *g)
+/* k units on. */
+template <int UNIT> DEV void skip(cursor *c, const decode_args *g, int k)
 {
-    if (++c->j < c->n) return;
-    c->j = 0;
-    if (++c->head < g->kv.n_kv_heads) return;
-    c->head = 0;
-    c->b++;
-    if (c->b < g->a.n_seqs) c->n = n_groups(g, c->b);
+    c->j += k;
+    while (c->j >= c->n) {
+        c->j -= c->n;
+        if (++c->head < g->kv.n_kv_heads) continue;
+        c->head = 0;
+        if (++c->b < g->a.n_seqs) c->n = n_units<UNIT>(g, c->b);
+    }
 }
 
-DEV int page_of(const decode_args *g, const cursor *c)
+template <int UNIT> DEV int page_of(const decode_args *g, const cursor *c)
 {
-    return g->kv.table[(int64_t)c->b * g->kv.table_stride + c->j / 4];
+    return g->kv.table[(int64_t)c->b * g->kv.table_stride + c->j / (4 / UNIT)];
 }
 
-DEV const uint8_t *group_at(const decode_args *g, const cursor *c, int page, int n_bytes)
+/* Announces and starts the copy of the cursor's unit. */
+template <int UNIT>
+DEV void load_unit(const decode_args *g, const cursor *c, int page, uint32_t to, uint32_t bar,
+                   int group_bytes)
 {
-    const int64_t group = ((int64_t)page * g->kv.n_kv_heads + c->head) * 4 + c->j % 4;
-    return g->kv.pages + group * n_bytes;
+    const int64_t group =
+        ((int64_t)page * g->kv.n_kv_heads + c->head) * 4 + c->j % (4 / UNIT) * UNIT;
+    mbar_expect(bar, UNIT * group_bytes);
+    bulk_load(to, g->kv.pages + group * group_bytes, UNIT * group_bytes, bar);
 }
 
-/* Where the cursor's first query head lies in q. */
-DEV int64_t first_q(const decode_args *g, const cursor *c)
+/* Where the cursor's first query head lies in q and y. */
+DEV int64_t first_row(const decode_args *g, const cursor *c)
 {
     return ((int64_t)c->b * g->a.n_heads + c->head * g->heads) * g->kv.D;
 }
 
 /* ---- results and pieces ------------------------------------------------------------------ */
 
-/* Values d and d + 1 of query head h of the KV head. */
-DEV void put_output(const decode_args *g, int b, int kv_head, int h, int d, float u, float v)
-{
-    const int64_t at = ((int64_t)b * g->a.n_heads + kv_head * g->heads + h) * g->kv.D + d;
-    if (g->a.y_bf16) *(uint32_t *)((uint16_t *)g->a.y + at) = bf16x2(u, v);
-    else *(float2 *)((float *)g->a.y + at) = make_float2(u, v);
-}
+/* What a warp left of a segment, or what a CTA did. */
+typedef struct leftover {
+    int start; /* of the segment in the line; -1: nothing */
+    int b, head, n;
+    const float *piece;
+} leftover;
+
+/* Segments that go on in other CTAs, and whether those were all there before. */
+typedef struct open_segments {
+    leftover at[2];
+    bool last[2];
+} open_segments;
 
 template <int D, int BITS, int SETS>
 DEV void write_segment(const state<D, BITS, SETS> *s, const decode_args *g, const cursor *c,
@@ -151,14 +164,17 @@ DEV void write_segment(const state<D, BITS, SETS> *s, const decode_args *g, cons
     for (int j = 0; j < SETS; j++) {
         const int h = lane % 4 + 4 * j;
         const float r = 1.0f / s->l[j];
-        const int64_t at = ((int64_t)c->b * g->a.n_heads + c->head * g->heads + h) * D;
+        const int64_t at = first_row(g, c) + h * D + lane / 4;
         if (h >= g->heads) continue;
+        if (g->a.y_bf16) {
 #pragma unroll
-        for (int i = 0; i < D / 8; i++) {
-            const float y = s->o[i / 2][i % 2 * 2 + j] * r;
-            const int64_t to = at + 8 * i + lane / 4;
-            if (g->a.y_bf16) ((uint16_t *)g->a.y)[to] = (uint16_t)bf16x2(y, 0.0f);
-            else ((float *)g->a.y)[to] = y;
+            for (int i = 0; i < D / 8; i++)
+                ((uint16_t *)g->a.y)[at + 8 * i] =
+                    (uint16_t)bf16x2(s->o[i / 2][i % 2 * 2 + j] * r, 0.0f);
+        } else {
+#pragma unroll
+            for (int i = 0; i < D / 8; i++)
+                ((float *)g->a.y)[at + 8 * i] = s->o[i / 2][i % 2 * 2 + j] * r;
         }
     }
 }
@@ -179,167 +195,37 @@ DEV void store_piece(const state<D, BITS, SETS> *s, float *piece, int lane)
     }
 }
 
-/* What a warp left: piece 0 of a segment begun before its run, piece 1 of one that goes on. */
-typedef struct leftover {
-    int64_t start; /* of the segment in the line; -1: none */
-    const float *piece;
-    int b, head, n;
-} leftover;
-
-/* Pieces of one segment, in their order: listed, or one and then equally spaced ones. */
-typedef struct pieces {
-    const float *const *list;
-    const float *first, *rest;
-    int n;
-} pieces;
-
-template <int SETS> struct merge_room {
-    float weight[CHUNK][4 * SETS], factor[4 * SETS], m[4 * SETS], l[4 * SETS];
-};
-
-template <int WARPS, int D, int SETS> struct merged {
-    static constexpr int PAIRS = (2 * SETS * D + 32 * WARPS - 1) / (32 * WARPS);
-    float2 o[PAIRS]; /* values 2 i and 2 i + 1 of [heads][D], i = thread, thread + THREADS .. */
-};
-
-template <int PIECE> DEV const float *piece_at(const pieces *p, int i)
-{
-    if (p->list) return p->list[i];
-    return i == 0 ? p->first : p->rest + (int64_t)(i - 1) * 2 * PIECE;
-}
-
-/* Of another thread, in shared or global memory, past the first-level cache. */
-DEV float load_fresh(const float *from)
-{
-    float v;
-    asm volatile("ld.relaxed.gpu.f32 %0, [%1];" : "=f"(v) : "l"(from) : "memory");
-    return v;
-}
-
-DEV float2 load_fresh_pair(const float *from)
-{
-    float2 v;
-    asm volatile("ld.relaxed.gpu.v2.f32 {%0, %1}, [%2];"
-                 : "=f"(v.x), "=f"(v.y)
-                 : "l"(from)
-                 : "memory");
-    return v;
-}
-
-/* Weights of the pieces i0 .. of a chunk: warp h has head h; *m and *l go on. */
-template <int D, int SETS>
-DEV void weigh(merge_room<SETS> *room, const pieces *p, int i0, int h, float *m, float *l,
-               int lane)
-{
-    constexpr int PIECE = 4 * SETS * (D + 2);
-    float mi[CHUNK / 32], li[CHUNK / 32], top = *m;
-#pragma unroll
-    for (int k = 0; k < CHUNK / 32; k++) {
-        const int i = i0 + lane + 32 * k;
-        mi[k] = -INFINITY, li[k] = 0;
-        if (i >= p->n) continue;
-        const float *from = piece_at<PIECE>(p, i) + 4 * SETS * D + h;
-        mi[k] = load_fresh(from), li[k] = load_fresh(from + 4 * SETS);
-    }
-#pragma unroll
-    for (int k = 0; k < CHUNK / 32; k++) top = fmaxf(top, mi[k]);
-#pragma unroll
-    for (int j = 16; j > 0; j /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, j));
-    const float factor = exp2_fast(*m - top);
-    float sum = 0;
-#pragma unroll
-    for (int k = 0; k < CHUNK / 32; k++) {
-        const float c = exp2_fast(mi[k] - top);
-        room->weight[lane + 32 * k][h] = c;
-        sum = fmaf(c, li[k], sum);
-    }
-#pragma unroll
-    for (int j = 16; j > 0; j /= 2) sum += __shfl_xor_sync(~0u, sum, j);
-    *m = top;
-    *l = fmaf(*l, factor, sum);
-    if (lane == 0) room->factor[h] = factor, room->m[h] = top, room->l[h] = *l;
-}
-
-/* The pieces' sum, unnormalised; m and l are left in the room. All threads. */
+/* The merged segment to y; as merge() left it. */
 template <int WARPS, int D, int SETS>
-DEV void merge(merged<WARPS, D, SETS> *out, merge_room<SETS> *room, const pieces *p, int heads,
-               int warp, int lane)
+DEV void write_merged(float4 o, const merge_room<WARPS, D, SETS> *room, const decode_args *g,
+                      const leftover *f)
 {
-    constexpr int PIECE = 4 * SETS * (D + 2), THREADS = 32 * WARPS,
-                  PAIRS = merged<WARPS, D, SETS>::PAIRS;
-    constexpr int TURNS = (4 * SETS + WARPS - 1) / WARPS;
-    float m[TURNS], l[TURNS];
-#pragma unroll
-    for (int k = 0; k < TURNS; k++) m[k] = -INFINITY, l[k] = 0;
-#pragma unroll
-    for (int k = 0; k < PAIRS; k++) out->o[k] = make_float2(0, 0);
-    for (int i0 = 0; i0 < p->n; i0 += CHUNK) {
-        __syncthreads();
-#pragma unroll
-        for (int k = 0; k < TURNS; k++)
-            if (warp + k * WARPS < heads)
-                weigh<D, SETS>(room, p, i0, warp + k * WARPS, &m[k], &l[k], lane);
-        __syncthreads();
-#pragma unroll
-        for (int k = 0; k < PAIRS; k++) {
-            const int e = 2 * (threadIdx.x + k * THREADS), h = e / D, n = min(p->n - i0, CHUNK);
-            if (h >= heads) continue;
-            float2 o = out->o[k];
-            o.x *= room->factor[h], o.y *= room->factor[h];
-#pragma unroll 8
-            for (int i = 0; i < n; i++) {
-                const float2 v = load_fresh_pair(piece_at<PIECE>(p, i0 + i) + e);
-                const float c = room->weight[i][h];
-                o.x = fmaf(c, v.x, o.x), o.y = fmaf(c, v.y, o.y);
-            }
-            out->o[k] = o;
-        }
-    }
-}
-
-/* The merged segment to y. */
-template <int WARPS, int D, int SETS>
-DEV void write_merged(const merged<WARPS, D, SETS> *from, const merge_room<SETS> *room,
-                      const decode_args *g, const leftover *f)
-{
-#pragma unroll
-    for (int k = 0; k < merged<WARPS, D, SETS>::PAIRS; k++) {
-        const int e = 2 * (threadIdx.x + k * 32 * WARPS), h = e / D;
-        if (h >= g->heads) continue;
-        const float r = 1.0f / room->l[h];
-        put_output(g, f->b, f->head, h, e % D, from->o[k].x * r, from->o[k].y * r);
-    }
-}
-
-/* The CTA whose run holds place `at`. */
-DEV int cta_of(line all, int64_t at)
-{
-    int cta = (int)(at * all.n_ctas / all.length);
-    while (cta_begin(all, cta + 1) <= at) cta++;
-    while (cta_begin(all, cta) > at) cta--;
-    return cta;
+    const int at = 4 * threadIdx.x, h = at / D;
+    if (threadIdx.x >= SETS * D || h >= g->heads) return;
+    const cursor c = {f->b, f->head, 0, 0};
+    const float r = 1.0f / room->l[h];
+    const int64_t to = first_row(g, &c) + at;
+    if (g->a.y_bf16)
+        *(uint2 *)((uint16_t *)g->a.y + to) =
+            make_uint2(bf16x2(o.x * r, o.y * r), bf16x2(o.z * r, o.w * r));
+    else *(float4 *)((float *)g->a.y + to) = make_float4(o.x * r, o.y * r, o.z * r, o.w * r);
 }
 
 /* This CTA's part of a segment: to y if that is all of it, else to its piece: false. */
 template <int WARPS, int D, int SETS>
-DEV bool merge_own(const decode_args *g, merge_room<SETS> *room, const leftover *f,
-                   const pieces *p, line all, int warp, int lane)
+DEV bool merge_own(const decode_args *g, merge_room<WARPS, D, SETS> *room, const leftover *f,
+                   const pieces *p, line all)
 {
     constexpr int PIECE = 4 * SETS * (D + 2);
-    const int64_t begin = cta_begin(all, blockIdx.x), end = cta_begin(all, blockIdx.x + 1);
-    merged<WARPS, D, SETS> o;
-    merge<WARPS, D, SETS>(&o, room, p, g->heads, warp, lane);
+    const int begin = cta_begin(all, blockIdx.x), end = cta_begin(all, blockIdx.x + 1);
+    const float4 o = merge<WARPS, D, SETS>(room, p, g->heads);
     if (f->start >= begin && f->start + f->n <= end) {
-        write_merged<WARPS, D, SETS>(&o, room, g, f);
+        write_merged<WARPS, D, SETS>(o, room, g, f);
         return true;
     }
     float *piece = g->partials + (int64_t)(2 * blockIdx.x + (f->start >= begin)) * PIECE;
-#pragma unroll
-    for (int k = 0; k < merged<WARPS, D, SETS>::PAIRS; k++) {
-        const int e = 2 * (threadIdx.x + k * 32 * WARPS);
-        if (e < g->heads * D) *(float2 *)(piece + e) = o.o[k];
-    }
-    if (threadIdx.x < 4 * SETS) {
+    if (4 * threadIdx.x < g->heads * D) *(float4 *)(piece + 4 * threadIdx.x) = o;
+    if (threadIdx.x < g->heads) {
         piece[4 * SETS * D + threadIdx.x] = room->m[threadIdx.x];
         piece[4 * SETS * (D + 1) + threadIdx.x] = room->l[threadIdx.x];
     }
@@ -348,118 +234,39 @@ DEV bool merge_own(const decode_args *g, merge_room<SETS> *room, const leftover 
 
 /* The last CTA of a segment that spans several merges their pieces. */
 template <int WARPS, int D, int SETS>
-DEV void merge_all(const decode_args *g, merge_room<SETS> *room, const leftover *f, line all,
-                   int warp, int lane)
+DEV void merge_all(const decode_args *g, merge_room<WARPS, D, SETS> *room, const leftover *f,
+                   line all)
 {
     constexpr int PIECE = 4 * SETS * (D + 2);
     const int first = cta_of(all, f->start), end = cta_of(all, f->start + f->n - 1) + 1;
     const float *piece = g->partials + (int64_t)2 * first * PIECE;
     const pieces p = {NULL, piece + PIECE, piece + 2 * PIECE, end - first};
-    merged<WARPS, D, SETS> o;
-    merge<WARPS, D, SETS>(&o, room, &p, g->heads, warp, lane);
-    write_merged<WARPS, D, SETS>(&o, room, g, f);
+    const float4 o = merge<WARPS, D, SETS>(room, &p, g->heads);
+    write_merged<WARPS, D, SETS>(o, room, g, f);
 }
 
-/* ---- the warp's run ---------------------------------------------------------------------- */
-
-template <int WARPS, int D, int BITS, int SETS>
-DEV void run_line(const decode_args *g, line all, uint8_t *ring, uint32_t bars, leftover *left,
-                  int warp, int lane)
-{
-    typedef shape<D, BITS> sh;
-    constexpr int PIECE = 4 * SETS * (D + 2);
-    const int64_t begin = cta_begin(all, blockIdx.x),
-                  n_cta = cta_begin(all, blockIdx.x + 1) - begin;
-    const int64_t w0 = begin + n_cta * warp / WARPS, w1 = begin + n_cta * (warp + 1) / WARPS;
-    const int n = (int)(w1 - w0);
-    const uint32_t slots = smem_addr(ring);
-    int64_t start = 0;
-    state<D, BITS, SETS> s;
-    if (n <= 0) return;
-    cursor c = seek(g, w0, &start, lane), ahead = c;
-    bool whole = c.j == 0;
-    int slot = 0, n_ahead = 0;
-    uint32_t parity = 0;
-    for (; n_ahead < g->n_slots && n_ahead < n; n_ahead++, advance(&ahead, g)) {
-        if (lane != 0) continue;
-        mbar_expect(bars + 8 * n_ahead, sh::BYTES);
-        bulk_load(slots + n_ahead * sh::BYTES,
-                  group_at(g, &ahead, page_of(g, &ahead), sh::BYTES), sh::BYTES,
-                  bars + 8 * n_ahead);
-    }
-    open_segment<D, BITS, SETS>(&s, g->a.q, g->a.q_bf16, first_q(g, &c), g->heads,
-                                g->scale_log2, lane);
-    int n_tokens = g->a.n_tokens[c.b];
-    for (int i = 0; i < n; i++) {
-        const bool more = n_ahead < n;
-        const int page = more && lane == 0 ? page_of(g, &ahead) : 0;
-        mbar_wait(bars + 8 * slot, parity);
-        add_group<D, BITS, SETS>(&s, slots + slot * sh::BYTES, n_tokens - c.j * GROUP, lane);
-        __syncwarp();
-        if (more) {
-            if (lane == 0) {
-                mbar_expect(bars + 8 * slot, sh::BYTES);
-                bulk_load(slots + slot * sh::BYTES, group_at(g, &ahead, page, sh::BYTES),
-                          sh::BYTES, bars + 8 * slot);
-            }
-            advance(&ahead, g);
-            n_ahead++;
-        }
-        if (++slot == g->n_slots) slot = 0, parity ^= 1;
-        const bool ends = c.j == c.n - 1;
-        if (!ends && i < n - 1) {
-            c.j++;
-            continue;
-        }
-        close_segment<D, BITS, SETS>(&s);
-        if (whole && ends) {
-            write_segment<D, BITS, SETS>(&s, g, &c, lane);
-        } else {
-            /* the ring is free at the end of the run only */
-            float *to = i == n - 1
-                            ? (float *)ring
-                            : g->warp_pieces + (int64_t)(blockIdx.x * WARPS + warp) * PIECE;
-            store_piece<D, BITS, SETS>(&s, to, lane);
-            if (lane == 0) left[2 * warp + whole] = {w0 + i - c.j, to, c.b, c.head, c.n};
-        }
-        if (i == n - 1) break;
-        advance(&c, g);
-        whole = true;
-        open_segment<D, BITS, SETS>(&s, g->a.q, g->a.q_bf16, first_q(g, &c), g->heads,
-                                    g->scale_log2, lane);
-        n_tokens = g->a.n_tokens[c.b];
-    }
-}
-
-/* Segments that go on in other CTAs, and whether those were all there before. */
-typedef struct open_segments {
-    leftover at[2];
-    bool last[2];
-} open_segments;
-
-/* Segments that warps left in pieces. */
+/* Segments that warps left in pieces, 2 WARPS leftovers in the line's order. */
 template <int WARPS, int D, int SETS>
 DEV void merge_leftovers(const decode_args *g, line all, const leftover *left,
-                         const float **list, merge_room<SETS> *room, open_segments *open,
-                         int warp, int lane)
+                         const float **list, merge_room<WARPS, D, SETS> *room,
+                         open_segments *open)
 {
+    static_assert(2 * WARPS <= 32, "a lane each");
+    const int lane = threadIdx.x % 32;
+    const int start = lane < 2 * WARPS ? left[lane].start : -1;
+    uint32_t todo = __ballot_sync(~0u, start >= 0);
     int n_open = 0;
-    for (int i = 0; i < 2 * WARPS;) {
+    while (todo) {
+        const int i = __ffs(todo) - 1;
+        const uint32_t same = __ballot_sync(~0u, start == __shfl_sync(~0u, start, i));
         const leftover f = left[i];
-        pieces p = {list, NULL, NULL, 0};
-        int j = i;
-        if (f.start < 0) {
-            i++;
-            continue;
-        }
+        const pieces p = {list, NULL, NULL, __popc(same)};
+        __syncthreads(); /* the list's last use */
+        if (threadIdx.x < 32 && (same >> lane & 1))
+            list[__popc(same & ((1u << lane) - 1))] = left[lane].piece;
         __syncthreads();
-        for (; j < 2 * WARPS && (left[j].start < 0 || left[j].start == f.start); j++) {
-            if (left[j].start < 0) continue;
-            if (threadIdx.x == 0) list[p.n] = left[j].piece;
-            p.n++;
-        }
-        i = j;
-        if (merge_own<WARPS, D, SETS>(g, room, &f, &p, all, warp, lane)) continue;
+        todo &= ~same;
+        if (merge_own<WARPS, D, SETS>(g, room, &f, &p, all)) continue;
         if (threadIdx.x == 0) open->at[n_open] = f;
         n_open++;
     }
@@ -477,7 +284,77 @@ DEV void merge_leftovers(const decode_args *g, line all, const leftover *left,
     }
     __syncthreads();
     for (int i = 0; i < n_open; i++)
-        if (open->last[i]) merge_all<WARPS, D, SETS>(g, room, &open->at[i], all, warp, lane);
+        if (open->last[i]) merge_all<WARPS, D, SETS>(g, room, &open->at[i], all);
+}
+
+/* ---- the warp's run ---------------------------------------------------------------------- */
+
+template <int WARPS, int UNIT, int D, int BITS, int SETS>
+DEV void run_line(const decode_args *g, line all, uint8_t *ring, uint32_t bars, leftover *left,
+                  int warp, int lane)
+{
+    typedef shape<D, BITS> sh;
+    constexpr int PIECE = 4 * SETS * (D + 2), BYTES = UNIT * sh::BYTES;
+    const int begin = cta_begin(all, blockIdx.x),
+              n_cta = cta_begin(all, blockIdx.x + 1) - begin;
+    const int w0 = begin + n_cta * warp / WARPS, n = begin + n_cta * (warp + 1) / WARPS - w0;
+    const uint32_t slots = smem_addr(ring);
+    const float scale = g->scale_log2;
+    state<D, BITS, SETS> s;
+    uint32_t q[SETS * D / 8];
+    if (n <= 0) return;
+    cursor c = seek<UNIT>(g, w0, lane), ahead = c;
+    bool whole = c.j == 0;
+    int slot = 0, n_ahead = min(g->n_slots, n);
+    uint32_t parity = 0;
+    load_q<D, BITS, SETS>(q, g->a.q, g->a.q_bf16, first_row(g, &c), g->heads, lane);
+    if (lane < n_ahead) {
+        skip<UNIT>(&ahead, g, lane);
+        load_unit<UNIT>(g, &ahead, page_of<UNIT>(g, &ahead), slots + lane * BYTES,
+                        bars + 8 * lane, sh::BYTES);
+        ahead = c;
+    }
+    skip<UNIT>(&ahead, g, n_ahead);
+    open_segment<D, BITS, SETS>(&s, q, scale, lane);
+    int n_tokens = g->a.n_tokens[c.b];
+    for (int i = 0; i < n; i++) {
+        const bool more = n_ahead < n;
+        const int page = more && lane == 0 ? page_of<UNIT>(g, &ahead) : 0;
+        mbar_wait_cta(bars + 8 * slot, parity);
+        add_unit<UNIT, D, BITS, SETS>(&s, slots + slot * BYTES, n_tokens - c.j * (UNIT * GROUP),
+                                      lane);
+        __syncwarp();
+        if (more) {
+            if (lane == 0)
+                load_unit<UNIT>(g, &ahead, page, slots + slot * BYTES, bars + 8 * slot,
+                                sh::BYTES);
+            skip<UNIT>(&ahead, g, 1);
+            n_ahead++;
+        }
+        if (++slot == g->n_slots) slot = 0, parity ^= 1;
+        const bool ends = c.j == c.n - 1;
+        if (!ends && i < n - 1) {
+            c.j++;
+            continue;
+        }
+        close_segment<D, BITS, SETS>(&s);
+        if (whole && ends) {
+            write_segment<D, BITS, SETS>(&s, g, &c, lane);
+        } else {
+            /* the ring is free at the end of the run only */
+            float *to = i == n - 1
+                            ? (float *)ring
+                            : g->warp_pieces + (int64_t)(blockIdx.x * WARPS + warp) * PIECE;
+            store_piece<D, BITS, SETS>(&s, to, lane);
+            if (lane == 0) left[2 * warp + whole] = {w0 + i - c.j, c.b, c.head, c.n, to};
+        }
+        if (i == n - 1) break;
+        skip<UNIT>(&c, g, 1);
+        whole = true;
+        load_q<D, BITS, SETS>(q, g->a.q, g->a.q_bf16, first_row(g, &c), g->heads, lane);
+        open_segment<D, BITS, SETS>(&s, q, scale, lane);
+        n_tokens = g->a.n_tokens[c.b];
+    }
 }
 
 template <int D, int BITS, int SETS>
@@ -486,15 +363,15 @@ __launch_bounds__(plan<BITS>::WARPS * 32,
                   plan<BITS>::CTAS) void decode_kernel(const __grid_constant__ decode_args g)
 {
     typedef shape<D, BITS> sh;
-    constexpr int WARPS = plan<BITS>::WARPS;
+    constexpr int WARPS = plan<BITS>::WARPS, UNIT = plan<BITS>::UNIT;
     extern __shared__ __align__(128) uint8_t raw[];
     __shared__ uint64_t bars[WARPS * MAX_SLOTS];
     __shared__ leftover left[2 * WARPS];
     __shared__ const float *list[2 * WARPS];
-    __shared__ merge_room<SETS> room;
+    __shared__ merge_room<WARPS, D, SETS> room;
     __shared__ open_segments open;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int ring_bytes = g.n_slots * sh::BYTES;
+    const int ring_bytes = g.n_slots * UNIT * sh::BYTES;
     const uint32_t my_bars = smem_addr(bars + warp * MAX_SLOTS);
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     if (lane < g.n_slots) mbar_init(my_bars + 8 * lane, 1);
@@ -502,11 +379,12 @@ __launch_bounds__(plan<BITS>::WARPS * 32,
     mbar_init_fence();
     __syncwarp();
     asm volatile("griddepcontrol.wait;" ::: "memory");
-    const line all = measure<WARPS>(&g, lane);
+    const line all = measure<UNIT, WARPS>(&g, lane);
     if ((int)blockIdx.x >= all.n_ctas) return;
-    run_line<WARPS, D, BITS, SETS>(&g, all, raw + warp * ring_bytes, my_bars, left, warp, lane);
+    run_line<WARPS, UNIT, D, BITS, SETS>(&g, all, raw + warp * ring_bytes, my_bars, left, warp,
+                                         lane);
     __syncthreads();
-    merge_leftovers<WARPS, D, SETS>(&g, all, left, list, &room, &open, warp, lane);
+    merge_leftovers<WARPS, D, SETS>(&g, all, left, list, &room, &open);
 }
 
 /* ---- host -------------------------------------------------------------------------------- */
@@ -532,7 +410,8 @@ static cudaError_t launch(decode_args *g, int n_sm, cudaStream_t stream)
     const void *kernel = (const void *)decode_kernel<D, BITS, SETS>;
     cudaLaunchAttribute attribute;
     cudaLaunchConfig_t config = {};
-    g->n_slots = FL_MIN(pl::RING_BYTES / pl::WARPS / sh::BYTES, (int)MAX_SLOTS);
+    const int unit_bytes = pl::UNIT * sh::BYTES;
+    g->n_slots = FL_MIN(pl::RING_BYTES / pl::WARPS / unit_bytes, (int)MAX_SLOTS);
     g->warp_pieces = g->partials + (int64_t)n_sm * pl::CTAS * 2 * 4 * SETS * (D + 2);
     /* all of the multiprocessor's memory as shared, or the next launch may not fit beside this
      * one */
@@ -546,7 +425,7 @@ static cudaError_t launch(decode_args *g, int n_sm, cudaStream_t stream)
     attribute.val.programmaticStreamSerializationAllowed = 1;
     config.gridDim = dim3((unsigned)(n_sm * pl::CTAS));
     config.blockDim = dim3(pl::WARPS * 32);
-    config.dynamicSmemBytes = (size_t)(pl::WARPS * g->n_slots * sh::BYTES);
+    config.dynamicSmemBytes = (size_t)(pl::WARPS * g->n_slots * unit_bytes);
     config.stream = stream;
     config.attrs = &attribute;
     config.numAttrs = 1;

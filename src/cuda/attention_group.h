@@ -1,4 +1,4 @@
-/* attention_group.h - one warp, one group of 16 tokens: scores, softmax, values.
+/* attention_group.h - one warp, groups of 16 tokens: scores, softmax, values.
  *
  * S^T [16 tokens, 8 columns] = K q^T, then O^T [D, 8 columns] += V^T P^T, so that codes are the
  * A operand as they lie and the query heads of a KV head (its GQA group) the columns.
@@ -13,6 +13,8 @@
  * count once, high nibbles 8..15 and count 16 times; what is left to do is done at the end.
  *   o = sum p' code - sum p' zero,   p' = bf16(p * scale)
  * With SETS = 1 the columns 2 h and 2 h + 1 of O have the tokens 0..7 and 8..15.
+ *
+ * m follows the maximum lazily: o is rescaled only when a score exceeds m by 2^SLACK.
  *
  * A bf16 cache takes bf16 products; column 2 h + i is head h + 4 i.
  * SPDX-License-Identifier: MIT */
@@ -52,6 +54,23 @@ DEV uint32_t load_q_pair(const void *q, bool q_bf16, int64_t at)
     return bf16x2(f.x, f.y);
 }
 
+/* The lane's part of q for a segment whose first query head lies at `at`: of the head of its
+ * column, pairs in the order of the B operands; zeros for heads that are not there. */
+template <int D, int BITS, int SETS>
+DEV void load_q(uint32_t *v, const void *q, bool q_bf16, int64_t at, int heads, int lane)
+{
+    const int column = lane / 4, r = lane % 4;
+#pragma unroll
+    for (int j = 0; j < (BITS < 16 ? SETS : 1); j++) {
+        const int h = column / 2 + (BITS < 16 ? 4 * j : column % 2 * 4);
+#pragma unroll
+        for (int i = 0; i < D / 8; i++) {
+            const int d = BITS == 8 ? i / 2 * 16 + r * 4 + i % 2 * 2 : 8 * i + r * 2;
+            v[j * (D / 8) + i] = h < heads ? load_q_pair(q, q_bf16, at + h * D + d) : 0;
+        }
+    }
+}
+
 /* Four numbers of 16 bits to a digit each. */
 DEV uint32_t pack_digits(const int *v, bool low)
 {
@@ -64,20 +83,15 @@ DEV uint32_t pack_digits(const int *v, bool low)
     return out;
 }
 
-/* B operands of head h (none: zeros), column lane / 4 with the digit lane / 4 % 2. */
+/* B operands of a head, in column lane / 4 the digit lane / 4 % 2; v from load_q. */
 template <int D, int BITS>
-DEV void digits_of_q(uint32_t *digits, int *sum, float *unit, const void *q, bool q_bf16,
-                     int64_t at, bool there, int lane)
+DEV void digits_of_q(uint32_t *digits, int *sum, float *unit, const uint32_t *v, int lane)
 {
-    uint32_t v[D / 8];
     float top = 0;
-    *sum = 0;
+    int total = 0;
 #pragma unroll
-    for (int i = 0; i < D / 8; i++) {
-        const int d = BITS == 4 ? 8 * i + lane % 4 * 2 : i / 2 * 16 + lane % 4 * 4 + i % 2 * 2;
-        v[i] = there ? load_q_pair(q, q_bf16, at + d) : 0;
+    for (int i = 0; i < D / 8; i++)
         top = fmaxf(top, fmaxf(fabsf(low_half(v[i])), fabsf(high_half(v[i]))));
-    }
     top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
     top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
     const float inv = top > 0 ? Q_MAX / top : 0;
@@ -89,19 +103,17 @@ DEV void digits_of_q(uint32_t *digits, int *sum, float *unit, const void *q, boo
         n[BITS == 4 ? 1 : 2] = __float2int_rn(low_half(v[2 * i + 1]) * inv);
         n[3] = __float2int_rn(high_half(v[2 * i + 1]) * inv);
         digits[i] = pack_digits(n, lane / 4 % 2);
-        *sum += n[0] + n[1] + n[2] + n[3];
+        total += n[0] + n[1] + n[2] + n[3];
     }
-    *sum += __shfl_xor_sync(~0u, *sum, 1);
-    *sum += __shfl_xor_sync(~0u, *sum, 2);
+    total += __shfl_xor_sync(~0u, total, 1);
+    *sum = total + __shfl_xor_sync(~0u, total, 2);
     *unit = top / Q_MAX;
 }
 
-/* The segment's start: `at` is where its first query head lies in q. */
+/* The segment's start; v from load_q. */
 template <int D, int BITS, int SETS>
-DEV void open_segment(state<D, BITS, SETS> *s, const void *q, bool q_bf16, int64_t at,
-                      int heads, float scale, int lane)
+DEV void open_segment(state<D, BITS, SETS> *s, const uint32_t *v, float scale, int lane)
 {
-    const int column = lane / 4;
 #pragma unroll
     for (int i = 0; i < SETS; i++) {
         s->m[i] = -INFINITY;
@@ -112,19 +124,15 @@ DEV void open_segment(state<D, BITS, SETS> *s, const void *q, bool q_bf16, int64
     if (BITS < 16) {
 #pragma unroll
         for (int i = 0; i < SETS; i++) {
-            const int h = column / 2 + 4 * i;
             int sum;
             float unit;
-            digits_of_q<D, BITS>(s->q + i * (D / 16), &sum, &unit, q, q_bf16, at + h * D,
-                                 h < heads, lane);
+            digits_of_q<D, BITS>(s->q + i * (D / 16), &sum, &unit, v + i * (D / 8), lane);
             s->q_sum[i] = __shfl_sync(~0u, sum, lane % 4 * 8);
             s->unit[i] = __shfl_sync(~0u, unit, lane % 4 * 8) * scale;
         }
     } else {
-        const int h = column / 2 + column % 2 * 4;
 #pragma unroll
-        for (int i = 0; i < D / 8; i++)
-            s->q[i] = h < heads ? load_q_pair(q, q_bf16, at + h * D + 8 * i + lane % 4 * 2) : 0;
+        for (int i = 0; i < D / 8; i++) s->q[i] = v[i];
     }
 #pragma unroll
     for (int i = 0; i < D / 16; i++)
@@ -248,14 +256,14 @@ template <int BITS> DEV grid_pair load_grid(uint32_t meta, int lane)
     return p;
 }
 
-/* A larger m: the maximum over the group's tokens. */
+/* A larger m; `top` is the lane's largest score. */
 template <int D, int BITS, int SETS>
-DEV void raise_max(state<D, BITS, SETS> *s, float x[SETS][2])
+DEV void raise_max(state<D, BITS, SETS> *s, const float *top)
 {
     float c[SETS];
 #pragma unroll
     for (int i = 0; i < SETS; i++) {
-        float m = fmaxf(x[i][0], x[i][1]);
+        float m = top[i];
 #pragma unroll
         for (int j = 4; j < 32; j *= 2) m = fmaxf(m, __shfl_xor_sync(~0u, m, j));
         m = fmaxf(s->m[i], m - shape<D, BITS>::BIAS);
@@ -294,44 +302,59 @@ DEV void turn_p(uint32_t *b, state<D, BITS, SETS> *s, float p[SETS][2], const fl
     }
 }
 
-/* One group of which the first n_left tokens count (more than 16: all). */
-template <int D, int BITS, int SETS>
-DEV void add_group(state<D, BITS, SETS> *s, uint32_t at, int n_left, int lane)
+/* UNIT neighbouring groups, of which the first n_left tokens count (1 at least; beyond them:
+ * all). */
+template <int UNIT, int D, int BITS, int SETS>
+DEV void add_unit(state<D, BITS, SETS> *s, uint32_t at, int n_left, int lane)
 {
     typedef shape<D, BITS> sh;
-    grid_pair g = load_grid<BITS>(at + 2 * sh::HALF_BYTES, lane);
-    float x[SETS][2];
-    uint32_t b[2];
+    grid_pair g[UNIT];
+    float x[UNIT][SETS][2], top[SETS];
     bool above = false;
-    if constexpr (BITS == 16) dot_floats<D, SETS>(x, s, at, lane);
-    else dot_codes<D, BITS, SETS>(x, s, at, g.k_zeros, lane);
 #pragma unroll
-    for (int j = 0; j < SETS; j++)
+    for (int u = 0; u < UNIT; u++) {
+        const uint32_t from = at + u * sh::BYTES;
+        g[u] = load_grid<BITS>(from + 2 * sh::HALF_BYTES, lane);
+        if constexpr (BITS == 16) dot_floats<D, SETS>(x[u], s, from, lane);
+        else dot_codes<D, BITS, SETS>(x[u], s, from, g[u].k_zeros, lane);
 #pragma unroll
-        for (int i = 0; i < 2; i++) x[j][i] *= g.k_scale[i] * s->unit[j];
-    if (n_left < GROUP) {
+        for (int j = 0; j < SETS; j++)
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
+            for (int i = 0; i < 2; i++) x[u][j][i] *= g[u].k_scale[i] * s->unit[j];
+    }
+    if (n_left < UNIT * GROUP) {
+#pragma unroll
+        for (int i = 0; i < 2 * UNIT; i++) {
             if (lane / 4 + 8 * i < n_left) continue;
-            g.v_scale[i] = 0;
+            g[i / 2].v_scale[i % 2] = 0;
 #pragma unroll
-            for (int j = 0; j < SETS; j++) x[j][i] = -INFINITY;
+            for (int j = 0; j < SETS; j++) x[i / 2][j][i % 2] = -INFINITY;
         }
     }
 #pragma unroll
-    for (int j = 0; j < SETS; j++)
-        above |= fmaxf(x[j][0], x[j][1]) > s->m[j] + (SLACK + sh::BIAS);
-    if (__any_sync(~0u, above)) raise_max<D, BITS, SETS>(s, x);
+    for (int j = 0; j < SETS; j++) {
+        top[j] = fmaxf(x[0][j][0], x[0][j][1]);
 #pragma unroll
-    for (int j = 0; j < SETS; j++)
+        for (int u = 1; u < UNIT; u++) top[j] = fmaxf(top[j], fmaxf(x[u][j][0], x[u][j][1]));
+        above |= top[j] > s->m[j] + (SLACK + sh::BIAS);
+    }
+    if (__any_sync(~0u, above)) raise_max<D, BITS, SETS>(s, top);
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            x[j][i] = exp2_fast(x[j][i] - s->m[j]);
-            s->l[j] += x[j][i];
-            if (BITS < 16) x[j][i] *= g.v_scale[i];
-        }
-    turn_p<D, BITS, SETS>(b, s, x, g.v_zero, lane);
-    add_values<D, BITS, SETS>(s, at + sh::HALF_BYTES, b[0], b[1], n_left, lane);
+    for (int u = 0; u < UNIT; u++) {
+        uint32_t b[2];
+#pragma unroll
+        for (int j = 0; j < SETS; j++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                float *p = &x[u][j][i];
+                *p = exp2_fast(*p - s->m[j]);
+                s->l[j] += *p;
+                if (BITS < 16) *p *= g[u].v_scale[i];
+            }
+        turn_p<D, BITS, SETS>(b, s, x[u], g[u].v_zero, lane);
+        add_values<D, BITS, SETS>(s, at + u * sh::BYTES + sh::HALF_BYTES, b[0], b[1],
+                                  n_left - u * GROUP, lane);
+    }
 }
 
 /* Totals over the lanes of a head, zero points taken off, units restored (but for 2^BIAS, which

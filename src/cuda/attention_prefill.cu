@@ -27,6 +27,7 @@ typedef struct prefill_args {
     uint32_t *counter;
     float scale_log2;
     int n_kv, group, n_items, max_tiles;
+    int per_group; /* 2^16 / group, rounded up: row / group is exact by it */
 } prefill_args;
 
 template <int D> struct shape {
@@ -107,7 +108,7 @@ template <int D> DEV void feed(const prefill_args *g, shared_state *s, uint32_t 
         }
         if (at >= g->n_items) it.n_tiles = 0;
         else at = take(g->counter);
-        mbar_wait(smem_addr(&s->bar.q_empty[slot.slot]), slot.parity);
+        mbar_wait_cta(smem_addr(&s->bar.q_empty[slot.slot]), slot.parity);
         s->items[slot.slot] = it;
         mbar_arrive(smem_addr(&s->bar.item_full[slot.slot]));
         slot.next();
@@ -117,7 +118,7 @@ template <int D> DEV void feed(const prefill_args *g, shared_state *s, uint32_t 
         for (int j = it.n_tiles; j >= 0; j--) {
             if (j > 0) {
                 const uint32_t full = smem_addr(&s->bar.k_full[kr.slot]);
-                mbar_wait(smem_addr(&s->bar.k_empty[kr.slot]), kr.parity);
+                mbar_wait_cta(smem_addr(&s->bar.k_empty[kr.slot]), kr.parity);
                 mbar_expect(full, sh::K_BYTES);
                 bulk_load(k + kr.slot * sh::K_BYTES,
                           tiles + (int64_t)(j - 1) * tile_shape<D>::BYTES, sh::K_BYTES, full);
@@ -125,7 +126,7 @@ template <int D> DEV void feed(const prefill_args *g, shared_state *s, uint32_t 
             }
             if (j < it.n_tiles) {
                 const uint32_t full = smem_addr(&s->bar.v_full[vr.slot]);
-                mbar_wait(smem_addr(&s->bar.v_empty[vr.slot]), vr.parity);
+                mbar_wait_cta(smem_addr(&s->bar.v_empty[vr.slot]), vr.parity);
                 mbar_expect(full, sh::V_BYTES);
                 bulk_load(v + vr.slot * sh::V_BYTES,
                           tiles + (int64_t)j * tile_shape<D>::BYTES + sh::K_BYTES, sh::V_BYTES,
@@ -151,15 +152,17 @@ template <int D> DEV void load_q(const prefill_args *g, shared_state *s, uint32_
     constexpr int CHUNKS = D / 8; /* of 16 bytes, of a row */
     ring<Q_SLOTS> slot = {0, 0};
     for (;; slot.next()) {
-        mbar_wait(smem_addr(&s->bar.item_full[slot.slot]), slot.parity);
+        mbar_wait_cta(smem_addr(&s->bar.item_full[slot.slot]), slot.parity);
         const item it = s->items[slot.slot];
         if (it.n_tiles > 0) {
             const int n = it.n_tokens * g->group;
             const uint32_t to = q + slot.slot * sh::Q_BYTES;
+#pragma unroll 1
             for (int i = threadIdx.x - 32; i < sh::ROWS * CHUNKS; i += 32 * Q_WARPS) {
                 const int row = i / CHUNKS, c = i % CHUNKS;
-                const int64_t token = it.row + row / g->group;
-                const int head = it.head * g->group + row % g->group;
+                const int t = row * g->per_group >> 16;
+                const int64_t token = it.row + t;
+                const int head = it.head * g->group + row - t * g->group;
                 const uint16_t *from = g->a.q + (token * g->a.n_heads + head) * D + 8 * c;
                 copy_16(to + c / 8 * (sh::ROWS * 128) + row * 128 + ((c % 8 ^ row % 8) * 16),
                         row < n ? from : g->a.q, row < n ? 16 : 0);
@@ -343,7 +346,7 @@ DEV void attend(const prefill_args *g, shared_state *s, state<D> *st, const item
     float x[64], factor[2];
     uint32_t p[32];
     int j = it->n_tiles - 1;
-    mbar_wait(smem_addr(&s->bar.k_full[kr->slot]), kr->parity);
+    mbar_wait_cta(smem_addr(&s->bar.k_full[kr->slot]), kr->parity);
     take_turn(wg);
     issue_scores<D>(x, q, wgmma_desc(k + kr->slot * sh::K_BYTES));
     pass_turn<sh::GROUPS>(wg);
@@ -356,8 +359,8 @@ DEV void attend(const prefill_args *g, shared_state *s, state<D> *st, const item
     pack_p(p, x);
 #pragma unroll 1
     while (--j >= 0) {
-        mbar_wait(smem_addr(&s->bar.k_full[kr->slot]), kr->parity);
-        mbar_wait(smem_addr(&s->bar.v_full[vr->slot]), vr->parity);
+        mbar_wait_cta(smem_addr(&s->bar.k_full[kr->slot]), kr->parity);
+        mbar_wait_cta(smem_addr(&s->bar.v_full[vr->slot]), vr->parity);
         take_turn(wg);
         issue_scores<D>(x, q, wgmma_desc(k + kr->slot * sh::K_BYTES));
         issue_values<D>(st->o, p, wgmma_desc(v + vr->slot * sh::V_BYTES));
@@ -376,7 +379,7 @@ DEV void attend(const prefill_args *g, shared_state *s, state<D> *st, const item
         if (above) rescale<D>(st, factor);
         pack_p(p, x);
     }
-    mbar_wait(smem_addr(&s->bar.v_full[vr->slot]), vr->parity);
+    mbar_wait_cta(smem_addr(&s->bar.v_full[vr->slot]), vr->parity);
     issue_values<D>(st->o, p, wgmma_desc(v + vr->slot * sh::V_BYTES));
     wgmma_wait<0>();
     settle<D / 2>(st->o);
@@ -395,7 +398,7 @@ DEV void consume(const prefill_args *g, shared_state *s, uint32_t q, uint32_t k,
     if (wg == sh::GROUPS - 1) pass_turn<sh::GROUPS>(wg);
     for (;; slot.next()) {
         state<D> st;
-        mbar_wait(smem_addr(&s->bar.q_full[slot.slot]), slot.parity);
+        mbar_wait_cta(smem_addr(&s->bar.q_full[slot.slot]), slot.parity);
         const item it = s->items[slot.slot];
         if (it.n_tiles == 0) return;
 #pragma unroll
@@ -508,6 +511,7 @@ static cudaError_t run(const fl_cuda_attention_prefill *a, cudaStream_t stream)
     g.group = a->n_heads / g.n_kv;
     if (g.group < 1 || g.group > 8 || g.group * g.n_kv != a->n_heads)
         return cudaErrorInvalidValue;
+    g.per_group = (65535 + g.group) / g.group;
     g.counter = (uint32_t *)a->workspace;
     g.tiles = (uint8_t *)a->workspace + COUNTER_BYTES;
     g.max_tiles = tiles_of(a->max_tokens);

@@ -47,6 +47,7 @@ struct fl_device_encoder {
     fl_cuda_grid grid;
     fl_cuda_transform transform; /* n1 0: none */
     void *factors;
+    void *mix; /* of a left factor alone, for bf16 rows as they are; NULL: none */
     fl_cuda_quantize_static spec;
     float *limits;   /* [2 n] lo, hi */
     int32_t *extras; /* [2 n_extra] */
@@ -57,7 +58,7 @@ struct fl_device_encoder {
 };
 
 struct fl_device_factor {
-    uint16_t *values; /* bf16 [D, D] */
+    uint16_t *values; /* [D, D] of fl__cuda_heads_pack */
     int D;
 };
 

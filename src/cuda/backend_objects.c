@@ -185,6 +185,11 @@ static fl_status put_transform(fl_backend *be, fl_device_encoder *e, const fl_tr
         st = fl__fail_nomem(err, "factors", n_bytes);
     }
     e->transform = (fl_cuda_transform){t->n1, t->n2, e->factors};
+    if (!st && !t->right && !e->premul && fl__cuda_mix_fits(t->n1, t->n2) &&
+        fl__cuda_mix_bytes(t->n1) <= n_bytes) {
+        fl__cuda_mix_pack(packed, t->n1, left);
+        st = put(be, &e->mix, packed, fl__cuda_mix_bytes(t->n1), err);
+    }
     fl__free(&left);
     fl__free(&right);
     fl__free(&packed);
@@ -264,6 +269,7 @@ void fl__cuda_encoder_free(fl_backend *be, fl_device_encoder **e)
 {
     if (!*e) return;
     fl__cuda_release(be, (*e)->factors);
+    fl__cuda_release(be, (*e)->mix);
     fl__cuda_release(be, (*e)->limits);
     fl__cuda_release(be, (*e)->extras);
     fl__cuda_release(be, (*e)->scale);
@@ -277,9 +283,7 @@ void fl__cuda_encoder_free(fl_backend *be, fl_device_encoder **e)
 fl_status fl__cuda_factor_new(fl_backend *be, fl_device_factor **out, int D, const float *right,
                               fl_err *err)
 {
-    fl_cuda_backend_state *s = fl__cuda_state(be);
     const size_t n = (size_t)D * (size_t)D;
-    float *raw = NULL;
     *out = NULL;
     if (D != 32 && D != 64 && D != 128)
         return fl__fail(err, FL_E_UNSUPPORTED,
@@ -287,14 +291,15 @@ fl_status fl__cuda_factor_new(fl_backend *be, fl_device_factor **out, int D, con
                         "use --device cpu",
                         D);
     fl_device_factor *f = fl__calloc(1, sizeof *f);
-    if (!f) return fl__fail_nomem(err, "factor", sizeof *f);
-    f->D = D;
-    fl_status st = put(be, &raw, right, n * sizeof *right, err);
-    if (!st) st = put(be, &f->values, NULL, n * 2, err);
-    if (!st) st = fl__cuda_to_bf16(f->values, raw, FL_FLOAT_F32, (int64_t)n, s->stream, err);
-    if (!st) st = fl__cuda_check(cudaStreamSynchronize(s->stream), "factor", err);
-    fl__cuda_release(be, raw);
-    if (st) fl__cuda_factor_free(be, &f);
+    uint16_t *packed = fl__alloc(n, sizeof *packed);
+    fl_status st = f && packed ? FL_OK : fl__fail_nomem(err, "factor", n * sizeof *packed);
+    if (!st) {
+        fl__cuda_heads_pack(packed, D, right);
+        f->D = D;
+        st = put(be, &f->values, packed, n * sizeof *packed, err);
+    }
+    fl__free(&packed);
+    if (st && f) fl__cuda_factor_free(be, &f);
     *out = f;
     return st;
 }

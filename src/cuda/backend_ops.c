@@ -48,7 +48,7 @@ static fl_cuda_row row_of(const fl_device_rows *r, const float *premul)
     case FL_FRONT_RMS_NORM:
         row.gain = r->gain;
         row.bias = r->bias;
-        row.eps = r->eps;
+        row.eps = (float)r->eps;
         break;
     case FL_FRONT_NONE:
         break;
@@ -92,6 +92,16 @@ fl_status fl__cuda_op_encode(fl_backend *be, const fl_device_encode *e, fl_err *
         x.relu = x.relu && c->keeps_negative; /* else the limits do it, at more speed */
         return fl__cuda_quantize_static(&y, &x, e->M, &c->spec, s->n_sm, s->stream, err);
     }
+    if (c->mix && e->rows.front == FL_FRONT_NONE && !e->rows.x.f32) {
+        const fl_cuda_mix mix = {.x = e->rows.x.data,
+                                 .ldx = e->rows.x.ld,
+                                 .y = y,
+                                 .grid = c->grid,
+                                 .factor = c->mix,
+                                 .n1 = c->transform.n1,
+                                 .n2 = c->transform.n2};
+        return fl__cuda_mix_heads(&mix, e->M, s->n_sm, s->stream, err);
+    }
     if (c->transform.n1)
         return fl__cuda_transform_quantize(&y, &x, e->M, &c->transform, &c->grid, s->n_sm,
                                            s->stream, err);
@@ -116,15 +126,6 @@ static fl_status run_bf16(fl_backend *be, const fl_device_linear *l, fl_err *err
                                  .N = w->N,
                                  .K = w->K};
     return fl__cuda_bf16_run(s->bf16, &g, s->stream, err);
-}
-
-static fl_status run_codes(fl_cuda_backend_state *s, const fl_cuda_gemm *g, fl_err *err)
-{
-    const fl_cuda_gemm_plan plan = fl__cuda_gemm_plan(g, s->n_sm);
-    if (plan.decode_ctas > 0)
-        return fl__cuda_gemm_w4_decode(g, plan.decode_ctas, s->n_sm, s->stream, err);
-    if (g->w->bits == 4) return fl__cuda_gemm_w4_sm90(g, plan, s->n_sm, s->stream, err);
-    return fl__cuda_gemm_w8_sm90(g, plan, s->n_sm, s->stream, err);
 }
 
 fl_status fl__cuda_op_linear(fl_backend *be, const fl_device_linear *l, fl_err *err)
@@ -154,7 +155,8 @@ fl_status fl__cuda_op_linear(fl_backend *be, const fl_device_linear *l, fl_err *
                             .gated = w->gated,
                             .M = l->M,
                             .workspace = s->gemm_workspace};
-    return l->M == 0 ? FL_OK : run_codes(s, &g, err);
+    const fl_cuda_gpu gpu = {.n_sm = s->n_sm, .capability = 90};
+    return l->M == 0 ? FL_OK : fl__cuda_gemm(&g, &gpu, s->stream, err);
 }
 
 /* ---- attention --------------------------------------------------------------------------- */

@@ -29,8 +29,8 @@ fl_status fl__cuda_embed_rows(const fl_cuda_embedding *e, int M, void *stream, f
 fl_status fl__cuda_gather_rows(const fl_cuda_matrix *y, const fl_cuda_matrix *x,
                                const int32_t *rows, int M, int n, void *stream, fl_err *err);
 
-/* Each head of q and k: rotated (cos not NULL), rounded to bf16, times its factor (bf16
- * [D, D]), to bf16, dense. D 32, 64, 128. */
+/* Each head of q and k: rotated (cos not NULL), rounded to bf16, times its factor (packed by
+ * _pack), to bf16, dense. D 32, 64, 128; rows and angles 8-byte aligned. */
 typedef struct fl_cuda_heads {
     fl_cuda_matrix q, k;
     uint16_t *q_out, *k_out; /* [M, heads, D] */
@@ -39,7 +39,26 @@ typedef struct fl_cuda_heads {
     const int32_t *row_position;
     int n_heads, n_kv_heads, D;
 } fl_cuda_heads;
+/* Host: dst [D, D] from the factor [D, D] row-major, rounded to bf16 here. */
+void fl__cuda_heads_pack(uint16_t *dst, int D, const float *factor);
 fl_status fl__cuda_heads(const fl_cuda_heads *h, int M, void *stream, fl_err *err);
+
+/* Per-token codes of left^T X, X being the row as [n1, n2]: the transform without its right
+ * factor, as it stands in front of the attention's output. Sums of the tensor cores run in
+ * their own order (transform_cuda.h). n1 <= 64, n2 32, 64 or 128; x_sum is not made. */
+typedef struct fl_cuda_mix {
+    const uint16_t *x; /* bf16 [M, ldx] */
+    int64_t ldx;
+    fl_cuda_codes y;
+    fl_cuda_grid grid;
+    const void *factor; /* of _pack, on the device */
+    int n1, n2;
+} fl_cuda_mix;
+bool fl__cuda_mix_fits(int n1, int n2);
+size_t fl__cuda_mix_bytes(int n1);
+/* Host: left [n1, n1] row-major, rounded to bf16 here. */
+void fl__cuda_mix_pack(void *dst, int n1, const float *left);
+fl_status fl__cuda_mix_heads(const fl_cuda_mix *m, int M, int n_sm, void *stream, fl_err *err);
 
 /* Codes of the file's packing (kernels/layout.h), on the device, into the layout of
  * gemm_cuda.h, and their sums: row r becomes channel n0 + r * step. The channels of a panel of

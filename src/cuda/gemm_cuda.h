@@ -9,8 +9,8 @@
  * N, ldy and ldr are even, y and residual aligned to 8 bytes.
  *
  * `gated`: channels 2i and 2i + 1 are gate and up of one output (fl__cuda_weight_pack_gated),
- *   y[m,i] = gate / (1 + __expf(-gate)) * up            bf16 alone, no residual
- * with gate and up as y above in float32, operations as in rowops_cuda.h.
+ *   y[m,i] = gate / (1 + exp(-gate)) * up            bf16 alone, no residual
+ * with gate and up as y above in float32, the exponential and the division of `gated` in sm90.h.
  *
  * Weight layout of 4 bits, "n16k64", one for prefill and decode, made so that one 16-byte load
  * per thread is a tensor core A fragment: output channels in panels of 16 (N padded to 16 with
@@ -50,6 +50,9 @@ typedef struct fl_cuda_gemm {
     const int8_t *x; /* [M, ldx]; columns from K on are not read as long as K % 64 == 0, and
                         must be zero up to K_pad otherwise */
     int64_t ldx;
+    bool
+        x_packed; /* 4-bit codes: 64 k are 32 bytes, byte i the code of k = i in its high nibble
+                      and of k = i + 32 in the low one; ldx in bytes. fl__cuda_gemm_sm80 alone */
     const float *x_scale;
     int x_scale_stride;
     const int32_t *x_zero; /* NULL: 0 */
@@ -71,13 +74,20 @@ typedef struct fl_cuda_gemm {
 } fl_cuda_gemm;
 
 /* Which kernel, and how it cuts the problem. decode_ctas > 0: the decode kernel, with so many
- * CTAs per multiprocessor. Otherwise the prefill kernel: tiles of 128 channels x `tokens` (64,
+ * CTAs per multiprocessor, decode_parts of which (1, 2, 4, 8; 0: as few as hold x) share a run
+ * of channels by K. Otherwise the prefill kernel: tiles of 128 channels x `tokens` (64,
  * 128 or 256), K cut into n_split parts, walked in groups of `group` token tiles; one warpgroup
  * is `shift` stages of 128 k behind the other (0: in step). These are always set. */
 typedef struct fl_cuda_gemm_plan {
-    int tokens, n_split, decode_ctas;
+    int tokens, n_split, decode_ctas, decode_parts;
     int group, shift;
 } fl_cuda_gemm_plan;
+
+/* The GPU that a launch goes to. */
+typedef struct fl_cuda_gpu {
+    int n_sm;       /* multiprocessors */
+    int capability; /* 80: compute capability 8.0 */
+} fl_cuda_gpu;
 
 size_t fl__cuda_weight_bytes(int N, int K, int bits);
 /* Host: packs codes [N, K] row-major into dst (fl__cuda_weight_bytes) and col_sum [N_pad]. */
@@ -94,16 +104,30 @@ size_t fl__cuda_gemm_workspace_bytes(void);
  * where it was measured to win. */
 fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm);
 
+/* The GEMM by the kernel and plan that suit the problem and the GPU: 9.0 the three below, 8.x
+ * fl__cuda_gemm_sm80. FL_E_UNSUPPORTED for other GPUs, and for x_packed on 9.0, which has no
+ * 4-bit tensor cores. */
+fl_status fl__cuda_gemm(const fl_cuda_gemm *g, const fl_cuda_gpu *gpu, void *stream,
+                        fl_err *err);
+
 /* Prefill: any M; best from 17 rows on. stream is a cudaStream_t. */
 fl_status fl__cuda_gemm_w4_sm90(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, int n_sm,
                                 void *stream, fl_err *err);
 fl_status fl__cuda_gemm_w8_sm90(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, int n_sm,
                                 void *stream, fl_err *err);
 
-/* Decode: M <= 16, 4-bit weights, 1 or 2 CTAs per multiprocessor. Begins to read the weights
+/* Decode: M <= 64, 4-bit weights, 1 or 2 CTAs per multiprocessor. Begins to read the weights
  * before the kernel ahead of it in the stream has ended, which must not write them. */
-fl_status fl__cuda_gemm_w4_decode(const fl_cuda_gemm *g, int ctas_per_sm, int n_sm,
+fl_status fl__cuda_gemm_w4_decode(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, int n_sm,
                                   void *stream, fl_err *err);
+
+/* The same with 8-bit weights, M <= 16. */
+fl_status fl__cuda_gemm_w8_decode(const fl_cuda_gemm *g, int n_sm, void *stream, fl_err *err);
+
+/* 8.0, 8.6, 8.9 (runs on 9.0, slowly where x is packed): tiles of 128 channels x plan.tokens,
+ * 32 or 128; nothing else of the plan. */
+fl_status fl__cuda_gemm_sm80(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, void *stream,
+                             fl_err *err);
 
 #ifdef __cplusplus
 }

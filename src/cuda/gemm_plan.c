@@ -12,6 +12,8 @@ enum {
     STAGE_K = 128,
     CHANNELS = 128,
     MAX_SPLIT = 8,
+    SM80_FEW = 32, /* the tiles of gemm_s4_sm80.cu */
+    SM80_MANY = 128,
     GROUP = 4, /* divides 132: a CTA stays with its tokens */
     DECODE_ROWS = 16,
     DECODE_X_BYTES = 131072, /* of more than 8 rows: 64 KB won, 224 KB lost, between unknown */
@@ -43,12 +45,19 @@ static double plan_time(const fl_cuda_gemm *g, const tile_cost *c, int n_split, 
     return waves * (n_stages * c->stage + c->item + join);
 }
 
-/* 8 rows or fewer leave registers for a second CTA. */
 static int decode_ctas(const fl_cuda_gemm *g)
 {
     if (g->w->bits != 4 || g->M > DECODE_ROWS) return 0;
-    if (g->M <= 8) return 2;
-    return (int64_t)g->M * g->w->K_pad <= DECODE_X_BYTES ? 1 : 0;
+    return g->M <= 8 || (int64_t)g->M * g->w->K_pad <= DECODE_X_BYTES ? 2 : 0;
+}
+
+/* As many stages as the ring of the largest tile holds: so many the one warpgroup can multiply
+ * while the other, which scales and stores, gives no stage back. Once a launch it costs their
+ * time, so not where a CTA has one tile. */
+static int plan_shift(const fl_cuda_gemm *g, const fl_cuda_gemm_plan *plan, int n_sm)
+{
+    if (plan->tokens != 256 || plan->n_split > 1 || count_tiles(g, 256) <= n_sm) return 0;
+    return g->w->bits == 4 ? 5 : 4;
 }
 
 fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm)
@@ -63,10 +72,35 @@ fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm)
                 break;
             if (best.tokens != 0 && t >= best_time) continue;
             best_time = t;
-            best = (fl_cuda_gemm_plan){COSTS[i].tokens, n_split, 0, GROUP, 0};
+            best = (fl_cuda_gemm_plan){COSTS[i].tokens, n_split, 0, 0, GROUP, 0};
         }
     best.decode_ctas = decode_ctas(g);
+    best.shift = plan_shift(g, &best, n_sm);
     return best;
+}
+
+fl_status fl__cuda_gemm(const fl_cuda_gemm *g, const fl_cuda_gpu *gpu, void *stream,
+                        fl_err *err)
+{
+    fl_cuda_gemm_plan plan = {0};
+    if (gpu->capability / 10 == 8) {
+        plan.tokens = g->M <= SM80_FEW ? SM80_FEW : SM80_MANY;
+        return fl__cuda_gemm_sm80(g, plan, stream, err);
+    }
+    if (gpu->capability != 90)
+        return fl__fail(err, FL_E_UNSUPPORTED,
+                        "cuda: gemm: compute capability %d.%d; the kernels are for 8.0 to 9.0",
+                        gpu->capability / 10, gpu->capability % 10);
+    if (g->x_packed)
+        return fl__fail(err, FL_E_UNSUPPORTED,
+                        "cuda: gemm: packed 4-bit activations on compute capability 9.0, which "
+                        "multiplies bytes; leave them unpacked");
+    if (g->w->bits == 8 && g->M <= DECODE_ROWS)
+        return fl__cuda_gemm_w8_decode(g, gpu->n_sm, stream, err);
+    plan = fl__cuda_gemm_plan(g, gpu->n_sm);
+    if (plan.decode_ctas > 0) return fl__cuda_gemm_w4_decode(g, plan, gpu->n_sm, stream, err);
+    if (g->w->bits == 4) return fl__cuda_gemm_w4_sm90(g, plan, gpu->n_sm, stream, err);
+    return fl__cuda_gemm_w8_sm90(g, plan, gpu->n_sm, stream, err);
 }
 
 size_t fl__cuda_gemm_workspace_bytes(void)

@@ -23,7 +23,7 @@
  *
  * Where tiles next to each other have the same tokens, both use the same x all the time. Else
  * the first `shift` stages of a tile come twice: for group 1 with its old tile, for group 0
- * with its new one; the feeding thread arrives at empty[s] in place of the group left out.
+ * with its new one; each passes the other's.
  *
  * Epilogue from registers: a thread has pairs of neighbouring channels (rows r and r + 8 of a
  * fragment are channels 2r and 2r + 1), eight lanes fill the 32 or 64 bytes of a token.
@@ -31,9 +31,7 @@
 #ifndef FL_CUDA_GEMM_SM90_H
 #define FL_CUDA_GEMM_SM90_H
 
-#include "cuda/gemm_cuda.h"
-
-#include "cuda/sm90.h"
+#include "cuda/gemm_epilogue.h"
 #include "cuda/tensor_map.h"
 
 #include <cuda_runtime.h>
@@ -45,8 +43,18 @@ enum {
     CONSUMER_WARPS = 8,
     BARRIER_BYTES = 256,
     SMEM_MAX = 232448,
-    RESIDUAL_AHEAD = 4, /* groups of 8 tokens */
+    SMEM_HALF = 115712, /* of a multiprocessor's 228 KB less 1 KB for each CTA */
     PREFETCH_M = 256,   /* beyond, weights are the smaller part */
+};
+
+/* What the consumers need of an item, in shared memory; two of them in turn. */
+template <int TOK> struct tile_info {
+    uint32_t tokens[TOK][2]; /* x_scale, x_zero */
+    float w_scale[CHANNELS], bias[CHANNELS];
+    int32_t col_sum[CHANNELS];
+    int m0, n0, tile, n_k;
+    int before, after; /* strays of warpgroup 0 and 1 */
+    int padding[2];
 };
 
 template <int BITS, int TOK> struct ring {
@@ -57,26 +65,21 @@ template <int BITS, int TOK> struct ring {
     static const int w_cols = BITS == 4 ? 256 : 128;
     static const int w_rows = BITS == 4 ? 16 : 8;
     static const int w_box = 64 / w_rows;
-    static const int scale_bytes = 2 * TOK * 8; /* warpgroup, scale and zero */
-    static const int fixed_bytes = 1024 + scale_bytes + BARRIER_BYTES;
-    static const int fits = (SMEM_MAX - fixed_bytes) / stage_bytes;
+    static const int fixed_bytes = 1024 + 2 * (int)sizeof(tile_info<TOK>) + BARRIER_BYTES;
+    /* the smallest tile leaves room for a second CTA: of this launch, or of the next one, which
+     * begins while this one ends */
+    static const int ctas = TOK == 64 ? 2 : 1;
+    static const int fits = ((ctas == 2 ? SMEM_HALF : SMEM_MAX) - fixed_bytes) / stage_bytes;
     static const int stages = fits < 8 ? fits : 8;
     static const int smem_bytes = fixed_bytes + stages * stage_bytes;
 };
 
-typedef enum output { OUTPUT_F32, OUTPUT_BF16, OUTPUT_GATED } output;
-
 typedef struct gemm_args {
-    const float *x_scale, *w_scale, *bias, *residual;
-    const int32_t *x_zero, *col_sum;
-    void *y;
+    outputs o;
     int32_t *sums, *counters;
-    int64_t ldy, ldr;
-    int x_scale_stride, x_zero_stride, w_scale_stride;
-    int M, N, n_k; /* n_k stages along K */
+    int n_k; /* stages along K */
     int tiles_m, tiles_n, n_split, group, shift;
     bool prefetch; /* the first item's weights, while the kernel ahead runs */
-    output out;
 } gemm_args;
 
 typedef struct item {
@@ -114,20 +117,31 @@ template <int STAGES> DEV void advance(cursor *c)
     }
 }
 
-/* Shared memory of the CTA: addresses of its parts. */
+/* Shared memory of the CTA: addresses of its parts. ready[i] completes when info i is written,
+ * with an arrival of each lane that wrote; taken[i] with one of each consumer warp. */
 typedef struct smem_map {
-    uint32_t ring, scales, full, empty;
+    uint32_t ring, info, full, empty, ready, taken, flags;
+    uint8_t *base; /* of ring */
 } smem_map;
 
-template <int BITS, int TOK> DEV smem_map smem_parts(const void *raw)
+template <int BITS, int TOK> DEV smem_map smem_parts(uint8_t *raw)
 {
     typedef ring<BITS, TOK> R;
     smem_map s;
     s.ring = (smem_addr(raw) + 1023) & ~1023u;
-    s.scales = s.ring + R::stages * R::stage_bytes;
-    s.full = s.scales + R::scale_bytes;
+    s.base = raw + (s.ring - smem_addr(raw));
+    s.info = s.ring + R::stages * R::stage_bytes;
+    s.full = s.info + 2 * (uint32_t)sizeof(tile_info<TOK>);
     s.empty = s.full + 8 * R::stages;
+    s.ready = s.empty + 8 * R::stages;
+    s.taken = s.ready + 16;
+    s.flags = s.taken + 16;
     return s;
+}
+
+template <int TOK> DEV tile_info<TOK> *info_at(const smem_map *s, int i)
+{
+    return (tile_info<TOK> *)(s->base + (s->info - s->ring)) + i;
 }
 
 typedef struct feeder {
@@ -152,7 +166,6 @@ DEV void feed(feeder *f, int m0, int n0_first, int n0_second, int k)
     if (n0_second >= 0)
         tma_load(w + R::w_bytes / 2, f->map_w, k * R::w_cols, n0_second / R::w_rows + R::w_box,
                  full);
-    if (n_parts < 2) mbar_arrive_many(empty, CONSUMER_WARPS / 2);
     advance<R::stages>(&f->at);
 }
 
@@ -174,6 +187,51 @@ DEV void produce(const gemm_args *g, feeder *f, int first, int step, int n_items
         if (!has) return;
         for (int k = it.k0 + g->shift; k < it.k1; k++)
             feed<BITS, TOK>(f, it.m0, it.n0, it.n0, k);
+    }
+}
+
+/* One warp writes the items' infos ahead of the consumers, so that these wait neither for
+ * memory nor for divisions. */
+template <int TOK>
+DEV void describe(const gemm_args *g, const smem_map *s, int first, int step, int n_items)
+{
+    const int lane = threadIdx.x % 32;
+    int old_m0 = -1, i = 0;
+    for (int at = first; at < n_items; at += step, i++) {
+        const item it = item_at<TOK>(g, at);
+        tile_info<TOK> *t = info_at<TOK>(s, i % 2);
+        mbar_wait(s->taken + 8 * (i % 2), (i / 2 % 2) ^ 1);
+#pragma unroll 4
+        for (int m = lane; m < TOK; m += 32) {
+            float scale;
+            int32_t zero;
+            load_token(&scale, &zero, &g->o, it.m0 + m);
+            t->tokens[m][0] = __float_as_uint(scale);
+            t->tokens[m][1] = (uint32_t)zero;
+        }
+#pragma unroll 2
+        for (int n = 2 * lane; n < CHANNELS; n += 64) {
+            const channel_scales c = load_channels(&g->o, it.n0 + n);
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                t->w_scale[n + j] = c.scale[j];
+                t->bias[n + j] = c.bias[j];
+                t->col_sum[n + j] = c.sum[j];
+            }
+        }
+        if (lane == 0) {
+            const int n_k = it.k1 - it.k0;
+            t->m0 = it.m0;
+            t->n0 = it.n0;
+            t->tile = it.tile;
+            t->n_k = n_k;
+            t->before = at > first && old_m0 != it.m0 ? g->shift : 0;
+            t->after = 1 << 30;
+            if (at + step < n_items && item_at<TOK>(g, at + step).m0 != it.m0)
+                t->after = n_k - g->shift;
+        }
+        old_m0 = it.m0;
+        mbar_arrive(s->ready + 8 * (i % 2));
     }
 }
 
@@ -205,18 +263,28 @@ typedef struct reader {
     smem_map s;
     strays skip;
     uint32_t x, empty; /* of the stage entered last */
+    bool owes;         /* a pass, before the next stage */
 } reader;
+
+/* A stage that is the other warpgroup's alone: waited for and released like any, or the phases
+ * of its barriers could not be told apart. */
+template <int BITS, int TOK> DEV void pass(reader *r)
+{
+    mbar_wait(r->s.full + 8 * r->at.stage, r->at.parity);
+    release(r->s.empty + 8 * r->at.stage, threadIdx.x % 32);
+    advance<ring<BITS, TOK>::stages>(&r->at);
+}
 
 /* Waits for stage k of the tile. */
 template <int BITS, int TOK> DEV void enter(reader *r, int k)
 {
     typedef ring<BITS, TOK> R;
-    if (k < r->skip.before) advance<R::stages>(&r->at);
+    if (k < r->skip.before || r->owes) pass<BITS, TOK>(r);
     r->x = r->s.ring + r->at.stage * R::stage_bytes;
     r->empty = r->s.empty + 8 * r->at.stage;
     mbar_wait(r->s.full + 8 * r->at.stage, r->at.parity);
     advance<R::stages>(&r->at);
-    if (k >= r->skip.after) advance<R::stages>(&r->at);
+    r->owes = k >= r->skip.after;
 }
 
 /* ---- 4 bits: fragments through registers ---- */
@@ -314,200 +382,48 @@ DEV bool join_parts(int32_t *acc, const gemm_args *g, int slot, int wg, int tid,
     return true;
 }
 
-/* What a thread needs of its channels n and n + 1. */
-typedef struct channel_scales {
-    float scale[2], bias[2];
-    int32_t sum[2];
-} channel_scales;
-
-DEV channel_scales load_channels(const gemm_args *g, int n)
-{
-    channel_scales c;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const bool in = n < g->N;
-        c.scale[i] = in ? g->w_scale[(int64_t)(n + i) * g->w_scale_stride] : 0.0f;
-        c.bias[i] = in && g->bias ? g->bias[n + i] : -0.0f; /* y + -0.0 is y, bit for bit */
-        c.sum[i] = in ? g->col_sum[n + i] : 0;
-    }
-    return c;
-}
-
-template <int BITS>
-DEV float scaled(int32_t acc, const channel_scales *c, int i, float x_scale, int32_t x_zero)
-{
-    const int32_t sum = (BITS == 4 ? acc >> 4 : acc) - x_zero * c->sum[i];
-    return __fadd_rn(__fmul_rn((float)sum, __fmul_rn(x_scale, c->scale[i])), c->bias[i]);
-}
-
-/* x_scale and x_zero of tokens 8 i + 2 (lane % 4) and one more. */
-DEV void load_tokens(uint32_t t[4], uint32_t scales, int i, int lane)
-{
-    lds128(t, scales + 8 * (8 * i + 2 * (lane % 4)));
-}
-
-/* v[token][channel] of these tokens; t is of i, and becomes that of i + 1. */
-template <int BITS, int TOK>
-DEV void scale_tokens(float v[2][2], const int32_t *acc, int i, const channel_scales *c,
-                      uint32_t t[4], uint32_t scales, int lane)
-{
-    uint32_t next[4] = {};
-    if (i + 1 < TOK / 8) load_tokens(next, scales, i + 1, lane);
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-        v[j % 2][j / 2] = scaled<BITS>(acc[4 * i + j], c, j / 2, __uint_as_float(t[j % 2 * 2]),
-                                       (int32_t)t[j % 2 * 2 + 1]);
-#pragma unroll
-    for (int j = 0; j < 4; j++) t[j] = next[j];
-}
-
-/* A thread's part of an output matrix: rows 8 i + j from its first token on, i = 0.., j = 0, 1,
- * of which `left` exist; two neighbouring elements of each. */
-typedef struct pairs {
-    uint8_t *at;
-    int64_t step; /* bytes of a row */
-    int left;
-} pairs;
-
-DEV pairs pairs_at(const gemm_args *g, const void *base, int64_t ld, int width, int m, int n)
-{
-    pairs p = {(uint8_t *)base + (m * ld + n) * width, ld * width, g->M - m};
-    return p;
-}
-
-/* r[token]: two channels of each. */
-DEV void load_pairs(float2 r[2], const pairs *p, int i)
-{
-#pragma unroll
-    for (int j = 0; j < 2; j++)
-        if (8 * i + j < p->left) r[j] = *(const float2 *)(p->at + (8 * i + j) * p->step);
-}
-
-DEV void store_pairs(const pairs *p, int i, const float v[2][2], bool f32)
-{
-#pragma unroll
-    for (int j = 0; j < 2; j++) {
-        uint8_t *to = p->at + (8 * i + j) * p->step;
-        if (8 * i + j >= p->left) continue;
-        if (f32) *(float2 *)to = make_float2(v[j][0], v[j][1]);
-        else *(uint32_t *)to = bf16x2(v[j][0], v[j][1]);
-    }
-}
-
-/* y of the tile: of this thread channels n, n + 1 and every fourth pair of tokens from m on. */
-template <int BITS, int TOK, bool F32, bool ADD>
-DEV void store(const int32_t *acc, const gemm_args *g, const channel_scales *c, uint32_t scales,
-               int m, int n, int lane)
-{
-    const pairs y = pairs_at(g, g->y, g->ldy, F32 ? 4 : 2, m, n);
-    const pairs add = pairs_at(g, g->residual, g->ldr, 4, m, n);
-    float2 r[RESIDUAL_AHEAD][2];
-    uint32_t t[4];
-    if (n >= g->N) return;
-    load_tokens(t, scales, 0, lane);
-#pragma unroll
-    for (int i = 0; ADD && i < RESIDUAL_AHEAD; i++) load_pairs(r[i], &add, i);
-#pragma unroll
-    for (int i = 0; i < TOK / 8; i++) {
-        const int ahead = i + RESIDUAL_AHEAD;
-        float2 *at = r[i % RESIDUAL_AHEAD];
-        float v[2][2];
-        scale_tokens<BITS, TOK>(v, acc, i, c, t, scales, lane);
-#pragma unroll
-        for (int j = 0; ADD && j < 2; j++) {
-            v[j][0] = __fadd_rn(v[j][0], at[j].x);
-            v[j][1] = __fadd_rn(v[j][1], at[j].y);
-        }
-        if (ADD && ahead < TOK / 8) load_pairs(at, &add, ahead);
-        store_pairs(&y, i, v, F32);
-    }
-}
-
-/* Lanes of neighbouring channel pairs trade outputs, so that one has both of a token. */
-template <int BITS, int TOK>
-DEV void store_gated(const int32_t *acc, const gemm_args *g, const channel_scales *c,
-                     uint32_t scales, int m, int n, int lane)
-{
-    const int odd = lane / 4 % 2, left = n < g->N ? g->M - m - odd : 0;
-    uint32_t t[4];
-    load_tokens(t, scales, 0, lane);
-    uint8_t *to = (uint8_t *)g->y + ((m + odd) * g->ldy + n / 4 * 2) * 2;
-#pragma unroll
-    for (int i = 0; i < TOK / 8; i++) {
-        float v[2][2], y[2];
-        scale_tokens<BITS, TOK>(v, acc, i, c, t, scales, lane);
-#pragma unroll
-        for (int j = 0; j < 2; j++) y[j] = gated(v[j][0], v[j][1]);
-        const float other = __shfl_xor_sync(0xffffffffu, odd ? y[0] : y[1], 4);
-        if (8 * i < left)
-            *(uint32_t *)(to + 16 * i * g->ldy) =
-                odd ? bf16x2(other, y[1]) : bf16x2(y[0], other);
-    }
-}
-
-template <int BITS, int TOK>
-DEV void store_tile(const int32_t *acc, const gemm_args *g, const channel_scales *c,
-                    uint32_t scales, int m, int n, int lane)
-{
-    const bool f32 = g->out == OUTPUT_F32;
-    if (g->out == OUTPUT_GATED) store_gated<BITS, TOK>(acc, g, c, scales, m, n, lane);
-    else if (g->residual && f32) store<BITS, TOK, true, true>(acc, g, c, scales, m, n, lane);
-    else if (g->residual) store<BITS, TOK, false, true>(acc, g, c, scales, m, n, lane);
-    else if (f32) store<BITS, TOK, true, false>(acc, g, c, scales, m, n, lane);
-    else store<BITS, TOK, false, false>(acc, g, c, scales, m, n, lane);
-}
-
 /* One consumer warpgroup's life: for each item multiply, join the parts, scale and store. */
 template <int BITS, int TOK>
-DEV void consume(const gemm_args *g, smem_map s, int first, int step, int n_items)
+DEV void consume(const gemm_args *g, const smem_map *s, int first, int step, int n_items)
 {
-    typedef ring<BITS, TOK> R;
     const int tid = threadIdx.x % 128, wg = threadIdx.x / 128, lane = tid % 32;
-    const uint32_t scales = s.scales + wg * TOK * 8, flag = s.full + BARRIER_BYTES - 8 + 4 * wg;
-    const int per_thread = (TOK + 127) / 128;
-    reader r = {{0, 0}, s, {0, 0}, 0, 0};
-    item old = {};
+    const int channel = 64 * wg + 16 * (tid / 32) + lane / 4 * 2;
+    const uint32_t flag = s->flags + 4 * wg;
+    reader r = {{0, 0}, *s, {0, 0}, 0, 0, false};
+    int i = 0;
     if (wg == 1)
-        for (int k = 0; k < g->shift; k++) advance<R::stages>(&r.at);
-    for (int at = first; at < n_items; at += step) {
-        const item it = item_at<TOK>(g, at);
-        const int n = it.n0 + 64 * wg + 16 * (tid / 32) + lane / 4 * 2;
-        const channel_scales ch = load_channels(g, n);
-        r.skip = {0, 1 << 30};
-        float xs[per_thread];
-        int32_t xz[per_thread], acc[TOK / 2];
+        for (int k = 0; k < g->shift && first < n_items; k++) pass<BITS, TOK>(&r);
+    for (int at = first; at < n_items; at += step, i++) {
+        const tile_info<TOK> *t = info_at<TOK>(s, i % 2);
+        const uint32_t tokens = s->info + i % 2 * (uint32_t)sizeof *t;
+        int32_t acc[TOK / 2];
+        mbar_wait(s->ready + 8 * (i % 2), i / 2 % 2);
+        r.skip.before = wg == 0 ? t->before : 0;
+        r.skip.after = wg == 1 ? t->after : 1 << 30;
+        if (BITS == 4) multiply_w4<TOK>(acc, &r, t->n_k, 4 * wg + tid / 32, lane);
+        else multiply_w8<TOK>(acc, &r, t->n_k, wg, lane);
+        if (g->n_split == 1 || join_parts<TOK>(acc, g, 2 * t->tile + wg, wg, tid, flag)) {
+            channel_scales c;
 #pragma unroll
-        for (int i = 0; i < per_thread; i++) {
-            const int m = it.m0 + i * 128 + tid;
-            xs[i] = m < g->M ? g->x_scale[(int64_t)m * g->x_scale_stride] : 0.0f;
-            xz[i] = m < g->M && g->x_zero ? g->x_zero[(int64_t)m * g->x_zero_stride] : 0;
+            for (int j = 0; j < 2; j++) {
+                c.scale[j] = t->w_scale[channel + j];
+                c.bias[j] = t->bias[channel + j];
+                c.sum[j] = t->col_sum[channel + j];
+            }
+            store_tile<BITS == 4 ? 4 : 0, TOK>(acc, &g->o, &c, tokens, t->m0 + 2 * (lane % 4),
+                                               t->n0 + channel, lane);
         }
-        if (wg == 0 && at > first && old.m0 != it.m0) r.skip.before = g->shift;
-        if (wg == 1 && at + step < n_items && item_at<TOK>(g, at + step).m0 != it.m0)
-            r.skip.after = it.k1 - it.k0 - g->shift;
-        old = it;
-        if (BITS == 4) multiply_w4<TOK>(acc, &r, it.k1 - it.k0, 4 * wg + tid / 32, lane);
-        else multiply_w8<TOK>(acc, &r, it.k1 - it.k0, wg, lane);
-        if (g->n_split > 1 && !join_parts<TOK>(acc, g, 2 * it.tile + wg, wg, tid, flag))
-            continue;
-        named_barrier(1 + wg, 128); /* the scales of the item before have been read */
-#pragma unroll
-        for (int i = 0; i < per_thread; i++) {
-            if (i * 128 + tid >= TOK) break;
-            asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(scales + 8 * (i * 128 + tid)),
-                         "r"(__float_as_uint(xs[i])), "r"(xz[i])
-                         : "memory");
-        }
-        named_barrier(1 + wg, 128);
-        store_tile<BITS, TOK>(acc, g, &ch, scales, it.m0 + 2 * (lane % 4), n, lane);
+        __syncwarp();
+        release(s->taken + 8 * (i % 2), lane);
     }
+    if (wg == 0)
+        for (int k = 0; k < g->shift && first < n_items; k++) pass<BITS, TOK>(&r);
 }
 
 template <int BITS, int TOK>
-__global__ __launch_bounds__(N_THREADS,
-                             1) void gemm_kernel(const __grid_constant__ CUtensorMap map_x,
-                                                 const __grid_constant__ CUtensorMap map_w,
-                                                 const __grid_constant__ gemm_args g)
+__global__ __launch_bounds__(N_THREADS, ring<BITS, TOK>::ctas) void gemm_kernel(
+    const __grid_constant__ CUtensorMap map_x, const __grid_constant__ CUtensorMap map_w,
+    const __grid_constant__ gemm_args g)
 {
     extern __shared__ uint8_t raw[];
     const smem_map s = smem_parts<BITS, TOK>(raw);
@@ -519,6 +435,10 @@ __global__ __launch_bounds__(N_THREADS,
             mbar_init(s.full + 8 * i, 1);
             mbar_init(s.empty + 8 * i, CONSUMER_WARPS);
         }
+        for (int i = 0; i < 2; i++) {
+            mbar_init(s.ready + 8 * i, 32);
+            mbar_init(s.taken + 8 * i, CONSUMER_WARPS);
+        }
         mbar_init_fence();
     }
     __syncthreads();
@@ -529,15 +449,19 @@ __global__ __launch_bounds__(N_THREADS,
     }
     wait_for_kernel_ahead();
     if (threadIdx.x >= 256) {
-        REGS_DEC(40);
+        if (ring<BITS, TOK>::ctas == 2) REGS_DEC(24);
+        else REGS_DEC(40);
         if (threadIdx.x == 256) {
             feeder f = {&map_x, &map_w, s, {0, 0}};
             produce<BITS, TOK>(&g, &f, first, step, n_items);
+        } else if (threadIdx.x / 32 == 9) {
+            describe<TOK>(&g, &s, first, step, n_items);
         }
         __syncwarp();
     } else {
-        REGS_INC(232);
-        consume<BITS, TOK>(&g, s, first, step, n_items);
+        if (ring<BITS, TOK>::ctas == 2) REGS_INC(104);
+        else REGS_INC(232);
+        consume<BITS, TOK>(&g, &s, first, step, n_items);
     }
 }
 
@@ -576,21 +500,7 @@ static gemm_args make_args(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan)
 {
     const fl_cuda_weight *w = g->w;
     gemm_args a = {};
-    a.x_scale = g->x_scale;
-    a.x_scale_stride = g->x_scale_stride;
-    a.x_zero = g->x_zero;
-    a.x_zero_stride = g->x_zero_stride;
-    a.w_scale = g->w_scale;
-    a.w_scale_stride = g->w_scale_stride;
-    a.bias = g->bias;
-    a.col_sum = w->col_sum;
-    a.residual = g->residual;
-    a.ldr = g->ldr;
-    a.y = g->y;
-    a.ldy = g->ldy;
-    a.out = g->gated ? OUTPUT_GATED : g->y_bf16 ? OUTPUT_BF16 : OUTPUT_F32;
-    a.M = g->M;
-    a.N = w->N;
+    a.o = outputs_of(g);
     a.n_k = (w->K + STAGE_K - 1) / STAGE_K;
     a.tiles_m = (g->M + plan.tokens - 1) / plan.tokens;
     a.tiles_n = (w->N + CHANNELS - 1) / CHANNELS;
@@ -617,7 +527,7 @@ static cudaError_t launch(const CUtensorMap maps[2], const gemm_args *a, int n_s
     if (e != cudaSuccess) return e;
     overlap[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap[0].val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = dim3((unsigned)FL_MIN(n_items, n_sm));
+    config.gridDim = dim3((unsigned)FL_MIN(n_items, n_sm * R::ctas));
     config.blockDim = dim3(N_THREADS);
     config.dynamicSmemBytes = R::smem_bytes;
     config.stream = stream;

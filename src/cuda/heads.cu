@@ -2,7 +2,8 @@
  *
  * Y = bf16(rope(x)) F with F [D, D] bf16, float32 sums, stored as bf16. A CTA owns 16 tokens of
  * one head: the rotated rows lie in shared memory, four warps multiply 16 x D by D x D with
- * mma m16n8k16, a warp a quarter of the columns; F is read from L2 as B fragments.
+ * mma m16n8k16, a warp a quarter of the columns; F lies packed as the lanes' B fragments and is
+ * read from L2.
  * SPDX-License-Identifier: MIT */
 #include "cuda/engine_kernels.h"
 
@@ -16,10 +17,21 @@ typedef struct heads_args {
     int M;
 } heads_args;
 
-DEV float value_of(const fl_cuda_matrix *x, int64_t m, int c)
+/* Values c and c + 1, c even. */
+DEV float2 values_of(const fl_cuda_matrix *x, int64_t m, int c)
 {
     const int64_t at = m * x->ld + c;
-    return x->f32 ? ((const float *)x->data)[at] : low_half(((const uint16_t *)x->data)[at]);
+    if (x->f32) return *(const float2 *)((const float *)x->data + at);
+    const uint32_t two = *(const uint32_t *)((const uint16_t *)x->data + at);
+    return make_float2(low_half(two), high_half(two));
+}
+
+/* The pair's first and second coordinate behind the rotation. */
+DEV void rotate(float *a, float *b, float c, float s)
+{
+    const float p = *a, q = *b;
+    *a = __fsub_rn(__fmul_rn(p, c), __fmul_rn(q, s));
+    *b = __fadd_rn(__fmul_rn(q, c), __fmul_rn(p, s));
 }
 
 /* Rotated rows of the head from column c0 on, as bf16. */
@@ -28,21 +40,22 @@ DEV void rotate_rows(uint16_t (*u)[D + PAD], const heads_args *g, const fl_cuda_
                      int m0, int c0)
 {
     const int half = D / 2;
-    for (int i = threadIdx.x; i < ROWS * half; i += N_THREADS) {
-        const int r = i / half, d = i % half, m = m0 + r;
-        float a = 0, b = 0;
+    for (int i = threadIdx.x; i < ROWS * half / 2; i += N_THREADS) {
+        const int r = i / (half / 2), d = i % (half / 2) * 2, m = m0 + r;
+        float2 a = make_float2(0, 0), b = a;
         if (m < g->M) {
-            a = value_of(x, m, c0 + d);
-            b = value_of(x, m, c0 + d + half);
+            a = values_of(x, m, c0 + d);
+            b = values_of(x, m, c0 + d + half);
             if (g->h.cos) {
                 const int64_t at = (int64_t)g->h.row_position[m] * half + d;
-                const float c = g->h.cos[at], s = g->h.sin[at], p = a, q = b;
-                a = __fsub_rn(__fmul_rn(p, c), __fmul_rn(q, s));
-                b = __fadd_rn(__fmul_rn(q, c), __fmul_rn(p, s));
+                const float2 c = *(const float2 *)(g->h.cos + at);
+                const float2 s = *(const float2 *)(g->h.sin + at);
+                rotate(&a.x, &b.x, c.x, s.x);
+                rotate(&a.y, &b.y, c.y, s.y);
             }
         }
-        u[r][d] = (uint16_t)bf16x2(a, 0.0f);
-        u[r][d + half] = (uint16_t)bf16x2(b, 0.0f);
+        *(uint32_t *)&u[r][d] = bf16x2(a.x, a.y);
+        *(uint32_t *)&u[r][d + half] = bf16x2(b.x, b.y);
     }
 }
 
@@ -52,7 +65,7 @@ template <int D> __global__ void __launch_bounds__(N_THREADS) heads_kernel(const
     const bool is_key = (int)blockIdx.y >= g.h.n_heads;
     const int head = is_key ? blockIdx.y - g.h.n_heads : blockIdx.y;
     const int n_heads = is_key ? g.h.n_kv_heads : g.h.n_heads, m0 = blockIdx.x * ROWS;
-    const uint16_t *f = is_key ? g.h.k_factor : g.h.q_factor;
+    const uint2 *f = (const uint2 *)(is_key ? g.h.k_factor : g.h.q_factor);
     uint16_t *out = is_key ? g.h.k_out : g.h.q_out;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = lane / 4, q = lane % 4;
     constexpr int TILES = D / 32; /* of 8 columns, per warp */
@@ -68,9 +81,8 @@ template <int D> __global__ void __launch_bounds__(N_THREADS) heads_kernel(const
                                *(const uint32_t *)&u[r + 8][k + 2 * q + 8]};
 #pragma unroll
         for (int t = 0; t < TILES; t++) {
-            const uint16_t *b = f + (k + 2 * q) * D + (warp * TILES + t) * 8 + r;
-            mma_bf16(acc[t], a, b[0] | (uint32_t)b[D] << 16,
-                     b[8 * D] | (uint32_t)b[9 * D] << 16);
+            const uint2 b = f[(k / 16 * (D / 8) + warp * TILES + t) * 32 + lane];
+            mma_bf16(acc[t], a, b.x, b.y);
         }
     }
 #pragma unroll
@@ -82,6 +94,23 @@ template <int D> __global__ void __launch_bounds__(N_THREADS) heads_kernel(const
                 out + ((int64_t)m * n_heads + head) * D + (warp * TILES + t) * 8 + 2 * q;
             *(uint32_t *)to = bf16x2(acc[t][2 * i], acc[t][2 * i + 1]);
         }
+}
+
+static uint16_t to_bf16(float x)
+{
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+
+/* [k / 16][column / 8][lane][4]: rows 2 q, 2 q + 1, 2 q + 8, 2 q + 9 of column lane / 4. */
+extern "C" void fl__cuda_heads_pack(uint16_t *dst, int D, const float *factor)
+{
+    for (int i = 0; i < D * D; i++) {
+        const int e = i % 4, lane = i / 4 % 32, tile = i / 128 % (D / 8), step = i / 16 / D;
+        const int k = 16 * step + lane % 4 * 2 + e % 2 + e / 2 * 8;
+        dst[i] = to_bf16(factor[k * D + tile * 8 + lane / 4]);
+    }
 }
 
 extern "C" fl_status fl__cuda_heads(const fl_cuda_heads *h, int M, void *stream, fl_err *err)

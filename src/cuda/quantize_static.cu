@@ -94,8 +94,7 @@ DEV void put_sum(const static_args *p, const int32_t *sums, int n_warps, int64_t
 }
 
 /* The copying warp: rows blockIdx.x, + gridDim.x, .. into the ring. */
-template <int F>
-DEV void copy_rows(const static_args *p, ring *r, uint32_t memory, int n_warps)
+template <int F> DEV void copy_rows(const static_args *p, ring *r, uint32_t memory, int n_warps)
 {
     const int width = F == FRONT_F32 ? 4 : 2, c = blockIdx.y * p->span;
     const int n_bytes = FL_MAX(0, FL_MIN(p->span, (p->s.n_channels + 7) / 8 * 8 - c)) * width;
@@ -135,14 +134,16 @@ __global__ void __launch_bounds__(MAX_SPAN / 8 + 32, 2) static_kernel(const stat
             mbar_init(smem_addr(&r.empty[i]), n_warps);
         }
     mbar_init_fence();
-    load_limits(&l, &p, c);
     __syncthreads();
-    wait_previous();
-    launch_next();
     if (warp == n_warps) {
+        wait_previous();
+        launch_next();
         copy_rows<F>(&p, &r, smem_addr(memory), n_warps);
         return;
     }
+    load_limits(&l, &p, c);
+    wait_previous();
+    launch_next();
     int stage = 0;
     uint32_t parity = 0;
     for (int64_t m = blockIdx.x; m < p.M; m += gridDim.x) {

@@ -9,7 +9,7 @@
 #include "cuda/activation.h"
 #include "cuda/launch.h"
 
-enum { THREADS = 256, MAX_WIDTH = 32768 };
+enum { THREADS = 256, MAX_WIDTH = 32768, MANY_ROWS = 512 };
 
 /* What becomes of a row: values, codes on its own grid, codes on a fixed one. */
 typedef enum row_result { VALUES, TOKEN_CODES, FIXED_CODES } row_result;
@@ -44,12 +44,19 @@ DEV float block_sum(float v, float *shared)
     return warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? shared[threadIdx.x % 32] : 0.0f);
 }
 
-DEV float block_max(float v, float *shared)
+/* Both largest values at once. */
+DEV void block_max(float *a, float *b, float (*shared)[32])
 {
-    v = warp_max(v);
-    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = v;
+    const int lane = threadIdx.x % 32;
+    *a = warp_max(*a);
+    *b = warp_max(*b);
+    if (lane == 0) {
+        shared[0][threadIdx.x / 32] = *a;
+        shared[1][threadIdx.x / 32] = *b;
+    }
     __syncthreads();
-    return warp_max(threadIdx.x % 32 < blockDim.x / 32 ? shared[threadIdx.x % 32] : 0.0f);
+    *a = warp_max(lane < blockDim.x / 32 ? shared[0][lane] : 0.0f);
+    *b = warp_max(lane < blockDim.x / 32 ? shared[1][lane] : 0.0f);
 }
 
 DEV int chunk_at(int i)
@@ -88,11 +95,10 @@ DEV void load_chunks(float (*v)[8], const norm_args *p, int64_t m, float (*share
         load_first<F, 8>(v[i], x, m, chunk_at(i));
         if (F == FRONT_SILU) gate_row<8>(v[i], x, m, chunk_at(i));
     }
-    if (x->layer_norm)
-        stats.mean = row_sum<chunks>(v, p->n, false, 0, shared[0]) / (float)p->n;
+    if (x->layer_norm) stats.mean = row_sum<chunks>(v, p->n, false, 0, shared[0]) / (float)p->n;
     if (is_normed(x))
-        stats.factor = norm_factor(row_sum<chunks>(v, p->n, true, stats.mean, shared[1]), p->n,
-                                   x->eps);
+        stats.factor =
+            norm_factor(row_sum<chunks>(v, p->n, true, stats.mean, shared[1]), p->n, x->eps);
 #pragma unroll
     for (int i = 0; i < chunks; i++)
         if (chunk_at(i) < p->n) finish_row<8>(v[i], x, chunk_at(i), stats);
@@ -108,8 +114,9 @@ template <int chunks> DEV void put_values(const norm_args *p, float (*v)[8], int
 /* Exact in float32: |sum| <= 32768 * 128 = 2^22. */
 DEV void put_sum(const norm_args *p, int64_t m, int sum, float *shared)
 {
+    if (!p->codes.x_sum) return;
     const float total = block_sum((float)sum, shared);
-    if (threadIdx.x == 0 && p->codes.x_sum) p->codes.x_sum[m] = (int32_t)total;
+    if (threadIdx.x == 0) p->codes.x_sum[m] = (int32_t)total;
 }
 
 template <int chunks>
@@ -124,8 +131,7 @@ DEV void put_token(const norm_args *p, float (*v)[8], int64_t m, float (*shared)
             top = fmaxf(top, v[i][j]);
             bottom = fmaxf(bottom, -v[i][j]);
         }
-    top = block_max(top, shared[0]);
-    bottom = block_max(bottom, shared[1]);
+    block_max(&top, &bottom, shared);
     const token_grid grid = make_grid(&p->grid, top, bottom);
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
@@ -202,7 +208,10 @@ __global__ void __launch_bounds__(1024, 1) row_kernel(const norm_args p)
 template <int F, row_result R>
 static cudaError_t launch_row(const norm_args *p, int M, int width, cudaStream_t stream)
 {
-    const int chunks = width <= 8192 ? 1 : width <= 16384 ? 2 : 4;
+    /* few threads for a row where there are many rows: more rows are under way at a time */
+    const int chunks = width > 16384 || (M > MANY_ROWS && width >= 1024) ? 4
+                       : width > 8192                                    ? 2
+                                                                         : 1;
     const int threads = (width + 256 * chunks - 1) / (256 * chunks) * 32;
     const int n_bytes = R == FIXED_CODES && p->fixed.n_extra > 0 ? 2 * p->n : 0;
     const auto kernel = chunks == 1   ? row_kernel<F, 1, R>
@@ -312,7 +321,7 @@ static cudaError_t launch_each(void (*kernel)(A), const eights *e, cudaStream_t 
 
 typedef struct each_args {
     fl_cuda_matrix y;
-    fl_cuda_row x;       /* silu, add */
+    fl_cuda_row x; /* silu, add */
     const uint16_t *table;
     const int32_t *ids;
     int n_ids;
@@ -379,8 +388,7 @@ __global__ void embed_kernel(const each_args p)
     launch_next();
     if (!my_eight(&p.e, &m, &c)) return;
     const int32_t id = p.ids[m];
-    if (id >= 0 && id < p.n_ids)
-        load_bf16<8>(v, p.table + (int64_t)id * p.e.per_row * 8 + c);
+    if (id >= 0 && id < p.n_ids) load_bf16<8>(v, p.table + (int64_t)id * p.e.per_row * 8 + c);
     if (p.adds) {
         load_eight(w, &p.y, m, c);
 #pragma unroll

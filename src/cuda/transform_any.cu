@@ -183,6 +183,8 @@ extern "C" fl_status fl__cuda_transform_quantize(const fl_cuda_codes *y, const f
     else if (t->n1 < 64) e = fl__cuda_transform_small(&p, n_sm, (cudaStream_t)stream);
     else if (t->n2 == 64) return fl__cuda_transform_64x64(&p, n_sm, (cudaStream_t)stream, err);
     else if (t->n1 == 64) return fl__cuda_transform_64x128(&p, n_sm, (cudaStream_t)stream, err);
+    else if (t->n1 == 128)
+        return fl__cuda_transform_128x224(&p, n_sm, (cudaStream_t)stream, err);
     else return fl__cuda_transform_112x128(&p, n_sm, (cudaStream_t)stream, err);
     if (e != cudaSuccess)
         return fl__fail(err, FL_E_FAIL, "cuda: transform [%d, %d x %d]: %s; see the GPU's log",

@@ -36,5 +36,7 @@ fl_status fl__cuda_transform_64x128(const transform_args *p, int n_sm, cudaStrea
                                     fl_err *err);
 fl_status fl__cuda_transform_112x128(const transform_args *p, int n_sm, cudaStream_t stream,
                                      fl_err *err);
+fl_status fl__cuda_transform_128x224(const transform_args *p, int n_sm, cudaStream_t stream,
+                                     fl_err *err);
 
 #endif

@@ -18,8 +18,9 @@ static inline code_grid make_code_grid(const fl_cuda_grid *s)
     const int q = s->asymmetric ? q_top : q_max, lo = clips ? -q_max - 1 : -q_max;
     const int levels = s->asymmetric ? q_top : q_max - lo;
     const int first = s->asymmetric ? (s->bits == 8 ? -128 : 0) : lo;
-    return {s->clip_max,       s->clip_min,           (float)q,    1.0f / (float)q, (float)levels,
-            1.0f / (float)levels, (float)lo, 12582912.0f + (float)first, s->asymmetric};
+    return {s->clip_max,   s->clip_min,          (float)q,  1.0f / (float)q,
+            (float)levels, 1.0f / (float)levels, (float)lo, 12582912.0f + (float)first,
+            s->asymmetric};
 }
 
 /* How the row becomes codes: byte of sat(v * factor + offset) * levels + base, where base has

@@ -7,13 +7,15 @@
  *   (x - mean(x)) / sqrt(var(x) + eps) * gain + bias
  *   max(x, 0)
  *   silu(x) * up                both bf16; float32 inside
- * where a float32 x may first have something added, which is kept: x += add; then times premul,
- * rounded to bf16, X' = left^T bf16(U right), codes, sums, scales and zero points as on the CPU.
+ * where a float32 x may first have something added, which is kept: x += add; then times
+ * premul, rounded to bf16, X' = left^T bf16(U right), codes, sums, scales and zero points as on the CPU.
  *
- * Sums of the tensor cores run in their own order: where the exact U right lies at a border between two bf16 numbers it may become the other one, which moves X' by the
- * last bit of a bf16 times an element of left, and a scale with it (by 1e-3 at most, mostly by
- * 1e-6); where X' then lies at the border of two codes, the code is the other one (on random data
- * one in 10,000 of 4 bits, one in 600 of 8). tests/cuda/transform_bound.h derives how far.
+ * Sums of the tensor cores run in their own order, and norms and silu are float32: where an
+ * exact U or U right lies at a border between two bf16 numbers it may become the other one,
+ * which moves X' by the last bit of a bf16 times elements of the factors, and a scale with it
+ * (by 1e-3 at most, mostly by 1e-6); where X' then lies at the border of two codes, the code is
+ * the other one (on random data two in 100,000 of 8 bits, one in 1,000,000 of 4). How far is
+ * derived in tests/cuda/transform_bound.h.
  * The shapes of fl__cuda_transform_is_fast take the tensor cores; any other one with n1, n2 <=
  * 256 a plain kernel, which sums in the CPU's order. A row with infinities has no particular
  * codes; one with a NaN has the lowest code and scale 1.
@@ -94,8 +96,8 @@ fl_status fl__cuda_transform_quantize(const fl_cuda_codes *y, const fl_cuda_row 
 fl_status fl__cuda_quantize_token(const fl_cuda_codes *y, const fl_cuda_row *x, int M, int n,
                                   const fl_cuda_grid *grid, void *stream, fl_err *err);
 
-/* Plain rows at the speed of memory, any width; other fronts (norm, ReLU, silu * up, add) in one
- * pass for n_channels % 8 == 0 and ld <= 32768. */
+/* Plain rows at the speed of memory, any width; other fronts (norm, ReLU, silu * up, add) in
+ * one pass for n_channels % 8 == 0 and ld <= 32768. */
 fl_status fl__cuda_quantize_static(const fl_cuda_codes *y, const fl_cuda_row *x, int M,
                                    const fl_cuda_quantize_static *spec, int n_sm, void *stream,
                                    fl_err *err);

@@ -85,7 +85,8 @@ template <int F> DEV void prefetch_row(const transform_args *p, int m, int n)
     if (F == FRONT_SILU) prefetch_l2(p->x.up + at, 2 * n);
 }
 
-/* The sum of v - mean over the row, or of its square; the first pass does what is to be added. */
+/* The sum of v - mean over the row, or of its square; the first pass does what is to be
+ * added. */
 template <class S, int F>
 DEV float row_sum(const group *g, const transform_args *p, int m, bool first, bool squares,
                   float mean)
@@ -116,8 +117,7 @@ DEV row_stats stats_of_row(const group *g, const transform_args *p, int m)
 {
     row_stats stats = {0, 1};
     if (F == FRONT_SILU || (!is_normed(&p->x) && !p->x.add)) return stats;
-    if (p->x.layer_norm)
-        stats.mean = row_sum<S, F>(g, p, m, true, false, 0) / (float)S::n;
+    if (p->x.layer_norm) stats.mean = row_sum<S, F>(g, p, m, true, false, 0) / (float)S::n;
     const float squares = row_sum<S, F>(g, p, m, !p->x.layer_norm, true, stats.mean);
     stats.factor = norm_factor(squares, S::n, p->x.eps);
     return stats;

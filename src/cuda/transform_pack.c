@@ -27,8 +27,8 @@ static uint16_t to_bf16(float x)
 
 bool fl__cuda_transform_is_fast(int n1, int n2)
 {
-    static const int shapes[][2] = {{16, 32},  {32, 44},  {32, 64},  {64, 64},
-                                    {64, 128}, {86, 128}, {112, 128}};
+    static const int shapes[][2] = {{16, 32},  {32, 44},  {32, 64},   {64, 64},
+                                    {64, 128}, {86, 128}, {112, 128}, {128, 224}};
     for (size_t i = 0; i < FL_COUNT(shapes); i++)
         if (n1 == shapes[i][0] && n2 == shapes[i][1]) return true;
     return false;

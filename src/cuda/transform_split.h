@@ -1,5 +1,5 @@
-/* transform_split.h - one row by a cluster of CTAs: the wide transforms for few rows, where only
- * latency counts.
+/* transform_split.h - one row by a cluster of CTAs: the wide transforms for few rows, where
+ * only latency counts.
  *
  * CTA r of N2 / 16 has n1 / parts rows i of U, which it makes and multiplies by all of right;
  * warp w's 16 columns of Y go, as bf16, to CTA w, whose columns they are (distributed shared
@@ -16,8 +16,6 @@
 #include "cuda/launch.h"
 #include "cuda/mma_bf16.h"
 #include "cuda/transform_codes.h"
-
-enum { SPLIT_MAX_ROWS = 8 };
 
 typedef struct split_args {
     transform_args t;
@@ -92,8 +90,7 @@ DEV row_stats split_stats(const fl_cuda_row *x, int64_t m, float (*shared)[S::pa
 {
     row_stats stats = {0, 1};
     if (F == FRONT_SILU || !is_normed(x)) return stats;
-    if (x->layer_norm)
-        stats.mean = split_sum<S, F>(x, m, false, 0, shared[0]) / (float)S::n;
+    if (x->layer_norm) stats.mean = split_sum<S, F>(x, m, false, 0, shared[0]) / (float)S::n;
     const float squares = split_sum<S, F>(x, m, true, stats.mean, shared[1]);
     stats.factor = norm_factor(squares, S::n, x->eps);
     return stats;
@@ -175,7 +172,8 @@ DEV void split_second(float (*d)[4], uint32_t y, const uint32_t (*left)[4], int 
 }
 
 /* Fragments of left^T for rows 16 warp .. from the swizzled image. */
-template <class S> DEV void load_left(uint32_t (*left)[4], const char *image, int warp, int lane)
+template <class S>
+DEV void load_left(uint32_t (*left)[4], const char *image, int warp, int lane)
 {
 #pragma unroll
     for (int s = 0; s < S::i_steps; s++)
@@ -247,8 +245,9 @@ __global__ void __launch_bounds__(split_shape<N1, N2>::threads, 1)
     int sum = 0;
 #pragma unroll
     for (int s = 0; s < S::k_steps; s++)
-        *(uint4 *)right[s] = ((const uint4 *)t->factors)[(warp / 4 * S::k_steps + s) * 128 +
-                                                         warp % 4 * 32 + lane];
+        *(uint4 *)right[s] =
+            ((const uint4 *)
+                 t->factors)[(warp / 4 * S::k_steps + s) * 128 + warp % 4 * 32 + lane];
     load_left<S>(left, (const char *)t->factors + S::right_bytes, warp, lane);
     for (int i = threadIdx.x; i < (int)sizeof(memory.u) / 16; i += S::threads)
         ((uint4 *)memory.u)[i] = make_uint4(0, 0, 0, 0);
@@ -284,8 +283,7 @@ __global__ void __launch_bounds__(split_shape<N1, N2>::threads, 1)
             t->y.x_zero[m] = codes.zero;
         }
     }
-    if (t->y.x_sum)
-        split_sum_codes<S>(t->y.x_sum + m, memory.sums, sum, rank, warp, lane);
+    if (t->y.x_sum) split_sum_codes<S>(t->y.x_sum + m, memory.sums, sum, rank, warp, lane);
 }
 
 template <int N1, int N2>
@@ -299,15 +297,6 @@ static cudaError_t launch_split(const transform_args *t, cudaStream_t stream)
                                               : split_kernel<N1, N2, FRONT_BF16>;
     return launch_parts(kernel, dim3((unsigned)(t->M * S::parts)), S::parts, S::threads, 0,
                         stream, p);
-}
-
-template <int N1, int N2>
-static fl_status split_rows(const transform_args *t, cudaStream_t stream, fl_err *err)
-{
-    const cudaError_t e = launch_split<N1, N2>(t, stream);
-    if (e == cudaSuccess) return FL_OK;
-    return fl__fail(err, FL_E_FAIL, "cuda: transform [%d, %d x %d]: %s; see the GPU's log",
-                    t->M, N1, N2, cudaGetErrorString(e));
 }
 
 #endif

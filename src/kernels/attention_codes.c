@@ -9,7 +9,7 @@
 #define AVX512VNNI (FL_ISA_AVX2 | FL_ISA_AVX512 | FL_ISA_AVX512VNNI)
 
 const fl_attention_codes_kernel fl__attention_codes_kernels[] = {
-    {"attention_codes_amx", AVX512VNNI | FL_ISA_AMX, fl__attention_prepare_avx512vnni,
+    {"attention_codes_amx", AVX512VNNI | FL_ISA_AMX, fl__attention_prepare_amx,
      fl__attention_codes_amx},
     {"attention_codes_avx512vnni", AVX512VNNI, fl__attention_prepare_avx512vnni,
      fl__attention_codes_avx512vnni},
@@ -34,7 +34,9 @@ size_t fl__attention_codes_x_bytes(int n_rows, int D)
 
 size_t fl__attention_codes_work_bytes(int D)
 {
-    const size_t terms = (size_t)fl__codes_terms(D); /* at least a page's lanes */
-    return 2 * terms * FL_KV_PAGE + FL_CODES_ROWS * FL_KV_PAGE * FL_CODES_TERM_BYTES +
-           FL_CODES_ROWS * 2 * terms * sizeof(int32_t);
+    const size_t lanes = (size_t)fl__codes_terms(D); /* at least a page's */
+    return 2 * FL_CODES_PAGES * fl__codes_page_bytes(D) +
+           2 * FL_CODES_ROWS * FL_CODES_KEYS * (FL_CODES_TERM_BYTES + sizeof(float)) +
+           4 * FL_CODES_KEYS * sizeof(float) +
+           FL_CODES_ROWS * FL_CODES_SUMS * lanes * sizeof(int32_t);
 }

@@ -1,5 +1,5 @@
-/* attention_codes.h - pages of quantised keys and values against query rows: online softmax
- * whose products are exact integer sums over the codes.
+/* attention_codes.h - a piece of quantised keys and values, up to 8 pages, against query rows:
+ * softmax whose products are exact integer sums over the codes.
  *
  * Numbers x [n] that meet codes are taken in fixed point, 22 bits with their sign:
  *
@@ -14,16 +14,15 @@
  *   T(h, l) = fma((float)h, 16384, (float)l)
  *
  * so no row of the table, tile or number of query rows can change them: a decoded token equals
- * the same token in a prefill. For row r and a page of 64 tokens of which it sees the first n:
+ * the same token in a prefill. For row r, which sees the first n tokens of the piece:
  *
  *   s_t = T(..q, k_t..) * ((q's step * scale) * k's scale_t)            for t < n
- *   m' = max(m, max_t s_t);  c = exp(m - m'), 0 where m is -inf;  p_t = exp(s_t - m')
- *   l = l * c + sum_t p_t
+ *   m = max_t s_t;  p_t = exp(s_t - m), 0 where s_t is -inf;  l = sum_t p_t
  *   w_t = p_t * v's scale_t for t < n, else 0;  taken in fixed point
- *   o[d] = fma(T(..w, v[d]..), w's step, o[d] * c)
+ *   o[d] = T(..w, v[d]..) * w's step
  *
- * Start: m = -inf, l = 0, o = 0; who called divides o by l in the end. A score that is NaN does
- * not count as largest. Rows that see nothing keep m, l, o.
+ * A score that is NaN does not count as largest. Rows that see nothing get m = -inf, l = 0,
+ * o = 0. Who called joins pieces and divides o by l.
  *
  * Each row's sums run in an order that does not depend on the other rows. Across rows of the
  * table: m, l and o within 1e-5 relative of _ref (exp and the sum l differ).
@@ -36,14 +35,20 @@
 #define FL_FIXED_MAX  2080768.0f /* 127 * 16384 */
 #define FL_FIXED_TINY 1e-30f
 
+enum { FL_CODES_PAGES = 8 }; /* of a piece, at most */
+
 /* Query rows: heads of a group that share keys and values, `group` rows per token. Row r is
  * head r % group of token r / group and sees clamp(n_keys + r / group, 0, 64 * n_pages) keys,
  * counted from the first page on. */
 typedef struct fl_attention_codes {
-    float *o, *m, *l; /* [n_rows, fl__attention_ld(D)], [n_rows], [n_rows] */
+    float *o, *m, *l; /* [n_rows, fl__attention_ld(D)], [n_rows], [n_rows], written */
     const void *x;    /* what prepare made of the rows' queries */
     void *work;       /* fl__attention_codes_work_bytes(D), 64-byte aligned */
     const void *const *k, *const *v; /* [n_pages] blocks of kernels/kv_codec.h */
+    const void *const *next; /* [n_next] blocks that the call behind this one on this thread
+                                will read: keys, values of its first page, of its second, ..;
+                                or NULL. Rows that care fetch them meanwhile */
+    int n_next;
     int n_pages, n_rows, group, n_keys, D, k_bits, v_bits;
 } fl_attention_codes;
 

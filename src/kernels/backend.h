@@ -25,7 +25,7 @@
 extern "C" {
 #endif
 
-enum { FL_BACKEND_VERSION = 2, FL_BACKEND_PAGE = 64, FL_BACKEND_MAX_MARKS = 4096 };
+enum { FL_BACKEND_VERSION = 3, FL_BACKEND_PAGE = 64, FL_BACKEND_MAX_MARKS = 4096 };
 
 /* Rows of bfloat16 or float32. Strides are multiples of 8 elements, addresses of 16 bytes. */
 typedef struct fl_device_matrix {
@@ -81,7 +81,7 @@ typedef struct fl_device_rows {
     fl_device_matrix x;
     const void *up;           /* SILU_MUL: silu(x) * up, of x's type and stride */
     const float *gain, *bias; /* [n], norms */
-    float eps;
+    double eps;
 } fl_device_rows;
 
 typedef struct fl_device_encode {

@@ -42,8 +42,9 @@ fl_gemm_fn fl__gemm_a8w4_6x16_avxvnni, fl__gemm_a8w8_6x16_avxvnni;
 fl_gemm_fn fl__gemm_a8w4_12x32_avx512vnni, fl__gemm_a8w8_12x32_avx512vnni;
 
 #define FL_GEMM_32X32_AMX_TILE_M  256
-#define FL_GEMM_32X32_AMX_TILE_N  512
+#define FL_GEMM_32X32_AMX_TILE_N  1024
 #define FL_GEMM_32X32_AMX_K_BLOCK 4096
+#define FL_GEMM_32X32_AMX_K_CHUNK 1024
 #define FL_GEMM_32X32_AMX_SCRATCH                                                              \
     (FL_GEMM_32X32_AMX_TILE_M * FL_GEMM_32X32_AMX_TILE_N * 4 +                                 \
      FL_GEMM_32X32_AMX_K_BLOCK * 32)

@@ -7,9 +7,10 @@
 
 #include <math.h>
 
-fl_silu_mul_fn fl__silu_mul_ref, fl__silu_mul_avx2;
+fl_silu_mul_fn fl__silu_mul_ref, fl__silu_mul_avx2, fl__silu_mul_avx512;
 
 const fl_silu_mul_kernel fl__silu_mul_kernels[] = {
+    {"silu_mul_avx512", FL_ISA_AVX2 | FL_ISA_AVX512, fl__silu_mul_avx512},
     {"silu_mul_avx2", FL_ISA_AVX2, fl__silu_mul_avx2},
     {"silu_mul_ref", 0, fl__silu_mul_ref},
 };
@@ -22,12 +23,22 @@ const fl_silu_mul_kernel *fl__silu_mul_select(uint32_t isa)
     return k;
 }
 
+/* Chains of a sum: enough to hide the latency of an addition, whatever vectors a compiler makes
+ * of them. */
+enum { CHAINS = 16 };
+
 void fl__rms_norm(float *y, const float *x, const float *gain, int n, double eps)
 {
-    double sum = 0;
-    for (int i = 0; i < n; i++) sum += (double)x[i] * x[i];
+    double chain[CHAINS] = {0}, sum = 0;
+    int i = 0;
+    for (; i + CHAINS <= n; i += CHAINS) {
+        __builtin_prefetch(x + i + n); /* most often the next row */
+        for (int k = 0; k < CHAINS; k++) chain[k] += (double)x[i + k] * x[i + k];
+    }
+    for (int k = 0; i + k < n; k++) chain[k] += (double)x[i + k] * x[i + k];
+    for (int k = 0; k < CHAINS; k++) sum += chain[k];
     const float r = (float)(1.0 / sqrt(sum / n + eps));
-    for (int i = 0; i < n; i++) y[i] = x[i] * r * gain[i];
+    for (i = 0; i < n; i++) y[i] = x[i] * r * gain[i];
 }
 
 void fl__layer_norm(float *y, const float *x, const float *gain, const float *bias, int n,

@@ -369,7 +369,7 @@ static fl_device_rows norm_rows(const fl_device_run *r, const fl_device_matrix *
                             .x = *x,
                             .gain = norm->gain,
                             .bias = norm->bias,
-                            .eps = (float)r->dm->model->cfg.norm_eps};
+                            .eps = r->dm->model->cfg.norm_eps};
 }
 
 /* Rows as op makes them; NULL: as they lie in buffer `src`. */
@@ -435,7 +435,6 @@ static fl_status run_attention(device_walk *w, const fl_op *op, fl_err *err)
                                .q_out = r->q_out,
                                .scratch = r->append_scratch};
     memcpy(append.clip, w->block->kv_clip, sizeof append.clip);
-    w->rotate = w->heads = false;
     const fl_status st = be->ops->append(be, &append, &r->step, err);
     if (st) return st;
     const fl_device_attend attend = {.kv = &kv,

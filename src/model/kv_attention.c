@@ -8,11 +8,13 @@
 #include "kernels/attention_codes.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
-enum { QUERY_ROWS = 64, PIECE_PAGES = FL_ATTENTION_PIECE / FL_KV_PAGE };
+enum { QUERY_ROWS = 64, PIECE_PAGES = FL_ATTENTION_PIECE / FL_KV_PAGE, LANE_HEAD = 64 };
 #define MAX_PARTS_BYTES ((size_t)8 << 20)
 _Static_assert(FL_KV_PAGE == FL_ATTENTION_KEYS, "the attention takes the cache page by page");
+_Static_assert((int)PIECE_PAGES == (int)FL_CODES_PAGES, "codes are taken piece by piece");
 
 /* What rows have gathered: m, l, o of kernels/attention.h. */
 typedef struct softmax {
@@ -21,6 +23,7 @@ typedef struct softmax {
 
 /* Memory of one thread. */
 typedef struct lane {
+    int64_t *prepared;   /* block and head whose queries x holds, or -1 */
     void *x, *work;      /* of kernels/attention_codes.h */
     float *page;         /* K and V as float32 */
     softmax whole, part; /* of all pieces so far, of one piece */
@@ -35,7 +38,9 @@ typedef struct job {
     float scale;
     size_t lane_bytes;
     int max_pieces; /* 0: an item runs all pieces of its rows */
+    int64_t n_items; /* of pieces */
     float *parts;   /* [rows of the batch, n_heads, max_pieces, ld + 2]: o, m, l */
+    atomic_int *left; /* [blocks, KV heads] pieces that are still to come */
 } job;
 
 /* Tokens [r0, r0 + n) of a span, one KV head. */
@@ -75,6 +80,12 @@ static const float *query(const job *j, const item *it, int g)
 
 /* ---- one piece --------------------------------------------------------------------------- */
 
+/* Blocks of the piece to come, keys and values in turn. */
+typedef struct piece_ahead {
+    const void *block[2 * PIECE_PAGES];
+    int n;
+} piece_ahead;
+
 static void prepare(const job *j, const item *it, const lane *t)
 {
     if (j->codes)
@@ -83,7 +94,7 @@ static void prepare(const job *j, const item *it, const lane *t)
 }
 
 static void run_codes(const job *j, const item *it, const lane *t, const softmax *s, int p0,
-                      int p1)
+                      int p1, const piece_ahead *next)
 {
     const void *k[PIECE_PAGES], *v[PIECE_PAGES];
     for (int p = p0; p < p1; p++)
@@ -96,6 +107,8 @@ static void run_codes(const job *j, const item *it, const lane *t, const softmax
                                   .work = t->work,
                                   .k = k,
                                   .v = v,
+                                  .next = next ? next->block : NULL,
+                                  .n_next = next ? next->n : 0,
                                   .n_pages = p1 - p0,
                                   .n_rows = it->n * j->group,
                                   .group = j->group,
@@ -122,16 +135,20 @@ static void run_floats(const job *j, const item *it, const lane *t, const softma
     }
 }
 
-static void run_piece(const job *j, const item *it, const lane *t, const softmax *s, int piece)
+static void run_piece(const job *j, const item *it, const lane *t, const softmax *s, int piece,
+                      const piece_ahead *next)
 {
     const int n_rows = it->n * j->group, last_keys = keys_of(it, it->n - 1);
     const int n_pages = (last_keys + FL_KV_PAGE - 1) / FL_KV_PAGE, p0 = piece * PIECE_PAGES;
     const int p1 = FL_MIN(n_pages, p0 + PIECE_PAGES);
+    if (j->codes) {
+        run_codes(j, it, t, s, p0, p1, next);
+        return;
+    }
     memset(s->o, 0, (size_t)n_rows * (size_t)j->ld * sizeof *s->o);
     memset(s->l, 0, (size_t)n_rows * sizeof *s->l);
     for (int i = 0; i < n_rows; i++) s->m[i] = -INFINITY;
-    if (j->codes) run_codes(j, it, t, s, p0, p1);
-    else run_floats(j, it, t, s, p0, p1);
+    run_floats(j, it, t, s, p0, p1);
 }
 
 /* ---- joining ----------------------------------------------------------------------------- */
@@ -183,8 +200,8 @@ static lane lane_of(const job *j, int thread)
     const int D = j->o->head_dim, rows = j->group * QUERY_ROWS;
     const size_t n_o = (size_t)rows * (size_t)fl__attention_ld(D);
     unsigned char *at = (unsigned char *)j->a->scratch + (size_t)thread * j->lane_bytes;
-    lane t;
-    float *f = (float *)(void *)at;
+    lane t = {.prepared = (int64_t *)(void *)at};
+    float *f = (float *)(void *)(at + LANE_HEAD);
     softmax *const s[2] = {&t.whole, &t.part};
     for (int i = 0; i < 2; i++) {
         s[i]->o = f;
@@ -205,7 +222,7 @@ static size_t lane_bytes(int group, int D)
     const size_t page = 2 * (size_t)D * FL_KV_PAGE * sizeof(float);
     const size_t codes =
         fl__attention_codes_work_bytes(D) + fl__attention_codes_x_bytes(rows, D);
-    return (both + FL_MAX(page, codes) + 63) / 64 * 64;
+    return LANE_HEAD + (both + FL_MAX(page, codes) + 63) / 64 * 64;
 }
 
 /* Block b (64 tokens, or what a span has left) of the batch. */
@@ -229,9 +246,9 @@ static void whole_item(void *arg, int64_t i, int thread)
     const lane t = lane_of(j, thread);
     const int n_pieces = pieces_of(keys_of(&it, it.n - 1));
     prepare(j, &it, &t);
-    run_piece(j, &it, &t, &t.whole, 0);
+    run_piece(j, &it, &t, &t.whole, 0, NULL);
     for (int p = 1; p < n_pieces; p++) {
-        run_piece(j, &it, &t, &t.part, p);
+        run_piece(j, &it, &t, &t.part, p, NULL);
         join_part(j, &it, &t, p);
     }
     for (int r = 0; r < it.n; r++)
@@ -242,57 +259,92 @@ static void whole_item(void *arg, int64_t i, int thread)
         }
 }
 
-static void piece_item(void *arg, int64_t i, int thread)
+/* Item i of pieces: `piece` of a block and head. */
+static item piece_of(const job *j, int64_t i, int *piece)
 {
-    const job *j = arg;
-    const int piece = (int)(i % j->max_pieces), head = (int)(i / j->max_pieces);
-    const item it = item_of(j, head / j->o->n_kv_heads, head % j->o->n_kv_heads);
-    const lane t = lane_of(j, thread);
-    if (piece >= pieces_of(keys_of(&it, it.n - 1))) return;
-    prepare(j, &it, &t);
-    run_piece(j, &it, &t, &t.part, piece);
-    for (int r = 0; r < it.n; r++)
+    const int head = (int)(i / j->max_pieces);
+    *piece = (int)(i % j->max_pieces);
+    return item_of(j, head / j->o->n_kv_heads, head % j->o->n_kv_heads);
+}
+
+static piece_ahead blocks_of_piece(const job *j, int64_t i)
+{
+    piece_ahead next = {.n = 0};
+    int piece;
+    if (!j->codes || i >= j->n_items) return next;
+    const item it = piece_of(j, i, &piece);
+    const int n_pages = (keys_of(&it, it.n - 1) + FL_KV_PAGE - 1) / FL_KV_PAGE;
+    for (int p = piece * PIECE_PAGES; p < n_pages && next.n < 2 * PIECE_PAGES; p++, next.n += 2)
+        fl__kv_codes(&next.block[next.n], &next.block[next.n + 1], j->a->kv, j->a->layer,
+                     it.span->seq, it.kv_head, p);
+    return next;
+}
+
+static void put_parts(const job *j, const item *it, const lane *t, int piece)
+{
+    for (int r = 0; r < it->n; r++)
         for (int g = 0; g < j->group; g++) {
-            const int64_t at = row_of(j, &it, g, r);
-            float *to = part_of(j, it.row + r, it.kv_head * j->group + g, piece);
-            memcpy(to, t.part.o + at * j->ld, (size_t)j->o->head_dim * sizeof *to);
-            to[j->ld] = t.part.m[at];
-            to[j->ld + 1] = t.part.l[at];
+            const int64_t at = row_of(j, it, g, r);
+            float *to = part_of(j, it->row + r, it->kv_head * j->group + g, piece);
+            memcpy(to, t->part.o + at * j->ld, (size_t)j->o->head_dim * sizeof *to);
+            to[j->ld] = t->part.m[at];
+            to[j->ld + 1] = t->part.l[at];
         }
 }
 
-/* The pieces of one head of one row. */
-static void join_item(void *arg, int64_t i, int thread)
+/* All pieces of the item's rows, in their order. */
+static void join_parts(const job *j, const item *it)
+{
+    for (int i = 0; i < it->n * j->group; i++) {
+        const int r = i / j->group, row = it->row + r;
+        const int head = it->kv_head * j->group + i % j->group;
+        float *whole = part_of(j, row, head, 0);
+        for (int p = 1; p < pieces_of(keys_of(it, r)); p++) {
+            const float *part = part_of(j, row, head, p);
+            join(whole, whole + j->ld, whole + j->ld + 1, part, part[j->ld], part[j->ld + 1],
+                 j->o->head_dim);
+        }
+        divide(result(j, row, head), whole, whole[j->ld + 1], j->o->head_dim);
+    }
+}
+
+/* Whoever is last with a piece joins them: no second loop, for which threads would have to meet
+ * again. */
+static void piece_item(void *arg, int64_t i, int thread)
 {
     const job *j = arg;
-    const int head = (int)(i % j->a->n_heads), row = (int)(i / j->a->n_heads);
-    const fl_span *span = j->a->spans;
-    int r = row;
-    (void)thread;
-    for (; r >= span->n_rows; span++) r -= span->n_rows;
-    float *whole = part_of(j, row, head, 0);
-    for (int p = 1; p < pieces_of(span->pos + r + 1); p++) {
-        const float *part = part_of(j, row, head, p);
-        join(whole, whole + j->ld, whole + j->ld + 1, part, part[j->ld], part[j->ld + 1],
-             j->o->head_dim);
+    const int64_t block = i / j->max_pieces;
+    int piece;
+    const item it = piece_of(j, i, &piece);
+    const lane t = lane_of(j, thread);
+    if (piece < pieces_of(keys_of(&it, it.n - 1))) {
+        const piece_ahead next = blocks_of_piece(j, i + 1);
+        if (*t.prepared != block) prepare(j, &it, &t);
+        *t.prepared = block;
+        run_piece(j, &it, &t, &t.part, piece, &next);
+        put_parts(j, &it, &t, piece);
     }
-    divide(result(j, row, head), whole, whole[j->ld + 1], j->o->head_dim);
+    if (atomic_fetch_sub_explicit(&j->left[block], 1, memory_order_acq_rel) == 1)
+        join_parts(j, &it);
 }
 
 /* ---- the whole --------------------------------------------------------------------------- */
 
-/* Parts of one row of the longest context, as far as that is reasonable. */
-static size_t parts_bytes(const fl_kv_options *kv, int n_heads)
+/* Parts of n rows, and what is left of n blocks. */
+static size_t parts_bytes(int64_t n_rows, int64_t n_blocks, int64_t n_pieces, int n_heads,
+                          int ld)
 {
-    const size_t bytes = (size_t)pieces_of(kv->n_positions) * (size_t)n_heads *
-                         (size_t)(fl__attention_ld(kv->head_dim) + 2) * sizeof(float);
-    return FL_MIN(bytes, MAX_PARTS_BYTES);
+    return (size_t)(n_rows * n_heads * n_pieces * (ld + 2)) * sizeof(float) +
+           (size_t)(n_blocks * n_heads) * sizeof(atomic_int);
 }
 
 size_t fl__attention_scratch_bytes(const fl_exec *ex, const fl_kv_options *kv, int n_heads)
 {
+    /* parts of one row of the longest context, as far as that is reasonable */
+    const size_t parts = parts_bytes(1, 1, pieces_of(kv->n_positions), n_heads,
+                                     fl__attention_ld(kv->head_dim));
     return (size_t)ex->n_threads * lane_bytes(n_heads / kv->n_kv_heads, kv->head_dim) +
-           parts_bytes(kv, n_heads);
+           FL_MIN(parts, MAX_PARTS_BYTES);
 }
 
 void fl__attention_run(const fl_exec *ex, const fl_attention *a)
@@ -315,13 +367,16 @@ void fl__attention_run(const fl_exec *ex, const fl_attention *a)
     }
     j.lane_bytes = lane_bytes(j.group, o->head_dim);
     const size_t lanes = (size_t)ex->n_threads * j.lane_bytes;
-    const size_t parts = (size_t)(n_rows * a->n_heads * most * (j.ld + 2)) * sizeof(float);
+    const size_t parts = parts_bytes(n_rows, n_blocks, most, a->n_heads, j.ld);
     if (most == 1 || parts > a->scratch_bytes - lanes) {
         fl__parallel_for(ex, n_blocks * o->n_kv_heads, whole_item, &j);
         return;
     }
     j.max_pieces = (int)most;
     j.parts = (float *)(void *)((unsigned char *)a->scratch + lanes);
-    fl__parallel_for(ex, n_blocks * o->n_kv_heads * most, piece_item, &j);
-    fl__parallel_for(ex, n_rows * a->n_heads, join_item, &j);
+    j.left = (atomic_int *)(void *)(j.parts + n_rows * a->n_heads * most * (j.ld + 2));
+    j.n_items = n_blocks * o->n_kv_heads * most;
+    for (int64_t i = 0; i < n_blocks * o->n_kv_heads; i++) atomic_init(&j.left[i], (int)most);
+    for (int t = 0; t < ex->n_threads; t++) *lane_of(&j, t).prepared = -1;
+    fl__parallel_for(ex, j.n_items, piece_item, &j);
 }

@@ -7,8 +7,8 @@
  *
  * Where a row's pieces begin and end depends on its position only, so a token gets the same
  * bits alone, in a prefill and on any number of threads. Few rows with long contexts (decoding)
- * have an item of work per head and piece, with the joining as a second step; otherwise an item
- * is a head and 64 tokens, piece after piece.
+ * have an item of work per head and piece, joined by whoever ends last; otherwise an item is a
+ * head and 64 tokens, piece after piece.
  * SPDX-License-Identifier: MIT */
 #ifndef FL_MODEL_KV_ATTENTION_H
 #define FL_MODEL_KV_ATTENTION_H

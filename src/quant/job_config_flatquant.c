@@ -93,6 +93,8 @@ fl_status fl__flatquant_config_resolve(fl_quant_config *c, const fl_quantize_opt
     fl_flatquant_options *f = &c->flatquant;
     *f = common(o, c, isa);
     f->clip_per_linear = pick(o->clip_per_linear, official);
+    f->clip_v_first = official;
+    f->centre = fl__flatquant_can_centre(model) && pick(o->centre, !official && !quarot);
     f->quantized_inputs = pick(o->quantized_inputs, !official && !quarot);
     if ((st = find_transform(&f->transform, o->transform ? o->transform : automatic, err)))
         return st;
@@ -125,9 +127,11 @@ size_t fl__quant_transform_bytes(const fl_quant_config *c, const fl_model_config
 
 json_t *fl__flatquant_config_json(const fl_flatquant_options *o)
 {
-    return json_pack("{s:s,s:b,s:b,s:b,s:b,s:b,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:s}",
+    return json_pack("{s:s,s:b,s:b,s:b,s:b,s:b,s:b,s:b,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,"
+                     "s:s}",
                      "transform", transforms[o->transform], "scale", o->scale, "clip", o->clip,
-                     "clip_per_linear", o->clip_per_linear, "asymmetric", o->asymmetric,
+                     "clip_per_linear", o->clip_per_linear, "clip_v_first", o->clip_v_first,
+                     "centre", o->centre, "asymmetric", o->asymmetric,
                      "quantized_inputs", o->quantized_inputs, "epochs", o->epochs,
                      "batch_windows", o->batch_windows, "warmup_steps", o->warmup_steps, "lr",
                      o->lr, "min_lr", o->min_lr, "clip_lr", o->clip_lr, "weight_lr",

@@ -11,7 +11,8 @@ static const int few_M[] = {1, 2, 3, 15, 16, 17, 33};
 static const int few_N[] = {1, 15, 16, 17, 65};
 static const int few_K[] = {1, 3, 63, 64, 65, 129, 576};
 /* More than one tile and more than one K block of every row. */
-static const int large[][3] = {{300, 80, 2200}, {17, 1100, 200}, {47, 40, 4224}};
+static const int large[][3] = {
+    {300, 80, 2200}, {17, 1100, 200}, {47, 40, 4224}, {140, 52, 4300}};
 
 static bool is_ref(const fl_gemm_kernel *k)
 {
@@ -132,6 +133,30 @@ static void run_several(ck *t, int M, int n_threads)
     ck_buf_free(&scratch);
 }
 
+/* y of more than 2 MB and whole lines, which rows may write past the caches. */
+static void run_large(ck *t, int bits, bool y_bf16)
+{
+    enum { M = 523, N = 2080, K = 70 };
+    const fl_exec ex = {t->isa, 2};
+    ck_buf scratch = ck_buf_new(fl__gemm_scratch_bytes(&ex));
+    gemm_problem p = gemm_problem_new(t, M, N, K, bits, y_bf16);
+    fl_gemm *g = &p.g;
+    g->y_bf16 = y_bf16;
+    g->ldy = N + 32;
+    g->residual = NULL;
+    ck_buf_free(&p.y);
+    ck_buf_free(&p.y_ref);
+    p.y = ck_buf_new((size_t)M * (size_t)g->ldy * (y_bf16 ? 2 : 4));
+    p.y_ref = ck_buf_new(p.y.n_bytes);
+    gemm_problem_refer(&p, 0, M, 0, N);
+    g->y = p.y.data;
+    fl__gemm_run(&ex, g, 1, scratch.data);
+    gemm_problem_compare(t, &p, "large y differs");
+    ck_true(t, ck_buf_intact(&p.y) && ck_buf_intact(&scratch));
+    gemm_problem_free(&p);
+    ck_buf_free(&scratch);
+}
+
 static void selection(ck *t)
 {
     static const char *const levels[] = {"ref",    "avx2", "avxvnni", "avx512", "avx512vnni",
@@ -211,6 +236,13 @@ void check_gemm(ck *t)
     if (ck_begin(t, "gemm_run, several products")) {
         for (int M = 1; M <= 100; M += 33)
             for (int n_threads = 1; n_threads <= 3; n_threads++) run_several(t, M, n_threads);
+        ck_end(t);
+    }
+    if (ck_begin(t, "gemm_run, large y")) {
+        for (int bits = 4; bits <= 8; bits += 4) {
+            run_large(t, bits, false);
+            run_large(t, bits, true);
+        }
         ck_end(t);
     }
     if (ck_begin(t, "gemm_select")) {

@@ -120,11 +120,11 @@ static bool same(const token_out *a, const token_out *b)
            memcmp(&a->scale, &b->scale, sizeof a->scale) == 0;
 }
 
-/* Without clips, with two different ones, and one-sided; draw picks. */
+/* Without clips, with two different ones, one-sided, to next to nothing; draw picks. */
 static fl_quantize_token token_spec(const quantize_problem *p, int n, int draw)
 {
-    static const float clips[][2] = {{1, 1}, {0.9f, 0.6f}, {1, 0.75f}};
-    const float *clip = clips[draw / 2 % 3];
+    static const float clips[][2] = {{1, 1}, {0.9f, 0.6f}, {1, 0.75f}, {1e-11f, 1e-12f}};
+    const float *clip = clips[draw / 2 % 4];
     return (fl_quantize_token){.n_channels = n, .ld = p->spec.ld, .premul = p->spec.premul,
                                .bits = p->spec.cap == 7 ? 4 : 8, .asymmetric = draw % 2,
                                .clip_max = clip[0], .clip_min = clip[1]};

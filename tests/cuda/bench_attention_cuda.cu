@@ -99,7 +99,7 @@ static void bench_append(uint8_t *arena, double copy, int bits, int B, int rows)
     CUDA_OK(cudaFree((void *)kv.table));
 }
 
-void bench_attention(int n, bool quick)
+void bench_attention(int n, bool quick, int only)
 {
     n_sm = n;
     static const int shapes[][5] = {
@@ -117,6 +117,7 @@ void bench_attention(int n, bool quick)
     printf("copy %.0f GB/s (read + write)\n", copy);
     for (size_t i = 0; i < FL_COUNT(shapes) - (quick ? 3 : 0); i++) {
         const int *s = shapes[i];
+        if (only >= 0 && (int)i != only) continue;
         float ms[3];
         double gb[3];
         for (int f = 0; f < 3; f++)
@@ -132,7 +133,7 @@ void bench_attention(int n, bool quick)
         printf("  bf16/kv4 %.2f bf16/kv8 %.2f\n", ms[2] / ms[0], ms[2] / ms[1]);
         fflush(stdout);
     }
-    for (int f = 0; f < 3; f++) {
+    for (int f = 0; f < 3 && only < 0; f++) {
         bench_append(arena, copy, 4 << f, 1, 4096);
         bench_append(arena, copy, 4 << f, 64, 1);
     }

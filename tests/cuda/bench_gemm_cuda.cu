@@ -394,28 +394,29 @@ static int add_plan(const bench *b, entry *entries, int n, gemm_kind kind,
 /* Small problems: every tile and split. Large ones: every group and shift. */
 static int add_plans(const bench *b, entry *entries, int n, gemm_kind kind)
 {
-    static const int groups[][2] = {{8, 0},  {4, 0},  {4, 3}, {4, 6},
-                                    {4, 10}, {4, 16}, {2, 6}, {12, 6}};
+    static const int groups[][2] = {{4, 0}, {12, 0}, {4, 3}, {4, 4}, {4, 5}, {12, 5}};
     if (b->M > 512) {
         for (size_t i = 0; i < FL_COUNT(groups); i++)
-            n = add_plan(b, entries, n, kind, {256, 1, 0, groups[i][0], groups[i][1]});
-        return add_plan(b, entries, n, kind, {128, 1, 0, 4, 6});
+            n = add_plan(b, entries, n, kind, {256, 1, 0, 0, groups[i][0], groups[i][1]});
+        return n;
     }
-    for (int tokens = 64; tokens <= 256; tokens *= 2)
+    for (int tokens = 64; tokens <= FL_MIN(256, b->M); tokens *= 2)
         for (int n_split = 1; n_split <= 8; n_split *= 2)
-            n = add_plan(b, entries, n, kind, {tokens, n_split, 0, 4, 0});
+            n = add_plan(b, entries, n, kind, {tokens, n_split, 0, 0, 4, 0});
     return n;
 }
 
-static int add_decode(const bench *b, entry *entries, int n)
+static int add_decode(const bench *b, entry *entries, int n, bool plans)
 {
-    entry *e = add_ours(b, &entries[n++], "read", GEMM_DECODE);
-    e->kind = ENTRY_READ;
-    for (int ctas = 1; ctas <= 2; ctas++) {
+    add_ours(b, &entries[n], "read", GEMM_DECODE);
+    entries[n++].kind = ENTRY_READ;
+    for (int parts = plans ? 1 : 0; parts <= (plans ? 8 : 0); parts += parts ? parts : 1) {
         char name[48];
-        snprintf(name, sizeof name, "w4 decode, %d CTA%s", ctas, ctas > 1 ? "s" : "");
-        e = add_ours(b, &entries[n++], name, GEMM_DECODE);
-        e->plan.decode_ctas = ctas;
+        entry *e = &entries[n++];
+        snprintf(name, sizeof name, "w4 decode, %d parts", parts);
+        add_ours(b, e, name, GEMM_DECODE);
+        e->plan.decode_ctas = b->M <= 32 ? 2 : 1;
+        e->plan.decode_parts = parts;
     }
     return n;
 }
@@ -428,7 +429,7 @@ static void bench_shape(const bench *b, bool plans)
     if (add_blas(b, &entries[n], "cublasLt bf16", false, false)) bf16 = n++;
     if (add_blas(b, &entries[n], "cublasLt int8->int32", true, false)) int8 = n++;
     if (add_blas(b, &entries[n], "cublasLt int8 + scale", true, true)) n++;
-    if (b->M <= 16) n = add_decode(b, entries, n);
+    if (b->M <= 64) n = add_decode(b, entries, n, plans);
     add_ours(b, &entries[n++], "w4 prefill", GEMM_W4);
     add_ours(b, &entries[n++], "w8 prefill", GEMM_W8);
     if (plans) n = add_plans(b, entries, n, GEMM_W4);

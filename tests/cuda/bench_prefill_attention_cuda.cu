@@ -85,7 +85,7 @@ static prefill_time bench_one(uint8_t *arena, const prefill_shape *s, int bits)
     return t;
 }
 
-void bench_prefill(bool quick)
+void bench_prefill(bool quick, int only)
 {
     static const prefill_shape shapes[] = {
         {128, 8, 4, 1, 4096, 0},   {128, 8, 4, 1, 1024, 0},    {128, 8, 4, 1, 16384, 0},
@@ -96,6 +96,7 @@ void bench_prefill(bool quick)
     uint8_t *arena = (uint8_t *)gpu_alloc(ARENA_BYTES);
     for (size_t i = 0; i < (quick ? 2 : FL_COUNT(shapes)); i++) {
         const prefill_shape *s = &shapes[i];
+        if (only >= 0 && (int)i != only) continue;
         const double pairs = (double)s->B * s->rows * (s->position + (s->rows + 1) / 2.0);
         const double tflop = 4e-12 * pairs * s->D * s->n_kv * s->group;
         printf("prefill D %-3d %2d x %d heads, %2d x %5d rows at %4d:", s->D, s->n_kv, s->group,

@@ -29,8 +29,8 @@ void transform_bound_init(transform_bound *b, int n1, int n2, const float *left,
 {
     const size_t n = (size_t)n1 * n2;
     double *all = (double *)malloc(6 * n * sizeof *all);
-    *b = {n1,          n2,          left,        right,       all, all + n, all + 2 * n,
-          all + 3 * n, all + 4 * n, all + 5 * n, 0,           0,   0,       0};
+    *b = {n1,          n2,          left,        right, all, all + n, all + 2 * n,
+          all + 3 * n, all + 4 * n, all + 5 * n, 0,     0,   0,       0};
 }
 
 void transform_bound_fini(transform_bound *b)
@@ -65,8 +65,8 @@ void transform_bound_row(transform_bound *b, const double *v, const double *e)
     for (int i = 0; i < n1; i++)
         for (int j = 0; j < n2; j++) {
             double noise;
-            const double y = bound_sum(&noise, b->u + i * n2, 1, b->open_u + i * n2,
-                                       b->right + j, n2, n2);
+            const double y =
+                bound_sum(&noise, b->u + i * n2, 1, b->open_u + i * n2, b->right + j, n2, n2);
             b->y[i * n2 + j] = round_open(&b->open_y[i * n2 + j], y, noise);
         }
     b->top = b->open_top = b->bottom = b->open_bottom = 0;
@@ -126,9 +126,11 @@ void transform_bound_code(int *lo, int *hi, const transform_bound *b, const fl_c
 /* ---- the tensor core's products ---------------------------------------------------------- */
 
 /* y [n1, n2] = u right by mma m16n8k16, one warp per 16 x 8. */
-__global__ void probe_products(float *y, const uint16_t *u, const uint16_t *right, int n1, int n2)
+__global__ void probe_products(float *y, const uint16_t *u, const uint16_t *right, int n1,
+                               int n2)
 {
-    const int i0 = blockIdx.x * 16, j0 = blockIdx.y * 8, r = threadIdx.x / 4, q = threadIdx.x % 4;
+    const int i0 = blockIdx.x * 16, j0 = blockIdx.y * 8, r = threadIdx.x / 4,
+              q = threadIdx.x % 4;
     float d[4] = {};
     for (int k0 = 0; k0 < n2; k0 += 16) {
         uint32_t a[4], b[2];
@@ -157,77 +159,72 @@ __global__ void probe_products(float *y, const uint16_t *u, const uint16_t *righ
     }
 }
 
-/* X' of the largest magnitude from bf16(y): its place and value. */
-static double extreme(int *at, const float *y, const fl_transform *t)
+/* bf16 products of one row on tensor cores. */
+static void device_products(float *y, const uint16_t *u, const transform_bound *b)
 {
-    double best = 0;
-    for (int a = 0; a < t->n1; a++)
-        for (int j = 0; j < t->n2; j++) {
-            double sum = 0;
-            for (int i = 0; i < t->n1; i++)
-                sum += (double)t->left[i * t->n1 + a] * bf16_to(bf16_of(y[i * t->n2 + j]));
-            if (fabs(sum) <= fabs(best)) continue;
-            best = sum;
-            *at = a * t->n2 + j;
-        }
-    return best;
-}
-
-static void print_border(const fl_transform *t, int i, int at, double exact, float cpu, float gpu)
-{
-    const float low = bf16_to(bf16_of(fminf(cpu, gpu))), high = bf16_to(bf16_of(fmaxf(cpu, gpu)));
-    printf("     Y[%d, %d]: exact %.9g, CPU %.9g > %.9g, tensor core %.9g > %.9g, border %.9g: "
-           "X' moves by %.3g\n",
-           i, at % t->n2, exact, cpu, bf16_to(bf16_of(cpu)), gpu, bf16_to(bf16_of(gpu)),
-           ((double)low + high) / 2,
-           (double)t->left[i * t->n1 + at / t->n2] * (bf16_to(bf16_of(gpu)) - bf16_to(bf16_of(cpu))));
-}
-
-/* Y[i, j] in the CPU's order, and exactly. */
-static float cpu_product(double *exact, const uint16_t *u, const fl_transform *t, int i, int j)
-{
-    float cpu = 0;
-    *exact = 0;
-    for (int k = 0; k < t->n2; k++) {
-        const float a = bf16_to(u[i * t->n2 + k]), w = t->right[k * t->n2 + j];
-        cpu = fmaf(a, w, cpu);
-        *exact += (double)a * w;
-    }
-    return cpu;
-}
-
-void explain_scale(int n1, int n2, const float *x, const fl_transform *t, int m)
-{
-    const size_t n = (size_t)n1 * n2;
-    uint16_t *u = to_bf16(x, n), *right = to_bf16(t->right, (size_t)n2 * n2);
+    const size_t n = (size_t)b->n1 * b->n2;
+    uint16_t *right = to_bf16(b->right, (size_t)b->n2 * b->n2);
     uint16_t *d_u = (uint16_t *)gpu_copy(u, 2 * n);
-    uint16_t *d_right = (uint16_t *)gpu_copy(right, 2 * (size_t)n2 * n2);
-    float *d_y = (float *)gpu_alloc(4 * n), *y = (float *)malloc(4 * n);
-    float *cpu = (float *)malloc(4 * n);
-    double exact;
-    int at = 0, at_gpu = 0, n_other = 0;
-    probe_products<<<dim3((n1 + 15) / 16, (n2 + 7) / 8), 32>>>(d_y, d_u, d_right, n1, n2);
+    uint16_t *d_right = (uint16_t *)gpu_copy(right, 2 * (size_t)b->n2 * b->n2);
+    float *d_y = (float *)gpu_alloc(4 * n);
+    probe_products<<<dim3((b->n1 + 15) / 16, (b->n2 + 7) / 8), 32>>>(d_y, d_u, d_right, b->n1,
+                                                                     b->n2);
     CUDA_OK(cudaMemcpy(y, d_y, 4 * n, cudaMemcpyDeviceToHost));
-    for (int i = 0; i < (int)n; i++) {
-        cpu[i] = cpu_product(&exact, u, t, i / n2, i % n2);
-        n_other += bf16_of(cpu[i]) != bf16_of(y[i]);
-    }
-    const double top = extreme(&at, cpu, t), top_gpu = extreme(&at_gpu, y, t);
-    printf("     row %d: largest X' [%d, %d] %.8g, by the tensor core's Y [%d, %d] %.8g: %.1e; %d "
-           "of %d Y become another bf16\n",
-           m, at / n2, at % n2, top, at_gpu / n2, at_gpu % n2, top_gpu, top_gpu / top - 1, n_other,
-           (int)n);
-    for (int i = 0; i < n1; i++) {
-        const int c = i * n2 + at % n2;
-        if (bf16_of(cpu[c]) == bf16_of(y[c])) continue;
-        cpu_product(&exact, u, t, i, at % n2);
-        print_border(t, i, at, exact, cpu[c], y[c]);
-    }
     CUDA_OK(cudaFree(d_u));
     CUDA_OK(cudaFree(d_right));
     CUDA_OK(cudaFree(d_y));
-    free(u);
     free(right);
+}
+
+/* The front's float32 row, as fl__cuda_row_values gives it. */
+static void device_row(float *w, const fl_cuda_row *row, int n, int m)
+{
+    fl_cuda_row one = *row;
+    fl_cuda_matrix y = {gpu_alloc(4 * n), n, true};
+    one.x = (const char *)row->x + (row->x_f32 ? 4 : 2) * m * row->ldx;
+    if (row->up) one.up = row->up + m * row->ldx;
+    one.add = NULL; /* done */
+    FL_OK_OR_EXIT(fl__cuda_row_values(&y, &one, 1, n, 0, &err));
+    CUDA_OK(cudaMemcpy(w, y.data, 4 * n, cudaMemcpyDeviceToHost));
+    CUDA_OK(cudaFree(y.data));
+}
+
+/* A value that the GPU rounds to another bf16 number than the exact one. */
+static void print_border(const char *what, int i, int j, double exact, float gpu, double moves)
+{
+    const double near = bf16_near(exact), other = bf16_near(gpu);
+    if (near == other) return;
+    printf(
+        "     %s[%d, %d]: exact %.9g > %.8g, GPU %.9g > %.8g, border %.9g: moves X' by %.2g\n",
+        what, i, j, exact, near, gpu, other, (near + other) / 2, moves * (other - near));
+}
+
+void explain_scale(const transform_bound *b, const fl_cuda_row *row, const double *v, int m)
+{
+    const int n1 = b->n1, n2 = b->n2, n = n1 * n2;
+    float *w = (float *)malloc(4 * n), *y = (float *)malloc(4 * n);
+    int at = 0;
+    if (n % 8 != 0) return;
+    for (int c = 0; c < n; c++)
+        if (fabs(b->x[c]) > fabs(b->x[at])) at = c;
+    const int a = at / n2, j = at % n2;
+    device_row(w, row, n, m);
+    uint16_t *u = to_bf16(w, n);
+    device_products(y, u, b);
+    printf("     largest X'[%d, %d] %.8g, may be %.2g off; U and Y at a border of bf16:\n", a,
+           j, b->x[at], b->e[at]);
+    for (int i = 0; i < n1; i++)
+        for (int k = 0; k < n2; k++) {
+            const int c = i * n2 + k;
+            print_border("U", i, k, v[c], w[c],
+                         (double)b->left[i * n1 + a] * b->right[k * n2 + j]);
+        }
+    for (int i = 0; i < n1; i++) {
+        double exact = 0;
+        for (int k = 0; k < n2; k++) exact += b->u[i * n2 + k] * b->right[k * n2 + j];
+        print_border("Y", i, j, exact, y[i * n2 + j], b->left[i * n1 + a]);
+    }
+    free(w);
     free(y);
-    free(cpu);
+    free(u);
 }

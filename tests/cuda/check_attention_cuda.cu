@@ -1,7 +1,7 @@
 /* check_attention_cuda.cu - the GPU's cache and decode attention against the CPU's codes and a
  * double reference; then their rates.
  *
- *   check_attention [--quick] [--prefill | --decode] [--check | --bench]
+ *   check_attention [--quick | --tiny] [--prefill | --decode] [--check | --bench [--shape N]]
  *
  * Append: the codes, scales and zeros of kv_codec's reference row for the same floats, rotated
  * as on the CPU, compared bit for bit; in pieces and token by token. Decode: softmax in double
@@ -248,23 +248,39 @@ static tally check_all(bool quick)
     return t;
 }
 
+/* A few small problems of each kernel, for compute-sanitizer. */
+static tally check_tiny(void)
+{
+    tally t = check_prefill(PREFILL_TINY);
+    for (int bits = 4; bits <= 16; bits *= 2) {
+        check_append(bits, 128, false, &t);
+        check_decode(bits, 128, 2, 4, {70, 33}, 1, &t);
+        check_decode(bits, 64, 1, 8, {300}, 1, &t);
+    }
+    return t;
+}
+
 int main(int argc, char **argv)
 {
-    bool quick = false, check = true, bench = true, decode = true, many = true;
+    bool quick = false, tiny = false, check = true, bench = true, decode = true, many = true;
     tally t = {0, 0}, prefill = {0, 0};
+    int only = -1;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--quick") == 0) quick = true;
+        if (strcmp(argv[i], "--tiny") == 0) tiny = true;
         if (strcmp(argv[i], "--check") == 0) bench = false;
         if (strcmp(argv[i], "--bench") == 0) check = false;
         if (strcmp(argv[i], "--prefill") == 0) decode = false;
         if (strcmp(argv[i], "--decode") == 0) many = false;
+        if (strcmp(argv[i], "--shape") == 0 && i + 1 < argc)
+            only = (int)strtol(argv[++i], NULL, 10);
     }
     CUDA_OK(cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, 0));
-    if (check && many) prefill = check_prefill(quick);
-    if (check && decode) t = check_all(quick);
+    if (check && many && !tiny) prefill = check_prefill(quick ? PREFILL_QUICK : PREFILL_ALL);
+    if (check && decode) t = tiny ? check_tiny() : check_all(quick);
     t.passed += prefill.passed, t.failed += prefill.failed;
-    if (bench && many) bench_prefill(quick);
-    if (bench && decode) bench_attention(n_sm, quick);
+    if (bench && many) bench_prefill(quick, only);
+    if (bench && decode) bench_attention(n_sm, quick, only);
     if (check) printf("%d passed, %d failed, 0 skipped\n", t.passed, t.failed);
     return t.failed > 0 || (check && t.passed == 0);
 }

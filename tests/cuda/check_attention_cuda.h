@@ -193,9 +193,10 @@ static inline void view_values(const token_view *w, float *out)
 }
 
 /* check_prefill_attention_cuda.cu */
-tally check_prefill(bool quick);
+typedef enum prefill_choice { PREFILL_ALL, PREFILL_QUICK, PREFILL_TINY } prefill_choice;
+tally check_prefill(prefill_choice choice);
 
 /* bench_prefill_attention_cuda.cu */
-void bench_prefill(bool quick);
+void bench_prefill(bool quick, int only);
 
 #endif

@@ -3,7 +3,7 @@
  *   check_gemm            checks, then the whole bench
  *   check_gemm --check    checks only
  *   check_gemm --quick    both, under a minute
- *   check_gemm --prefill, --decode   checks of these kernels only
+ *   check_gemm --prefill, --decode, --sm80   checks of these kernels only
  *   check_gemm --bench    bench only
  *   check_gemm --bench --plans       bench with every plan of the prefill kernel
  *   check_gemm --bench --rows 1,16   bench of 1 to 16 rows only
@@ -31,7 +31,7 @@ typedef enum run_mode {
 } run_mode;
 
 typedef struct problem {
-    int M, N, K, K_pad, bits;
+    int M, N, K, K_pad, bits, x_bits; /* x_bits 4: packed on the device */
     int64_t ldx, ldy;
     int8_t *codes, *x; /* host [N, K_pad], [M, ldx] */
     float *x_scale, *w_scale, *bias;
@@ -69,10 +69,10 @@ static void fill_random(problem *p, uint64_t *seed)
         p->codes[i] = i % p->K_pad >= p->K ? 0 : p->bits == 4 ? (int8_t)(v >> 4) : v;
     }
     for (int64_t i = 0; i < p->M * p->ldx; i++)
-        p->x[i] = i % p->ldx >= p->K ? 0 : (int8_t)next_random(seed);
+        p->x[i] = i % p->ldx >= p->K ? 0 : (int8_t)next_random(seed) >> (8 - p->x_bits);
     /* extremes: a row of x and a channel of the largest magnitudes */
     for (int k = 0; k < p->K; k++) {
-        p->x[(p->M - 1) * p->ldx + k] = -128;
+        p->x[(p->M - 1) * p->ldx + k] = p->x_bits == 4 ? -8 : -128;
         p->codes[k] = p->bits == 4 ? -8 : -128;
         if (p->K > 8192 && p->bits == 8) p->codes[k] = k % 2 ? 127 : -128;
     }
@@ -173,10 +173,27 @@ static void make_gated(problem *p)
     free(pairs);
 }
 
-static void problem_init(problem *p, int M, int N, int K, int bits, int32_t *workspace,
-                         uint64_t *seed)
+/* x on the device at 4 bits, from that at 8. */
+static void pack_x(problem *p)
+{
+    const size_t n_bytes = (size_t)p->M * p->ldx / 2;
+    uint8_t *packed = (uint8_t *)malloc(n_bytes);
+    for (size_t i = 0; i < n_bytes; i++) {
+        const int8_t *block = p->x + i / 32 * 64;
+        packed[i] = (uint8_t)(block[i % 32] << 4 | (block[i % 32 + 32] & 15));
+    }
+    CUDA_OK(cudaFree((void *)p->g.x));
+    p->g.x = (int8_t *)gpu_copy(packed, n_bytes);
+    p->g.ldx = p->ldx / 2;
+    p->g.x_packed = true;
+    free(packed);
+}
+
+static void problem_init(problem *p, int M, int N, int K, int bits, int x_bits,
+                         int32_t *workspace, uint64_t *seed)
 {
     memset(p, 0, sizeof *p);
+    p->x_bits = x_bits;
     p->M = M, p->N = N, p->K = K, p->bits = bits;
     p->K_pad = (K + 63) / 64 * 64;
     p->ldx = p->K_pad + 64;
@@ -213,6 +230,7 @@ static void problem_init(problem *p, int M, int N, int K, int bits, int32_t *wor
     make_gated(p);
     p->g.y = gpu_alloc(p->y_bytes);
     p->y_host = (uint8_t *)malloc(p->y_bytes);
+    if (x_bits == 4) pack_x(p);
 }
 
 static void problem_fini(problem *p)
@@ -261,15 +279,15 @@ static int64_t differences(const problem *p, run_mode mode, bool bf16, const cha
 static void check_run(const problem *p, gemm_kind kind, fl_cuda_gemm_plan plan, run_mode mode,
                       bool bf16, int n_sm, tally *t)
 {
-    static const char *const kinds[] = {"w4", "w8", "decode"};
+    static const char *const kinds[] = {"w4", "w8", "decode", "sm80"};
     static const char *const modes[] = {"sums", "all", "one", "added", "gated"};
     static const float one = 1.0f;
     char name[96];
     fl_cuda_gemm g = p->g;
     float *device_one = (float *)gpu_copy(&one, sizeof one);
-    snprintf(name, sizeof name, "%s tokens %d split %d group %d shift %d ctas %d %s %s",
+    snprintf(name, sizeof name, "%s tokens %d split %d group %d shift %d ctas %d/%d %s %s",
              kinds[kind], plan.tokens, plan.n_split, plan.group, plan.shift, plan.decode_ctas,
-             modes[mode], bf16 ? "bf16" : "f32");
+             plan.decode_parts, modes[mode], bf16 ? "bf16" : "f32");
     g.y_bf16 = bf16;
     g.gated = mode == MODE_GATED;
     g.x_scale_stride = g.x_zero_stride = g.w_scale_stride =
@@ -300,13 +318,15 @@ static void check_plans(const problem *p, gemm_kind kind, int n_sm, tally *t)
 {
     for (int tokens = 64; tokens <= 256; tokens *= 2)
         for (int bf16 = 0; bf16 <= 1; bf16++) {
-            check_run(p, kind, {tokens, 1, 0, 4, 0}, bf16 ? MODE_ALL : MODE_SUMS, bf16, n_sm,
+            check_run(p, kind, {tokens, 1, 0, 0, 4, 0}, bf16 ? MODE_ALL : MODE_SUMS, bf16, n_sm,
                       t);
-            check_run(p, kind, {tokens, 3, 0, 8, 0}, bf16 ? MODE_ALL : MODE_SUMS, bf16, n_sm,
+            check_run(p, kind, {tokens, 3, 0, 0, 8, 0}, bf16 ? MODE_ALL : MODE_SUMS, bf16, n_sm,
                       t);
             /* few multiprocessors: many tiles for each, with and without the same tokens */
-            check_run(p, kind, {tokens, 1, 0, 1, 3}, bf16 ? MODE_ALL : MODE_SUMS, bf16, 1, t);
-            check_run(p, kind, {tokens, 1, 0, 2, 6}, bf16 ? MODE_ADDED : MODE_ALL, bf16, 3, t);
+            check_run(p, kind, {tokens, 1, 0, 0, 1, 3}, bf16 ? MODE_ALL : MODE_SUMS, bf16, 1,
+                      t);
+            check_run(p, kind, {tokens, 1, 0, 0, 2, 6}, bf16 ? MODE_ADDED : MODE_ALL, bf16, 3,
+                      t);
         }
 }
 
@@ -316,7 +336,7 @@ static void check_prefill(int M, int N, int K, bool all, int n_sm, int32_t *work
     for (int bits = 4; bits <= 8; bits += 4) {
         const gemm_kind kind = bits == 4 ? GEMM_W4 : GEMM_W8;
         problem p;
-        problem_init(&p, M, N, K, bits, workspace, &seed);
+        problem_init(&p, M, N, K, bits, 8, workspace, &seed);
         if (all) check_plans(&p, kind, n_sm, t);
         const fl_cuda_gemm_plan plan = fl__cuda_gemm_plan(&p.g, n_sm);
         fl_cuda_gemm_plan apart = plan;
@@ -339,24 +359,72 @@ static void check_prefill(int M, int N, int K, bool all, int n_sm, int32_t *work
 
 static void check_decode(int N, int K, int n_sm, tally *t)
 {
-    static const int rows[] = {1, 2, 3, 5, 8, 9, 13, 16};
+    static const int rows[] = {1, 3, 5, 8, 9, 16, 17, 32, 33, 64};
     uint64_t seed = 0x9e3779b97f4a7c15ull + N * 1009 + K;
     for (size_t i = 0; i < FL_COUNT(rows); i++) {
         problem p;
-        problem_init(&p, rows[i], N, K, 4, NULL, &seed);
+        problem_init(&p, rows[i], N, K, 4, 8, NULL, &seed);
         for (int ctas = 1; ctas <= 2; ctas++)
             for (int mode = MODE_SUMS; mode <= MODE_GATED; mode++)
                 for (int bf16 = mode == MODE_SUMS ? 0 : 1; bf16 >= 0; bf16--)
                     if (bf16 || mode != MODE_GATED)
-                        check_run(&p, GEMM_DECODE, {0, 0, ctas, 0, 0}, (run_mode)mode, bf16,
+                        check_run(&p, GEMM_DECODE, {0, 0, ctas, 0, 0, 0}, (run_mode)mode, bf16,
                                   n_sm, t);
+        for (int parts = 1; parts <= 8; parts *= 2)
+            check_run(&p, GEMM_DECODE, {0, 0, 2, parts, 0, 0}, MODE_ALL, true, n_sm, t);
         problem_fini(&p);
     }
-    printf("decode [1..16, %d, %d]: %d passed, %d failed so far\n", N, K, t->passed, t->failed);
+    printf("decode [1..64, %d, %d]: %d passed, %d failed so far\n", N, K, t->passed, t->failed);
     fflush(stdout);
 }
 
-static tally check_all(int n_sm, bool quick, bool prefill, bool decoding)
+/* The kernel of older GPUs: codes of 4 x 4, 8 x 4 and 8 x 8 bits. */
+static void check_sm80(int M, int N, int K, int n_sm, tally *t)
+{
+    static const int bits[][2] = {{4, 4}, {8, 4}, {8, 8}};
+    uint64_t seed = 0x9e3779b97f4a7c15ull + (uint64_t)M * 1000003 + N * 1009 + K;
+    for (size_t i = 0; i < FL_COUNT(bits); i++) {
+        problem p;
+        problem_init(&p, M, N, K, bits[i][1], bits[i][0], NULL, &seed);
+        for (int tokens = 32; tokens <= 128; tokens *= 4)
+            for (int mode = MODE_SUMS; mode <= MODE_GATED; mode++)
+                for (int bf16 = mode == MODE_SUMS ? 0 : 1; bf16 >= 0; bf16--)
+                    if (bf16 || mode != MODE_GATED)
+                        check_run(&p, GEMM_SM80, {tokens, 1}, (run_mode)mode, bf16, n_sm, t);
+        problem_fini(&p);
+    }
+    printf("sm80 [%d, %d, %d]: %d passed, %d failed so far\n", M, N, K, t->passed, t->failed);
+    fflush(stdout);
+}
+
+/* Host only: a gated pair packs as the same rows one by one in turn. */
+static void check_pack_gated(tally *t)
+{
+    enum { N = 24, K = 100 };
+    uint64_t seed = 7;
+    int8_t pair[2][N * K], rows[2 * N * K];
+    for (int i = 0; i < 2 * N * K; i++) {
+        const int n = i / K, k = i % K;
+        rows[i] = (int8_t)next_random(&seed) >> 4;
+        pair[n % 2][n / 2 * K + k] = rows[i];
+    }
+    for (int bits = 4; bits <= 8; bits += 4) {
+        const size_t n_bytes = fl__cuda_weight_bytes(2 * N, K, bits);
+        uint8_t *want = (uint8_t *)malloc(n_bytes), *got = (uint8_t *)malloc(n_bytes);
+        int32_t want_sum[2 * N], got_sum[2 * N];
+        fl__cuda_weight_pack(want, want_sum, rows, 2 * N, K, bits);
+        fl__cuda_weight_pack_gated(got, got_sum, pair[0], pair[1], N, K, bits);
+        const bool same =
+            memcmp(want, got, n_bytes) == 0 && memcmp(want_sum, got_sum, sizeof want_sum) == 0;
+        if (!same) printf("FAIL pack gated, %d bits\n", bits);
+        t->passed += same;
+        t->failed += !same;
+        free(want);
+        free(got);
+    }
+}
+
+static tally check_all(int n_sm, bool quick, bool prefill, bool decoding, bool sm80)
 {
     static const int small[][3] = {{1, 16, 64},     {7, 48, 100},     {64, 128, 128},
                                    {63, 208, 1376}, {65, 2048, 4160}, {129, 1040, 1377},
@@ -368,12 +436,15 @@ static tally check_all(int n_sm, bool quick, bool prefill, bool decoding)
     tally t = {0, 0};
     int32_t *workspace = (int32_t *)gpu_alloc(fl__cuda_gemm_workspace_bytes());
     CUDA_OK(cudaMemset(workspace, 0, fl__cuda_gemm_workspace_bytes()));
+    if (prefill) check_pack_gated(&t);
     for (size_t i = 0; prefill && i < FL_COUNT(small); i++)
         check_prefill(small[i][0], small[i][1], small[i][2], true, n_sm, workspace, &t);
     for (size_t i = 0; prefill && i < FL_COUNT(large) - (quick ? 2 : 0); i++)
         check_prefill(large[i][0], large[i][1], large[i][2], false, n_sm, workspace, &t);
     for (size_t i = 0; decoding && i < FL_COUNT(decode) - (quick ? 2 : 0); i++)
         check_decode(decode[i][0], decode[i][1], n_sm, &t);
+    for (size_t i = 0; sm80 && i < FL_COUNT(small); i++)
+        check_sm80(small[i][0], small[i][1], small[i][2], n_sm, &t);
     CUDA_OK(cudaFree(workspace));
     return t;
 }
@@ -381,14 +452,15 @@ static tally check_all(int n_sm, bool quick, bool prefill, bool decoding)
 int main(int argc, char **argv)
 {
     bool quick = false, check = true, bench = true;
-    bool prefill = true, decoding = true;
+    bool prefill = true, decoding = true, sm80 = true;
     bench_choice choice = {false, false, false, 1, 1 << 20};
     int n_sm = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--quick") == 0) quick = true;
         if (strcmp(argv[i], "--check") == 0) bench = false;
-        if (strcmp(argv[i], "--prefill") == 0) bench = decoding = false;
-        if (strcmp(argv[i], "--decode") == 0) bench = prefill = false;
+        if (strcmp(argv[i], "--prefill") == 0) bench = decoding = sm80 = false;
+        if (strcmp(argv[i], "--decode") == 0) bench = prefill = sm80 = false;
+        if (strcmp(argv[i], "--sm80") == 0) bench = prefill = decoding = false;
         if (strcmp(argv[i], "--bench") == 0) check = false;
         if (strcmp(argv[i], "--plans") == 0) choice.plans = true;
         if (strcmp(argv[i], "--zeros") == 0) choice.zeros = true;
@@ -397,7 +469,7 @@ int main(int argc, char **argv)
     }
     CUDA_OK(cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, 0));
     tally t = {0, 0};
-    if (check) t = check_all(n_sm, quick, prefill, decoding);
+    if (check) t = check_all(n_sm, quick, prefill, decoding, sm80);
     choice.quick = quick;
     if (bench) bench_gemm(n_sm, choice);
     if (check) printf("%d passed, %d failed, 0 skipped\n", t.passed, t.failed);

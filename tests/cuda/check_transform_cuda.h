@@ -58,11 +58,6 @@ static inline uint16_t *to_bf16(const float *v, size_t n)
     return h;
 }
 
-/* bound_transform_cuda.cu: why the scale of row m is not the CPU's: the products of a tensor core
- * beside the CPU's and the exact ones, where they become another bf16. x [n1 * n2] before its
- * rounding to bf16. */
-void explain_scale(int n1, int n2, const float *x, const fl_transform *t, int m);
-
 /* check_rowops_cuda.cu */
 void check_rowops(tally *t);
 

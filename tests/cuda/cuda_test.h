@@ -80,8 +80,8 @@ static inline double gpu_copy_rate(const void *from, size_t n_bytes, cudaStream_
     return 2.0 * (double)n_bytes / ms[COPIES / 2];
 }
 
-/* One of the library's GEMMs: prefill by 4 or 8 bits, or decode. */
-typedef enum gemm_kind { GEMM_W4, GEMM_W8, GEMM_DECODE } gemm_kind;
+/* One of the library's GEMMs: prefill by 4 or 8 bits, decode, or that of older GPUs. */
+typedef enum gemm_kind { GEMM_W4, GEMM_W8, GEMM_DECODE, GEMM_SM80 } gemm_kind;
 
 static inline void run_gemm(gemm_kind kind, const fl_cuda_gemm *g, fl_cuda_gemm_plan plan,
                             int n_sm, cudaStream_t stream)
@@ -90,7 +90,8 @@ static inline void run_gemm(gemm_kind kind, const fl_cuda_gemm *g, fl_cuda_gemm_
     fl_status st;
     if (kind == GEMM_W4) st = fl__cuda_gemm_w4_sm90(g, plan, n_sm, stream, &err);
     else if (kind == GEMM_W8) st = fl__cuda_gemm_w8_sm90(g, plan, n_sm, stream, &err);
-    else st = fl__cuda_gemm_w4_decode(g, plan.decode_ctas, n_sm, stream, &err);
+    else if (kind == GEMM_SM80) st = fl__cuda_gemm_sm80(g, plan, stream, &err);
+    else st = fl__cuda_gemm_w4_decode(g, plan, n_sm, stream, &err);
     if (st != FL_OK) {
         printf("launch failed: %s\n", err.text);
         exit(1);
@@ -107,7 +108,7 @@ typedef struct bench_choice {
 
 void bench_gemm(int n_sm, bench_choice choice);
 
-/* bench_attention_cuda.cu */
-void bench_attention(int n_sm, bool quick);
+/* bench_attention_cuda.cu; only: the shape of this number (for a profiler), -1: all */
+void bench_attention(int n_sm, bool quick, int only);
 
 #endif

@@ -10,6 +10,7 @@ backends take and which reads the cache once, and with enable_gqa.
 SPDX-License-Identifier: MIT"""
 
 import sys
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -86,6 +87,7 @@ def decode():
 
 
 if __name__ == '__main__':
+    warnings.filterwarnings('ignore')
     with torch.no_grad():
         if '--decode' not in sys.argv:
             prefill()

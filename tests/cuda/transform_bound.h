@@ -39,4 +39,9 @@ bool transform_bound_scale(const transform_bound *b, const fl_cuda_grid *grid, f
 void transform_bound_code(int *lo, int *hi, const transform_bound *b, const fl_cuda_grid *grid,
                           float scale, int zero, int c);
 
+/* Prints why the scale of row m may not be the CPU's: of the row's largest X' the values of U
+ * and of Y that the GPU rounds to another bf16 number, exactly and as the GPU has them. row:
+ * what the transform read; v: as above. */
+void explain_scale(const transform_bound *b, const fl_cuda_row *row, const double *v, int m);
+
 #endif

@@ -104,7 +104,7 @@ static fl_kv_format kv_format(int bits)
 }
 
 static float *run(fl_flatquant_case *c, const fl_block *block, int k_bits, int v_bits,
-                  fl_site_hook *hook)
+                  fl_site_hook *hook, void *user)
 {
     const fl_span spans[FL_CASE_WINDOWS] = {{.seq = 0, .n_rows = FL_CASE_TOKENS},
                                             {.seq = 1, .n_rows = FL_CASE_TOKENS}};
@@ -122,7 +122,7 @@ static float *run(fl_flatquant_case *c, const fl_block *block, int k_bits, int v
     for (int i = 0; i < FL_CASE_WINDOWS; i++) fl__kv_resize(kv, i, FL_CASE_TOKENS);
     memcpy(ws->buf[FL_BUF_X], c->x, c->n * sizeof *y);
     fl__block_run(c->model, block, 0, FL_HALF_BOTH, &c->ex, ws, kv, spans, FL_CASE_WINDOWS,
-                  hook, c);
+                  hook, user);
     memcpy(y, ws->buf[FL_BUF_X], c->n * sizeof *y);
     fl__kv_free(&kv);
     fl__workspace_free(&ws);
@@ -131,12 +131,48 @@ static float *run(fl_flatquant_case *c, const fl_block *block, int k_bits, int v
 
 float *fl_test_case_run(fl_flatquant_case *c, const fl_block *block, int k_bits, int v_bits)
 {
-    return run(c, block, k_bits, v_bits, NULL);
+    return run(c, block, k_bits, v_bits, NULL, NULL);
 }
 
 float *fl_test_case_plain(fl_flatquant_case *c)
 {
-    return run(c, &c->block, 16, 16, NULL);
+    return run(c, &c->block, 16, 16, NULL, NULL);
+}
+
+static void fill_plan(fl_site_plan plan[FL_N_SITES], const fl_flatquant_case *c)
+{
+    const fl_flatquant_options *o = &c->p.o;
+    for (int i = 0; i < FL_N_SITES; i++)
+        plan[i] = (fl_site_plan){.act = o->a_bits < 16 ? FL_ACT_TOKEN : FL_ACT_FLOAT,
+                                 .w_bits = o->w_bits,
+                                 .a_bits = o->a_bits,
+                                 .asymmetric = o->asymmetric,
+                                 .n_in = c->block.site[i].n_in};
+}
+
+float *fl_test_case_run_folded(fl_flatquant_case *c, const fl_flatquant_result *trained)
+{
+    const fl_flatquant_options *o = &c->p.o;
+    const fl_block_options nearest = {0};
+    fl_site_plan plan[FL_N_SITES];
+    fl_block folded;
+    fl_block_job job;
+    fl_err err = {""};
+    fill_plan(plan, c);
+    fl_test_must(fl__flatquant_fold(&folded, &c->p, c->model, 0, true, &c->ex, &err), &err);
+    fl__flatquant_correct_mean(&folded, trained);
+    fl_test_must(fl__block_job_init(&job, c->model, &c->ex, 0, plan, &nearest, &folded, &err),
+                 &err);
+    for (int i = 0; i < FL_N_SITES; i++)
+        fl_test_must(fl__block_job_site(&job, NULL, i, &err), &err);
+    float *y = fl_test_case_run(c, &job.quant, o->k_bits, o->v_bits);
+    fl__block_job_fini(&job);
+    return y;
+}
+
+float *fl_test_case_watch(fl_flatquant_case *c, fl_site_hook *hook, void *user)
+{
+    return run(c, &c->block, 16, 16, hook, user);
 }
 
 /* ---- the case ---------------------------------------------------------------------------- */
@@ -180,6 +216,22 @@ static void disturb_all(fl_flatquant_case *c, fl_rng rng)
     }
 }
 
+/* Means that are moved: any will do. */
+static void centre(fl_flatquant_case *c)
+{
+    double *mean[FL_N_SITES];
+    for (int i = 0; i < FL_N_SITES; i++) {
+        const size_t n = (size_t)c->block.site[i].n_in;
+        float *normal = fl_test_normal(n, 0.5, "mean");
+        mean[i] = fl__alloc(n, sizeof(double));
+        assert_non_null(mean[i]);
+        for (size_t k = 0; k < n; k++) mean[i][k] = (double)normal[k];
+        fl__free(&normal);
+    }
+    fl__flatquant_centre(&c->block, c->model, mean);
+    for (int i = 0; i < FL_N_SITES; i++) fl__free(&mean[i]);
+}
+
 void fl_test_case_load(fl_flatquant_case *c, const char *dir, const fl_flatquant_options *o)
 {
     fl_err err = {""};
@@ -192,7 +244,8 @@ void fl_test_case_load(fl_flatquant_case *c, const char *dir, const fl_flatquant
     for (size_t i = 3; i < c->n; i += (size_t)c->model->cfg.hidden_size) c->x[i] *= 3;
     for (int i = 0; i < FL_N_SITES; i++)
         c->x_max[i] = fl__calloc((size_t)c->block.site[i].n_in, sizeof(float));
-    float *y = run(c, &c->block, 16, 16, note_maxima);
+    if (o->centre && fl__flatquant_can_centre(&c->model->cfg)) centre(c);
+    float *y = run(c, &c->block, 16, 16, note_maxima, c);
     fl__free(&y);
 }
 

@@ -30,7 +30,8 @@ const char *fl_test_case_post_norm(void);
 /* Everything learned but the weights; a short training. */
 fl_flatquant_options fl_test_case_options(int w_bits, int a_bits, int kv_bits);
 
-/* The block and its inputs; no parameters, no reference. */
+/* The block and its inputs, centred by some means where o says so; no parameters, no
+ * reference. */
 void fl_test_case_load(fl_flatquant_case *c, const char *dir, const fl_flatquant_options *o);
 /* Parameters at their start. */
 void fl_test_case_start(fl_flatquant_case *c, const fl_flatquant_options *o);
@@ -46,6 +47,11 @@ fl_flatquant_pass *fl_test_case_pass(fl_flatquant_case *c);
  * case's own block in float. Free with fl__free. */
 float *fl_test_case_run(fl_flatquant_case *c, const fl_block *block, int k_bits, int v_bits);
 float *fl_test_case_plain(fl_flatquant_case *c);
+/* The same, its sites' inputs shown to a hook. */
+float *fl_test_case_watch(fl_flatquant_case *c, fl_site_hook *hook, void *user);
+/* The folded block, its weights rounded and trained's mean error taken off, on the run-time
+ * path. */
+float *fl_test_case_run_folded(fl_flatquant_case *c, const fl_flatquant_result *trained);
 
 /* Fails the test with err's text. */
 void fl_test_must(fl_status st, const fl_err *err);

@@ -179,13 +179,15 @@ static void quantize_row(fl_reference *r, double *x, int n, int bits, bool asymm
     }
 }
 
-static void quantize_weight(fl_reference *r, linear *l)
+static void quantize_weight(fl_reference *r, linear *l, bool clips)
 {
     const double top = exp2(r->o.w_bits - 1) - 1;
     for (int n = 0; n < l->N && r->o.w_bits < 16; n++) {
         double *w = l->w_hat + (size_t)n * (size_t)l->K;
-        const double hi = (l->clip ? sigmoid(l->clip[n]) : 1) * extreme(r, w, l->K, 1);
-        const double lo = (l->clip ? sigmoid(l->clip[l->N + n]) : 1) * extreme(r, w, l->K, -1);
+        const double top_clip = l->clip && clips ? sigmoid(l->clip[n]) : 1;
+        const double bottom_clip = l->clip && clips ? sigmoid(l->clip[l->N + n]) : 1;
+        const double hi = top_clip * extreme(r, w, l->K, 1);
+        const double lo = bottom_clip * extreme(r, w, l->K, -1);
         const double s = larger(r, hi, -lo) / top;
         for (int k = 0; k < l->K; k++) {
             const double code = rounded(r, clamped(r, w[k], lo, hi) / s, CODE_SLACK);
@@ -288,8 +290,18 @@ static const double *matrix(const factor *f, const double *m)
 
 /* ---- weights ----------------------------------------------------------------------------- */
 
-/* Outputs mixed: v_proj by P_v within each head, up_proj (fc1) by down's scale. */
-static void mix_outputs(fl_reference *r, linear *l, int which)
+/* Each row of w [N, K] held within its clipped extremes. */
+static void clip_rows(fl_reference *r, const linear *l, double *w)
+{
+    for (int n = 0; n < l->N; n++, w += l->K) {
+        const double hi = sigmoid(l->clip[n]) * extreme(r, w, l->K, 1);
+        const double lo = sigmoid(l->clip[l->N + n]) * extreme(r, w, l->K, -1);
+        for (int k = 0; k < l->K; k++) w[k] = clamped(r, w[k], lo, hi);
+    }
+}
+
+/* Outputs of `from` mixed: v_proj by P_v within each head, up_proj (fc1) by down's scale. */
+static void mix_outputs(fl_reference *r, linear *l, int which, const double *from)
 {
     const factor *P = &r->site[FL_SITE_O].right;
     const double *down = r->site[FL_SITE_DOWN].c;
@@ -304,7 +316,7 @@ static void mix_outputs(fl_reference *r, linear *l, int which)
             const double f = end - first > 1              ? P->p[(i - head) * r->hd + j]
                              : which == FL_LIN_UP && down ? down[n]
                                                           : 1;
-            for (int k = 0; k < l->K; k++) w[k] += f * l->w[i * l->K + k];
+            for (int k = 0; k < l->K; k++) w[k] += f * from[i * l->K + k];
             if (l->bias) l->b_hat[n] += f * l->bias[i];
         }
     }
@@ -314,14 +326,23 @@ static void update_weight(fl_reference *r, int which, const site *s)
 {
     linear *l = &r->linear[which];
     if (!l->N) return;
-    mix_outputs(r, l, which);
-    for (int n = 0; n < l->N; n++) {
-        double *w = l->w_hat + (size_t)n * (size_t)l->K;
-        for (int k = 0; s->c && k < l->K; k++) w[k] /= s->c[k];
-        kron(r, w, s->n1, s->n2, matrix(&s->left, s->left.q), matrix(&s->right, s->right.q),
-             false);
+    const size_t n = (size_t)l->N * (size_t)l->K, used = r->used;
+    const bool clip_first =
+        which == FL_LIN_V && r->o.clip_v_first && l->clip && r->site[FL_SITE_O].right.n;
+    double *from = take(r, n), *w = clip_first ? from : l->w_hat;
+    memcpy(from, l->w, n * sizeof *from);
+    if (!clip_first) mix_outputs(r, l, which, from);
+    for (size_t i = 0; i < n; i += (size_t)l->K) {
+        for (int k = 0; s->c && k < l->K; k++) w[i + (size_t)k] /= s->c[k];
+        kron(r, w + i, s->n1, s->n2, matrix(&s->left, s->left.q),
+             matrix(&s->right, s->right.q), false);
     }
-    quantize_weight(r, l);
+    if (clip_first) {
+        clip_rows(r, l, w);
+        mix_outputs(r, l, which, w);
+    }
+    quantize_weight(r, l, !clip_first);
+    r->used = used;
 }
 
 static void update(fl_reference *r)

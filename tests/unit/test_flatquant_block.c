@@ -137,6 +137,30 @@ static void gradients_of_clips_per_linear(void **state)
     check_pass_of_all(&o);
 }
 
+static void gradients_of_values_clipped_first(void **state)
+{
+    fl_flatquant_options o = fl_test_case_options(4, 4, 4);
+    (void)state;
+    o.clip_v_first = true;
+    o.weight_lr = 0.1;
+    check_pass_of_all(&o);
+    o.transform = FL_TRANSFORM_SVD;
+    o.weight_lr = 0;
+    check_pass_of_all(&o);
+    o.transform = FL_TRANSFORM_NONE; /* nothing to be first of */
+    check_pass(fl_test_case_llama(), &o);
+}
+
+static void gradients_of_centred_blocks(void **state)
+{
+    fl_flatquant_options o = fl_test_case_options(4, 4, 4);
+    (void)state;
+    o.centre = o.asymmetric = true;
+    check_pass(fl_test_case_opt(), &o);
+    o.k_bits = o.v_bits = 16;
+    check_pass(fl_test_case_opt(), &o);
+}
+
 static void gradients_of_weights_alone(void **state)
 {
     fl_flatquant_options o = fl_test_case_options(4, 16, 16);
@@ -237,6 +261,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(gradients_of_w4a4kv4),
     cmocka_unit_test(gradients_of_asymmetric_activations),
     cmocka_unit_test(gradients_of_clips_per_linear),
+    cmocka_unit_test(gradients_of_values_clipped_first),
+    cmocka_unit_test(gradients_of_centred_blocks),
     cmocka_unit_test(gradients_of_weights_alone),
     cmocka_unit_test(gradients_without_rounding),
     cmocka_unit_test(gradients_of_svd_factors),

@@ -4,7 +4,6 @@
 #include "quant/flatquant/flatquant.h"
 
 #include "base/mem.h"
-#include "quant/block.h"
 #include "support/fl_test.h"
 #include "support/flatquant_case.h"
 
@@ -18,37 +17,6 @@ static double rms(const float *a, const float *b, size_t n)
     return sqrt(sum / (double)n);
 }
 
-static void fill_plan(fl_site_plan plan[FL_N_SITES], const fl_flatquant_case *c)
-{
-    const fl_flatquant_options *o = &c->p.o;
-    for (int i = 0; i < FL_N_SITES; i++)
-        plan[i] = (fl_site_plan){.act = o->a_bits < 16 ? FL_ACT_TOKEN : FL_ACT_FLOAT,
-                                 .w_bits = o->w_bits,
-                                 .a_bits = o->a_bits,
-                                 .asymmetric = o->asymmetric,
-                                 .n_in = c->block.site[i].n_in};
-}
-
-/* The folded block, its weights rounded, on the run-time path. */
-static float *run_folded(fl_flatquant_case *c)
-{
-    const fl_flatquant_options *o = &c->p.o;
-    const fl_block_options nearest = {0};
-    fl_site_plan plan[FL_N_SITES];
-    fl_block folded;
-    fl_block_job job;
-    fl_err err = {""};
-    fill_plan(plan, c);
-    fl_test_must(fl__flatquant_fold(&folded, &c->p, c->model, 0, true, &c->ex, &err), &err);
-    fl_test_must(fl__block_job_init(&job, c->model, &c->ex, 0, plan, &nearest, &folded, &err),
-                 &err);
-    for (int i = 0; i < FL_N_SITES; i++)
-        fl_test_must(fl__block_job_site(&job, NULL, i, &err), &err);
-    float *y = fl_test_case_run(c, &job.quant, o->k_bits, o->v_bits);
-    fl__block_job_fini(&job);
-    return y;
-}
-
 /* At run time transforms are in bfloat16. The reference does the same roundings, so that the
  * two agree as float32 allows. The training pass does not: what bfloat16 adds, seen behind the
  * quantisers, must stay below half of what quantising itself does (or, without any, below what
@@ -59,10 +27,11 @@ static void check_fold(const char *dir, const fl_flatquant_options *o)
     fl_flatquant_case c;
     fl_test_case_open(&c, dir, o, true);
     fl_flatquant_pass *pass = fl_test_case_pass(&c);
+    const fl_flatquant_result nothing = {0};
     const float *trained;
     fl_err err = {""};
     fl_test_must(fl__flatquant_pass_forward(&trained, pass, c.x, FL_CASE_WINDOWS, &err), &err);
-    float *y = run_folded(&c), *plain = fl_test_case_plain(&c);
+    float *y = fl_test_case_run_folded(&c, &nothing), *plain = fl_test_case_plain(&c);
     const double exact = fl_test_relative_distance(y, c.want, c.n),
                  narrow = rms(y, trained, c.n);
     const double quantised = rms(trained, plain, c.n), change = rms(plain, c.x, c.n);
@@ -123,6 +92,27 @@ static void folded_with_clips_per_linear(void **state)
     check_fold_of_all(&o);
 }
 
+static void folded_with_values_clipped_first(void **state)
+{
+    fl_flatquant_options o = fl_test_case_options(4, 4, 4);
+    (void)state;
+    o.clip_v_first = true;
+    check_fold_of_all(&o);
+    o.transform = FL_TRANSFORM_SVD;
+    o.clip_per_linear = true;
+    check_fold_of_all(&o);
+}
+
+static void folded_centred_blocks(void **state)
+{
+    fl_flatquant_options o = fl_test_case_options(4, 4, 4);
+    (void)state;
+    o.centre = o.asymmetric = true;
+    check_fold(fl_test_case_opt(), &o);
+    o.scale = false;
+    check_fold(fl_test_case_opt(), &o);
+}
+
 static void folded_weights_alone(void **state)
 {
     fl_flatquant_options o = fl_test_case_options(4, 16, 16);
@@ -137,6 +127,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(folded_in_float),
     cmocka_unit_test(folded_in_integers),
     cmocka_unit_test(folded_with_clips_per_linear),
+    cmocka_unit_test(folded_with_values_clipped_first),
+    cmocka_unit_test(folded_centred_blocks),
     cmocka_unit_test(folded_weights_alone),
 };
 FL_TEST_MAIN(tests)

@@ -54,30 +54,31 @@ void fl__attention_prepare_ref(void *x, const float *q, int64_t q_stride, int n_
             to_fixed(X + (int64_t)r * D, q + r / group * q_stride + r % group * D, D) * scale;
 }
 
-static void one_row(float *o, float *m, float *l, float step, const int32_t *X, int n,
-                    const fl_codes_work *work, const fl_codes_grids *g, int D)
+/* Row r, which sees n keys. */
+static void one_row(const fl_attention_codes *a, int r, int n, float step, const int32_t *X,
+                    const fl_codes_work *work)
 {
-    float s[FL_KV_PAGE] = {0}, w[FL_KV_PAGE] = {0}, top = *m, sum = 0;
-    int32_t W[FL_KV_PAGE];
+    const int D = a->D, ld = fl__attention_ld(D);
+    float s[FL_CODES_KEYS], w[FL_CODES_KEYS], *o = a->o + (int64_t)r * ld, top = -INFINITY;
+    int32_t W[FL_CODES_KEYS];
+    float sum = 0;
     for (int t = 0; t < n; t++) {
-        s[t] = sum_codes(X, work->k + 4 * t, 4 * FL_KV_PAGE, D, g->k_zero + t, 0) *
-               (step * g->k_scale[t]);
+        const uint8_t *codes = work->k + (size_t)(t / FL_KV_PAGE) * fl__codes_page_bytes(D) +
+                               t % FL_KV_PAGE * 4;
+        s[t] = sum_codes(X, codes, 4 * FL_KV_PAGE, D, work->k_zero + t, 0) *
+               (step * work->k_scale[t]);
         if (s[t] > top) top = s[t];
     }
-    const float c = *m == -INFINITY ? 0 : expf(*m - top);
     for (int t = 0; t < n; t++) {
-        const float p = expf(s[t] - top);
+        const float p = s[t] == -INFINITY ? 0 : expf(s[t] - top);
         sum += p;
-        w[t] = p * g->v_scale[t];
+        w[t] = p * work->v_scale[t];
     }
-    *l = *l * c + sum;
-    *m = top;
-    const float w_step = to_fixed(W, w, FL_KV_PAGE);
-    for (int d = 0; d < D; d++) {
-        const float y = sum_codes(W, work->v + 4 * d, 4 * fl__attention_ld(D), FL_KV_PAGE,
-                                  g->v_zero, 1);
-        o[d] = fmaf(y, w_step, o[d] * c);
-    }
+    const float w_step = to_fixed(W, w, n);
+    for (int d = 0; d < D; d++)
+        o[d] = sum_codes(W, work->v + 4 * d, 4 * ld, n, work->v_zero, 1) * w_step;
+    a->l[r] = sum;
+    a->m[r] = top;
 }
 
 void fl__attention_codes_ref(const fl_attention_codes *a)
@@ -87,17 +88,15 @@ void fl__attention_codes_ref(const fl_attention_codes *a)
     const fl_codes_head *heads = a->x;
     const int32_t *X = (const int32_t *)(const void *)((const uint8_t *)a->x +
                                                        fl__codes_heads_bytes(a->n_rows));
-    fl_codes_grids g;
     for (int p = 0; p < a->n_pages; p++) {
-        load_grid(g.k_scale, g.k_zero, a->k[p], FL_KV_KEYS, D, a->k_bits);
-        load_grid(g.v_scale, g.v_zero, a->v[p], FL_KV_VALUES, D, a->v_bits);
-        fl__codes_spread(work.k, FL_KV_PAGE, a->k[p], FL_KV_KEYS, D, a->k_bits);
-        fl__codes_spread(work.v, ld, a->v[p], FL_KV_VALUES, D, a->v_bits);
-        for (int r = 0; r < a->n_rows; r++) {
-            const int n = fl__codes_seen(a, r, p);
-            if (n > 0)
-                one_row(a->o + (int64_t)r * ld, a->m + r, a->l + r, heads[r].step,
-                        X + (int64_t)r * D, n, &work, &g, D);
-        }
+        const int t = p * FL_KV_PAGE;
+        load_grid(work.k_scale + t, work.k_zero + t, a->k[p], FL_KV_KEYS, D, a->k_bits);
+        load_grid(work.v_scale + t, work.v_zero + t, a->v[p], FL_KV_VALUES, D, a->v_bits);
+        fl__codes_spread(work.k + (size_t)p * fl__codes_page_bytes(D), FL_KV_PAGE, a->k[p],
+                         FL_KV_KEYS, D, a->k_bits);
+        fl__codes_spread(work.v + (size_t)t * (size_t)ld, ld, a->v[p], FL_KV_VALUES, D,
+                         a->v_bits);
     }
+    for (int r = 0; r < a->n_rows; r++)
+        one_row(a, r, fl__codes_seen(a, r), heads[r].step, X + (int64_t)r * D, &work);
 }

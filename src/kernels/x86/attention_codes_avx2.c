@@ -1,10 +1,10 @@
 /* attention_codes_avx2.c - attention over codes for AVX2.
  *
- * A page's codes are spread to one per byte, then one to four query rows at a time: sums over
- * codes for the scores, softmax row by row, sums for the values. H and L are 16-bit numbers;
- * of a word with four codes of a lane, mask and shift make two pairs of 16 bits, and vpmaddwd
- * takes a pair of terms at once, all sums in registers. Prepared numbers are 16 bytes for four
- * terms: H 0, 2, H 1, 3, L 0, 2, L 1, 3.
+ * The pages' codes are spread to one per byte, then one to four query rows at a time: sums over
+ * codes for the scores page by page, softmax row by row, sums for the values over all pages. H
+ * and L are 16-bit numbers; of a word with four codes of a lane, mask and shift make two pairs
+ * of 16 bits, and vpmaddwd takes a pair of terms at once, all sums in registers. Prepared
+ * numbers are 16 bytes for four terms: H 0, 2, H 1, 3, L 0, 2, L 1, 3.
  * SPDX-License-Identifier: MIT */
 #include "kernels/x86/attention_codes_avx2.h"
 #include "kernels/x86/math_avx2.h"
@@ -193,121 +193,112 @@ FL_INLINE float sum_lanes(__m256 v)
 
 /* What a row of probabilities leaves for its values. */
 typedef struct weights {
-    float c, step;
+    float step;
     int32_t zero_h, zero_l;
 } weights;
 
-/* s[0..T) = scores, -inf from n on; returns the largest, or `top`. */
-FL_INLINE float scores(float s[T], const int32_t *sums, const fl_codes_head *head, int n,
-                       float top, const fl_codes_grids *g)
+/* s[0..T) = scores of page p, -inf from n on; returns the largest lanes. */
+FL_INLINE __m256 scores(float *s, const int32_t *sums, const fl_codes_head *head, int n,
+                        __m256 tops, const fl_codes_work *work, int p)
 {
     const __m256i sum_h = _mm256_set1_epi32(head->sum_h);
     const __m256i sum_l = _mm256_set1_epi32(head->sum_l);
     const __m256i count = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     const __m256 step = _mm256_set1_ps(head->step), none = _mm256_set1_ps(-INFINITY);
-    __m256 tops = _mm256_set1_ps(top);
+    const float *scale = work->k_scale + p * T;
     for (int t = 0; t < T; t += 8) {
-        const __m256i zero = load_ints(g->k_zero + t);
+        const __m256i zero = load_ints(work->k_zero + p * T + t);
         const __m256 y = total(sums + t, T, _mm256_mullo_epi32(zero, sum_h),
                                _mm256_mullo_epi32(zero, sum_l));
-        const __m256 x =
-            _mm256_mul_ps(y, _mm256_mul_ps(step, _mm256_loadu_ps(g->k_scale + t)));
+        const __m256 x = _mm256_mul_ps(y, _mm256_mul_ps(step, _mm256_loadu_ps(scale + t)));
         const __m256i seen = _mm256_cmpgt_epi32(_mm256_set1_epi32(n - t), count);
         const __m256 v = _mm256_blendv_ps(none, x, _mm256_castsi256_ps(seen));
         _mm256_store_ps(s + t, v);
         tops = _mm256_max_ps(v, tops); /* second operand where either is NaN */
     }
-    return max_lane(tops);
+    return tops;
 }
 
-static weights softmax_row(int16_t *w, float *m, float *l, const int32_t *sums,
-                           const fl_codes_head *head, int n, const fl_codes_grids *g)
+/* From scores s[0..n), n a multiple of T, to probabilities and prepared weights w. */
+static weights softmax_row(int16_t *w, float *m, float *l, float *s, float top, int n,
+                           const fl_codes_work *work)
 {
-    _Alignas(32) float s[T];
-    if (n == 0) {
-        memset(w, 0, T * FL_CODES_TERM_BYTES);
-        return (weights){1, 0, 0, 0};
-    }
-    const float top = scores(s, sums, head, n, *m, g);
     const __m256 vtop = _mm256_set1_ps(top);
     __m256 sum = _mm256_setzero_ps();
     __m256i largest = _mm256_setzero_si256(), zero_h = largest, zero_l = largest, H, L;
-    for (int t = 0; t < T; t += 8) {
+    for (int t = 0; t < n; t += 8) {
         const __m256 x = _mm256_load_ps(s + t);
         const __m256 seen = _mm256_cmp_ps(x, _mm256_set1_ps(-INFINITY), _CMP_NEQ_UQ);
         const __m256 p = _mm256_and_ps(exp_avx2(_mm256_sub_ps(x, vtop)), seen);
-        const __m256 y = _mm256_and_ps(_mm256_mul_ps(p, _mm256_loadu_ps(g->v_scale + t)), seen);
+        const __m256 y = _mm256_mul_ps(p, _mm256_loadu_ps(work->v_scale + t));
         sum = _mm256_add_ps(sum, p);
         largest = max_bits(largest, y);
         _mm256_store_ps(s + t, y);
     }
     const fixed f = fixed_of(largest_lane(largest));
-    for (int t = 0; t < T; t += 8) {
-        const __m256i zero = load_ints(g->v_zero + t);
+    for (int t = 0; t < n; t += 8) {
+        const __m256i zero = load_ints(work->v_zero + t);
         put_fixed(w + 2 * t, &H, &L, _mm256_load_ps(s + t), f.inv);
         zero_h = _mm256_add_epi32(zero_h, _mm256_mullo_epi32(H, zero));
         zero_l = _mm256_add_epi32(zero_l, _mm256_mullo_epi32(L, zero));
     }
-    const float c = *m == -INFINITY ? 0.0f : expf(*m - top);
-    *l = *l * c + sum_lanes(sum);
+    *l = sum_lanes(sum);
     *m = top;
-    return (weights){c, f.step, sum_ints(zero_h), sum_ints(zero_l)};
+    return (weights){f.step, sum_ints(zero_h), sum_ints(zero_l)};
 }
 
-FL_INLINE void add_values(float *o, const int32_t *sums, int ld, const weights *w)
+FL_INLINE void put_values(float *o, const int32_t *sums, int ld, const weights *w)
 {
     const __m256i zero_h = _mm256_set1_epi32(w->zero_h), zero_l = _mm256_set1_epi32(w->zero_l);
-    const __m256 c = _mm256_set1_ps(w->c), step = _mm256_set1_ps(w->step);
-    for (int d = 0; d < ld; d += 8) {
-        const __m256 y = total(sums + d, ld, zero_h, zero_l);
-        const __m256 old = _mm256_mul_ps(_mm256_loadu_ps(o + d), c);
-        _mm256_storeu_ps(o + d, _mm256_fmadd_ps(y, step, old));
-    }
+    const __m256 step = _mm256_set1_ps(w->step);
+    for (int d = 0; d < ld; d += 8)
+        _mm256_storeu_ps(o + d, _mm256_mul_ps(total(sums + d, ld, zero_h, zero_l), step));
 }
 
 /* ---- pages ------------------------------------------------------------------------------- */
 
-/* Rows [r0, r0 + rows) on page p, whose codes and grids are spread. */
-static void run_block(const fl_attention_codes *a, const fl_codes_work *work,
-                      const fl_codes_grids *g, int p, int r0, int rows)
+/* Rows [r0, r0 + rows) against all pages, whose codes and grids are spread. */
+static void run_block(const fl_attention_codes *a, const fl_codes_work *work, int r0, int rows)
 {
-    const int ld = fl__attention_ld(a->D);
+    const int ld = fl__attention_ld(a->D), n_pages = pages_seen(a, r0, rows);
     const fl_codes_head *heads = a->x;
     const uint8_t *x = (const uint8_t *)a->x + fl__codes_heads_bytes(a->n_rows);
-    const product keys = {.x = (const int16_t *)(const void *)x + (size_t)r0 * row_words(a->D),
-                          .x_stride = row_words(a->D),
-                          .codes = work->k,
-                          .sums = work->sums,
-                          .n_fours = (a->D + 3) / 4,
-                          .n_lanes = T};
     int16_t *w = (int16_t *)(void *)work->w;
+    product keys = {.x = (const int16_t *)(const void *)x + (size_t)r0 * row_words(a->D),
+                    .x_stride = row_words(a->D),
+                    .codes = work->k,
+                    .sums = work->sums,
+                    .n_fours = (a->D + 3) / 4,
+                    .n_lanes = T};
     const product values = {.x = w,
-                            .x_stride = 2 * T,
+                            .x_stride = 2 * FL_CODES_KEYS,
                             .codes = work->v,
                             .sums = work->sums,
-                            .n_fours = T / 4,
+                            .n_fours = n_pages * T / 4,
                             .n_lanes = ld};
+    __m256 tops[ROWS];
     weights left[ROWS];
-    sum_codes(&keys, rows);
+    for (int r = 0; r < rows; r++) tops[r] = _mm256_set1_ps(-INFINITY);
+    for (int p = 0; p < n_pages; p++, keys.codes += fl__codes_page_bytes(a->D)) {
+        sum_codes(&keys, rows);
+        for (int r = 0; r < rows; r++)
+            tops[r] = scores(work->s + r * FL_CODES_KEYS + p * T, work->sums + 2 * T * r,
+                             heads + r0 + r, fl__codes_seen(a, r0 + r) - p * T, tops[r], work,
+                             p);
+    }
     for (int r = 0; r < rows; r++)
-        left[r] = softmax_row(w + 2 * T * r, a->m + r0 + r, a->l + r0 + r,
-                              work->sums + 2 * T * r, heads + r0 + r,
-                              fl__codes_seen(a, r0 + r, p), g);
+        left[r] = softmax_row(w + 2 * FL_CODES_KEYS * r, a->m + r0 + r, a->l + r0 + r,
+                              work->s + r * FL_CODES_KEYS, max_lane(tops[r]), n_pages * T,
+                              work);
     sum_codes(&values, rows);
     for (int r = 0; r < rows; r++)
-        add_values(a->o + (int64_t)(r0 + r) * ld, work->sums + 2 * ld * r, ld, &left[r]);
+        put_values(a->o + (int64_t)(r0 + r) * ld, work->sums + 2 * ld * r, ld, &left[r]);
 }
 
 void fl__attention_codes_avx2(const fl_attention_codes *a)
 {
     const fl_codes_work work = fl__codes_work(a->work, a->D);
-    fl_codes_grids g;
-    for (int p = 0; p < a->n_pages; p++) {
-        spread_page(&work, &g, a, p);
-        for (int r0 = 0; r0 < a->n_rows; r0 += ROWS) {
-            const int rows = a->n_rows - r0 < ROWS ? a->n_rows - r0 : ROWS;
-            if (fl__codes_seen(a, r0 + rows - 1, p) > 0)
-                run_block(a, &work, &g, p, r0, rows);
-        }
-    }
+    spread_pages(&work, a);
+    for (int r0 = 0; r0 < a->n_rows; r0 += ROWS)
+        run_block(a, &work, r0, a->n_rows - r0 < ROWS ? a->n_rows - r0 : ROWS);
 }

@@ -19,15 +19,27 @@ FL_INLINE void load_grid(float *scale, int32_t *zero, const uint8_t *block, fl_k
     }
 }
 
-/* Codes, scales and zeros of page p, ready for blocks of rows. */
-FL_INLINE void spread_page(const fl_codes_work *work, fl_codes_grids *g,
-                           const fl_attention_codes *a, int p)
+/* Codes, scales and zeros of all pages. Beyond what any row sees, scales of values are 0, not
+ * what lies there. */
+FL_INLINE void spread_pages(const fl_codes_work *work, const fl_attention_codes *a)
 {
-    const int D = a->D;
-    load_grid(g->k_scale, g->k_zero, a->k[p], FL_KV_KEYS, D, a->k_bits);
-    load_grid(g->v_scale, g->v_zero, a->v[p], FL_KV_VALUES, D, a->v_bits);
-    fl__codes_spread(work->k, FL_KV_PAGE, a->k[p], FL_KV_KEYS, D, a->k_bits);
-    fl__codes_spread(work->v, fl__attention_ld(D), a->v[p], FL_KV_VALUES, D, a->v_bits);
+    const int D = a->D, ld = fl__attention_ld(D), n = a->n_pages * FL_KV_PAGE;
+    for (int p = 0; p < a->n_pages; p++) {
+        const int t = p * FL_KV_PAGE;
+        load_grid(work->k_scale + t, work->k_zero + t, a->k[p], FL_KV_KEYS, D, a->k_bits);
+        load_grid(work->v_scale + t, work->v_zero + t, a->v[p], FL_KV_VALUES, D, a->v_bits);
+        fl__codes_spread(work->k + (size_t)p * fl__codes_page_bytes(D), FL_KV_PAGE, a->k[p],
+                         FL_KV_KEYS, D, a->k_bits);
+        fl__codes_spread(work->v + (size_t)t * (size_t)ld, ld, a->v[p], FL_KV_VALUES, D,
+                         a->v_bits);
+    }
+    for (int t = fl__codes_seen(a, a->n_rows - 1); t < n; t++) work->v_scale[t] = 0;
+}
+
+/* Pages that any of rows [r0, r0 + rows) sees. */
+FL_INLINE int pages_seen(const fl_attention_codes *a, int r0, int rows)
+{
+    return (fl__codes_seen(a, r0 + rows - 1) + FL_KV_PAGE - 1) / FL_KV_PAGE;
 }
 
 #endif

@@ -53,6 +53,37 @@ FL_INLINE void put_panel(const fl_gemm *g, int m, int n, __mmask16 mask, __m512 
         _mm512_mask_storeu_ps((float *)g->y + at, mask, y);
 }
 
+/* The same for the two panels n.., n + 16.. at once. A panel that is not there has mask 0.
+ * stream: past the caches; masks are full then and lines whole. */
+FL_INLINE void put_pair(const fl_gemm *g, int m, int n, const panel_consts *c0,
+                        const panel_consts *c1, __m512 y0, __m512 y1, bool stream)
+{
+    static const _Alignas(64) uint16_t odd[32] = {
+        1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+        33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    const int64_t at = m * g->ldy + n;
+    if (g->residual) {
+        const float *r = g->residual + m * g->ldr + n;
+        y0 = _mm512_add_ps(y0, _mm512_maskz_loadu_ps(c0->mask, r));
+        y1 = _mm512_add_ps(y1, _mm512_maskz_loadu_ps(c1->mask, r + 16));
+    }
+    if (g->y_bf16) {
+        const __m512i both = _mm512_permutex2var_epi16(bf16_high(y0), _mm512_load_si512(odd),
+                                                       bf16_high(y1));
+        if (stream)
+            _mm512_stream_si512((void *)((uint16_t *)g->y + at), both);
+        else
+            _mm512_mask_storeu_epi16((uint16_t *)g->y + at,
+                                     (__mmask32)c0->mask | (__mmask32)c1->mask << 16, both);
+    } else if (stream) {
+        _mm512_stream_ps((float *)g->y + at, y0);
+        _mm512_stream_ps((float *)g->y + at + 16, y1);
+    } else {
+        _mm512_mask_storeu_ps((float *)g->y + at, c0->mask, y0);
+        _mm512_mask_storeu_ps((float *)g->y + at + 16, c1->mask, y1);
+    }
+}
+
 /* One 64-byte row of nibbles: input channels k..k+3, then k+4..k+7, as bytes 0..15. */
 FL_INLINE __m512i low_nibbles(__m512i row)
 {

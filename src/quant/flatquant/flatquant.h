@@ -9,6 +9,7 @@
  * online at the sites.
  *
  *   files                 what
+ *   flatquant_centre.c    means of inputs moved into biases, before all else
  *   flatquant_params.c    parameters, their start, their gradients' home
  *   flatquant_weight.c    a weight under its transforms, quantised; gradients
  *   flatquant_site.c      an activation under its transform, quantised; gradients
@@ -39,8 +40,11 @@ typedef struct fl_flatquant_options {
     fl_transform_kind transform;
     bool scale, clip;        /* learn per-channel scales; learn clips */
     bool clip_per_linear;    /* of activations: a pair for each linear of a site, else one */
+    bool clip_v_first;       /* v_proj's weight is clipped before P_v mixes its rows, else
+                                behind it */
     bool fold_gain;          /* scales that take the gains of norms in front into the weights,
                                 not learned (QuaRot); scale must be off, the model pre-norm */
+    bool centre;             /* means of inputs go into biases; the family must allow it */
     bool asymmetric;         /* training's activations with a zero point */
     bool quantized_inputs;   /* train on what the quantised blocks before give */
     int w_bits, a_bits, k_bits, v_bits; /* 16: float */
@@ -87,10 +91,18 @@ typedef struct fl_flatquant_params {
     fl_flatquant_options o;
     fl_flatquant_site site[FL_N_SITES];
     fl_flatquant_linear linear[FL_N_LINEARS];
+    const float *norm_bias[2]; /* [hidden] borrowed from the block, or NULL */
     fl_factor head; /* n 0: keys are not quantised, or no transforms */
     fl_flatquant_clip k_clip, v_clip;
     int n_heads, n_kv_heads, head_dim;
 } fl_flatquant_params;
+
+/* Has the family biases that means of inputs can go into? */
+bool fl__flatquant_can_centre(const fl_model_config *cfg);
+/* block: float32 weights owned by it, of such a family; mean[site] [n_in] of the inputs on the
+ * float path. The block still computes what it did. */
+void fl__flatquant_centre(fl_block *block, const fl_model *model,
+                          double *const mean[FL_N_SITES]);
 
 /* Start of a block's parameters. block: float32 weights owned by it (fl__block_fold without a
  * plan); x_max[site] [n_in]: largest |x| of each channel on the float path. */
@@ -144,6 +156,8 @@ typedef struct fl_flatquant_result {
     double *epoch_loss;                      /* [n_epochs] owned */
     int n_epochs, n_restarts;                /* restarts: after a loss that was no number */
     bool bf16;                               /* the last attempt's */
+    double *mean_error; /* [hidden] owned: of the block's output over all tokens at the end;
+                           NULL unless blocks are centred */
 } fl_flatquant_result;
 
 typedef struct fl_flatquant_data {
@@ -167,5 +181,7 @@ void fl__flatquant_result_fini(fl_flatquant_result *r);
 fl_status fl__flatquant_fold(fl_block *folded, const fl_flatquant_params *params,
                              const fl_model *model, int layer, bool clip_weights,
                              const fl_exec *ex, fl_err *err);
+/* Takes what training left as the mean error of the block's output off its last bias. */
+void fl__flatquant_correct_mean(fl_block *folded, const fl_flatquant_result *result);
 
 #endif

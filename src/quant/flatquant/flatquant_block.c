@@ -150,7 +150,7 @@ static fl_status init_parts(fl_flatquant_pass *s, fl_err *err)
                 &s->weight[lin], &p->linear[lin], &p->site[i],
                 lin == FL_LIN_V && head->n ? head : NULL,
                 lin == FL_LIN_UP && p->site[FL_SITE_DOWN].c ? &p->site[FL_SITE_DOWN] : NULL,
-                err);
+                &p->o, err);
         }
     s->key = (kv_part){.q = {.bits = p->o.k_bits, .asymmetric = true, .f16_scale = true},
                        .clip = &p->k_clip};
@@ -261,6 +261,7 @@ size_t fl__flatquant_bytes(const fl_model *model, const fl_exec *ex,
     for (int i = 0; i < FL_N_LINEARS; i++) {
         const size_t w = (size_t)p.linear[i].N * (size_t)p.linear[i].K;
         n += 4 * w + (o->weight_lr > 0 ? 4 * w : 0) + 14 * (size_t)p.linear[i].N;
+        if (o->clip_v_first && i == FL_LIN_V) n += 2 * w;
     }
     n += (size_t)s.max_rows * (size_t)s.D; /* the loss's gradient */
     return n * sizeof(float) + product_bytes(&s, ex, o->bf16);

@@ -89,15 +89,24 @@ typedef struct fold_job {
     const fl_flatquant_linear *from;
     fl_linear *to;
     int site, which;
-    double *scratch; /* [threads, 2 K] */
+    double *scratch; /* [threads, 2 K]; of clips first [threads, (n + 2) K] */
 } fold_job;
 
-/* Row r of mix(W) / c. */
+/* Clipped row after row, then mixed within heads. */
+static bool clips_first(const fold_job *j)
+{
+    const fl_flatquant_params *p = j->f->params;
+    return p->o.clip_v_first && j->which == FL_LIN_V && j->f->right[FL_SITE_O].n &&
+           j->from->clip.n && j->f->clip_weights;
+}
+
+/* Row r of mix(W) / c; heads that are mixed later are not. */
 static void mixed_row(double *row, const fold_job *j, int r)
 {
     const fl_flatquant_params *p = j->f->params;
     const size_t K = (size_t)j->from->K;
-    const exact *head = j->which == FL_LIN_V ? &j->f->right[FL_SITE_O] : NULL;
+    const exact *head =
+        j->which == FL_LIN_V && !clips_first(j) ? &j->f->right[FL_SITE_O] : NULL;
     const float *down = j->which == FL_LIN_UP ? p->site[FL_SITE_DOWN].c : NULL;
     const float *c = p->site[j->site].c;
     if (head && head->n) {
@@ -139,6 +148,18 @@ static void inverse_kron(double *row, double *tmp, const exact *left, const exac
                 row[i * n2 + j] += left->q[k * n1 + i] * tmp[k * n2 + j];
 }
 
+static void clip_row(double *row, const fl_flatquant_clip *clip, int r, size_t K)
+{
+    double hi = 0, lo = 0;
+    for (size_t k = 0; k < K; k++) {
+        hi = row[k] > hi ? row[k] : hi;
+        lo = row[k] < lo ? row[k] : lo;
+    }
+    hi *= (double)clip->value[r];
+    lo *= (double)clip->value[clip->n + r];
+    for (size_t k = 0; k < K; k++) row[k] = row[k] > hi ? hi : row[k] < lo ? lo : row[k];
+}
+
 static void store_row(float *to, const double *row, const fl_flatquant_clip *clip, int r,
                       size_t K)
 {
@@ -168,6 +189,30 @@ static void fold_row(void *arg, int64_t item, int thread)
               j->f->clip_weights && j->from->clip.n ? &j->from->clip : NULL, r, K);
 }
 
+/* The rows of a head, each clipped, then mixed by P_v. */
+static void fold_head(void *arg, int64_t item, int thread)
+{
+    const fold_job *j = arg;
+    const size_t K = (size_t)j->from->K;
+    const exact *head = &j->f->right[FL_SITE_O];
+    const fl_flatquant_site *s = &j->f->params->site[j->site];
+    const size_t n = (size_t)head->n, first = (size_t)item * n;
+    double *rows = j->scratch + (size_t)thread * (n + 2) * K, *sum = rows + n * K;
+    for (size_t i = 0; i < n; i++) {
+        double *row = rows + i * K;
+        mixed_row(row, j, (int)(first + i));
+        inverse_kron(row, sum, &j->f->left[j->site], &j->f->right[j->site], s->n_left,
+                     s->n_right);
+        clip_row(row, &j->from->clip, (int)(first + i), K);
+    }
+    for (size_t r = 0; r < n; r++) {
+        memset(sum, 0, K * sizeof *sum);
+        for (size_t i = 0; i < n; i++)
+            for (size_t k = 0; k < K; k++) sum[k] += head->p[i * n + r] * rows[i * K + k];
+        store_row(j->to->own_w + (first + r) * K, sum, NULL, 0, K);
+    }
+}
+
 static void fold_bias(const fold_job *j)
 {
     const exact *head = j->which == FL_LIN_V ? &j->f->right[FL_SITE_O] : NULL;
@@ -191,9 +236,13 @@ static fl_status fold_linear(const folder *f, int site, int which, fl_err *err)
 {
     fold_job j = {.f = f, .from = &f->params->linear[which], .to = &f->block->linear[which],
                   .site = site, .which = which};
-    j.scratch = fl__alloc((size_t)f->ex->n_threads * 2 * (size_t)j.from->K, sizeof(double));
+    const bool by_head = clips_first(&j);
+    const int n = f->right[FL_SITE_O].n, rows = by_head ? n + 2 : 2;
+    j.scratch = fl__alloc((size_t)f->ex->n_threads * (size_t)rows * (size_t)j.from->K,
+                          sizeof(double));
     if (!j.scratch) return fl__fail_nomem(err, "fold", (size_t)j.from->K * 16);
-    fl__parallel_for(f->ex, j.from->N, fold_row, &j);
+    fl__parallel_for(f->ex, by_head ? j.from->N / n : j.from->N, by_head ? fold_head : fold_row,
+                     &j);
     fold_bias(&j);
     fl__free(&j.scratch);
     return FL_OK;
@@ -209,6 +258,7 @@ static fl_status fold_scale(const folder *f, int which, fl_err *err)
     const size_t bytes = (size_t)f->model->cfg.hidden_size * sizeof(float);
     const float *c = f->params->site[site].c;
     fl_norm *norm = &f->block->norm[which];
+    if (norm->bias) memcpy(norm->bias, f->params->norm_bias[which], bytes);
     if (c && !f->model->cfg.pre_norm) {
         float *premul = fl__alloc(bytes, 1);
         if (!premul) return fl__fail_nomem(err, "input multiplier", bytes);
@@ -313,4 +363,11 @@ fl_status fl__flatquant_fold(fl_block *folded, const fl_flatquant_params *params
     exact_fini(&f.head);
     if (st) fl__block_fini(folded);
     return st;
+}
+
+void fl__flatquant_correct_mean(fl_block *folded, const fl_flatquant_result *result)
+{
+    const fl_linear *down = &folded->linear[FL_LIN_DOWN];
+    for (int n = 0; result->mean_error && down->bias && n < down->n_out; n++)
+        down->bias[n] = (float)((double)down->bias[n] - result->mean_error[n]);
 }

@@ -185,6 +185,7 @@ fl_status fl__flatquant_params_init(fl_flatquant_params *p, const fl_model *mode
                                .n_heads = cfg->n_heads,
                                .n_kv_heads = cfg->n_kv_heads,
                                .head_dim = cfg->head_dim};
+    for (int i = 0; i < 2; i++) p->norm_bias[i] = block->norm[i].bias;
     for (int i = 0; i < FL_N_LINEARS && !st; i++)
         if (block->linear[i].n_out)
             st = linear_init(&p->linear[i], &block->linear[i], o, err);

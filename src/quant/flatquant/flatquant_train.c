@@ -145,11 +145,36 @@ static void put_best_back(trainer *t)
     (void)fl__flatquant_params_update(t->p, t->ex, &ignored);
 }
 
+/* What a bias behind the block's last layer could take off its error. */
+static fl_status measure_mean_error(trainer *t, fl_err *err)
+{
+    const size_t width = (size_t)t->model->cfg.hidden_size;
+    const size_t T = (size_t)t->data->seq_len, step = (size_t)t->p->o.batch_windows;
+    const size_t n_windows = (size_t)t->data->n_windows;
+    double *mean = fl__calloc(width, sizeof *mean);
+    fl_status st = mean ? fl__flatquant_pass_weights(t->pass, err)
+                        : fl__fail_nomem(err, "mean error", width * sizeof *mean);
+    for (size_t first = 0; first < n_windows && !st; first += step) {
+        const size_t n = FL_MIN(step, n_windows - first), at = first * T * width;
+        const float *y;
+        st = fl__flatquant_pass_forward(&y, t->pass, t->data->x + at, (int)n, err);
+        for (size_t i = 0; i < n * T * width && !st; i++)
+            mean[i % width] += (double)y[i] - (double)t->data->y[at + i];
+    }
+    for (size_t i = 0; i < width && !st; i++) mean[i] /= (double)(n_windows * T);
+    if (st)
+        fl__free(&mean);
+    else
+        t->r->mean_error = mean;
+    return st;
+}
+
 static fl_status attempt(trainer *t, const fl_block *block, double rate, fl_err *err)
 {
     fl_status st = prepare(t, block, rate, err);
     for (int e = 0; e < t->p->o.epochs && !st; e++) st = epoch(t, e, err);
     if (t->adamw) put_best_back(t);
+    if (!st && t->p->o.centre) st = measure_mean_error(t, err);
     fl__flatquant_pass_free(&t->pass);
     fl__adamw_free(&t->adamw);
     return st;
@@ -203,4 +228,5 @@ fl_status fl__flatquant_train(fl_flatquant_result *result, fl_flatquant_params *
 void fl__flatquant_result_fini(fl_flatquant_result *r)
 {
     fl__free(&r->epoch_loss);
+    fl__free(&r->mean_error);
 }
