@@ -10,7 +10,7 @@
  *
  * `gated`: channels 2i and 2i + 1 are gate and up of one output (fl__cuda_weight_pack_gated),
  *   y[m,i] = gate / (1 + exp(-gate)) * up            bf16 alone, no residual
- * with gate and up as y above in float32, the exponential and the division of `gated` in sm90.h.
+ * with gate and up as y above in float32, exponential and division as in `gated` of sm90.h.
  *
  * Weight layout of 4 bits, "n16k64", one for prefill and decode, made so that one 16-byte load
  * per thread is a tensor core A fragment: output channels in panels of 16 (N padded to 16 with
@@ -18,9 +18,9 @@
  * l = 0..31 has 16, word j, byte b:
  *   n = 16 panel + l / 4 * 2 + j % 2       k = 64 block + 4 * (l % 4) + 16 * (j / 2) + b
  *   the high nibble is code[n, k], the low one code[n, k + 32], two's complement
- * Of 8 bits, "n8k64": the even channels of a panel, then the odd ones, each K_pad / 64 blocks of
- * 8 channels x 64 k, which lie as the tensor cores read them from shared memory: in block row r,
- * the 16 bytes of k / 16 at place (k / 16) ^ (r / 2).
+ * Of 8 bits, "n8k64": the even channels of a panel, then the odd ones, each K_pad / 64 blocks
+ * of 8 channels x 64 k, which lie as the tensor cores read them from shared memory: in row r of
+ * a block, the 16 bytes of k / 16 at place (k / 16) ^ (r / 2).
  * A nibble masked into the high half of its byte is an int8 of 16 times the code: the kernels
  * multiply these and shift the sum right by 4, exactly. |16 sum| < 2^31 holds for K <= 65536.
  *
@@ -50,9 +50,9 @@ typedef struct fl_cuda_gemm {
     const int8_t *x; /* [M, ldx]; columns from K on are not read as long as K % 64 == 0, and
                         must be zero up to K_pad otherwise */
     int64_t ldx;
-    bool
-        x_packed; /* 4-bit codes: 64 k are 32 bytes, byte i the code of k = i in its high nibble
-                      and of k = i + 32 in the low one; ldx in bytes. fl__cuda_gemm_sm80 alone */
+    /* 4-bit codes: 64 k are 32 bytes, byte i the code of k = i in its high nibble and of
+     * k = i + 32 in the low one; ldx in bytes. fl__cuda_gemm_sm80 alone */
+    bool x_packed;
     const float *x_scale;
     int x_scale_stride;
     const int32_t *x_zero; /* NULL: 0 */

@@ -109,8 +109,8 @@ DEV void scale_tokens(float v[2][2], const int32_t *acc, int i, const channel_sc
     for (int j = 0; j < 4; j++) t[j] = next[j];
 }
 
-/* Predicated rather than behind branches, which would keep the scheduler from working on several
- * tokens at a time. In the order written, so that a residual may be y itself. */
+/* Predicated rather than behind branches, which would keep the scheduler from working on
+ * several tokens at a time. In the order written, so that a residual may be y itself. */
 DEV void store_if(bool there, uint64_t to, uint32_t v)
 {
     asm volatile("{\n.reg .pred there;\nsetp.ne.b32 there, %0, 0;\n"

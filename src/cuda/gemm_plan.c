@@ -14,7 +14,8 @@ enum {
     MAX_SPLIT = 8,
     SM80_FEW = 32, /* the tiles of gemm_s4_sm80.cu */
     SM80_MANY = 128,
-    GROUP = 4, /* divides 132: a CTA stays with its tokens */
+    MANY_GROUP = 12, /* of many rows; divides 132 too */
+    GROUP = 4,       /* divides 132: a CTA stays with its tokens */
     DECODE_ROWS = 16,
     DECODE_X_BYTES = 131072, /* of more than 8 rows: 64 KB won, 224 KB lost, between unknown */
 };
@@ -51,13 +52,13 @@ static int decode_ctas(const fl_cuda_gemm *g)
     return g->M <= 8 || (int64_t)g->M * g->w->K_pad <= DECODE_X_BYTES ? 2 : 0;
 }
 
-/* As many stages as the ring of the largest tile holds: so many the one warpgroup can multiply
- * while the other, which scales and stores, gives no stage back. Once a launch it costs their
- * time, so not where a CTA has one tile. */
+/* About as many stages as the ring of the largest tile holds: so many the one warpgroup can
+ * multiply while the other, which scales and stores, gives no stage back. Once a launch it
+ * costs their time, so not where a CTA has one tile. */
 static int plan_shift(const fl_cuda_gemm *g, const fl_cuda_gemm_plan *plan, int n_sm)
 {
     if (plan->tokens != 256 || plan->n_split > 1 || count_tiles(g, 256) <= n_sm) return 0;
-    return g->w->bits == 4 ? 5 : 4;
+    return g->w->bits == 4 ? 5 : 3;
 }
 
 fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm)
@@ -76,6 +77,8 @@ fl_cuda_gemm_plan fl__cuda_gemm_plan(const fl_cuda_gemm *g, int n_sm)
         }
     best.decode_ctas = decode_ctas(g);
     best.shift = plan_shift(g, &best, n_sm);
+    if (g->w->bits == 4 && count_tiles(g, 256) / ceil_div(g->w->N, CHANNELS) >= 2 * MANY_GROUP)
+        best.group = MANY_GROUP;
     return best;
 }
 

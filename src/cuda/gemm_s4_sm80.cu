@@ -1,10 +1,10 @@
 /* gemm_s4_sm80.cu - GEMM on the mma.sync tensor cores of Ampere and Ada (8.0, 8.6, 8.9): both
  * operands at 4 bits, and the twin that multiplies bytes, from one source.
  *
- * The weights' layouts are Hopper's (gemm_cuda.h). Of n16k64 a lane's word holds, in byte b, the
- * codes of k and k + 32. The order of k within a block is free as long as both operands share
- * it, so the same word is an A fragment of m16n8k64 when x is packed alike: a block of 64 k is
- * 32 bytes, byte i the code of k = i in its high nibble and of k = i + 32 in the low one.
+ * The weights' layouts are Hopper's (gemm_cuda.h). Of n16k64 a lane's word holds, in byte b,
+ * the codes of k and k + 32. The order of k within a block is free as long as both operands
+ * share it, so the same word is an A fragment of m16n8k64 when x is packed alike: a block of
+ * 64 k is 32 bytes, byte i the code of k = i in its high nibble, of k = i + 32 in the low one.
  *
  *   PACKED      x 4 bits, w 4 bits     mma m16n8k64 s4, no expansion
  *   W4          x 8 bits, w 4 bits     w to bytes (16 times the code), m16n8k32 s8

@@ -14,8 +14,8 @@
  * that what runs at one time shares x and W in L2. Parts of K add their exact int32 sums into
  * the workspace; the last to come takes the total, and so the result does not depend on order.
  *
- * Out of step: with shift > 0 warpgroup 1 begins its tiles `shift` stages later than warpgroup 0
- * and takes K from there around, so that one multiplies while the other scales and stores:
+ * Out of step: with shift > 0 warpgroup 1 begins its tiles `shift` stages later than warpgroup
+ * 0 and takes K from there around, so that one multiplies while the other scales and stores:
  *
  *   k        0 1 2 3 4 5 6 7 0 1 2 3 4 5 6 7 0 1 2         (shift 3)
  *   group 0  [ tile 0      ] [ tile 1      ]
@@ -43,8 +43,7 @@ enum {
     CONSUMER_WARPS = 8,
     BARRIER_BYTES = 256,
     SMEM_MAX = 232448,
-    SMEM_HALF = 115712, /* of a multiprocessor's 228 KB less 1 KB for each CTA */
-    PREFETCH_M = 256,   /* beyond, weights are the smaller part */
+    PREFETCH_M = 256, /* beyond, weights are the smaller part */
 };
 
 /* What the consumers need of an item, in shared memory; two of them in turn. */
@@ -61,15 +60,12 @@ template <int BITS, int TOK> struct ring {
     static const int x_bytes = TOK * STAGE_K;
     static const int w_bytes = CHANNELS * STAGE_K * BITS / 8;
     static const int stage_bytes = x_bytes + w_bytes;
-    /* of the weights' tensor map: elements of a stage, channels of a row, rows of 64 channels */
+    /* of the weights' tensor map: elements of a stage, channels of a row, rows of 64 */
     static const int w_cols = BITS == 4 ? 256 : 128;
     static const int w_rows = BITS == 4 ? 16 : 8;
     static const int w_box = 64 / w_rows;
     static const int fixed_bytes = 1024 + 2 * (int)sizeof(tile_info<TOK>) + BARRIER_BYTES;
-    /* the smallest tile leaves room for a second CTA: of this launch, or of the next one, which
-     * begins while this one ends */
-    static const int ctas = TOK == 64 ? 2 : 1;
-    static const int fits = ((ctas == 2 ? SMEM_HALF : SMEM_MAX) - fixed_bytes) / stage_bytes;
+    static const int fits = (SMEM_MAX - fixed_bytes) / stage_bytes;
     static const int stages = fits < 8 ? fits : 8;
     static const int smem_bytes = fixed_bytes + stages * stage_bytes;
 };
@@ -117,10 +113,11 @@ template <int STAGES> DEV void advance(cursor *c)
     }
 }
 
-/* Shared memory of the CTA: addresses of its parts. ready[i] completes when info i is written,
- * with an arrival of each lane that wrote; taken[i] with one of each consumer warp. */
+/* Shared memory of the CTA: addresses of its parts. known[i] completes when the coordinates of
+ * info i are written, ready[i] when all of it is, with an arrival of each lane that wrote;
+ * taken[i] with one of each consumer warp. */
 typedef struct smem_map {
-    uint32_t ring, info, full, empty, ready, taken, flags;
+    uint32_t ring, info, full, empty, known, ready, taken, flags;
     uint8_t *base; /* of ring */
 } smem_map;
 
@@ -133,7 +130,8 @@ template <int BITS, int TOK> DEV smem_map smem_parts(uint8_t *raw)
     s.info = s.ring + R::stages * R::stage_bytes;
     s.full = s.info + 2 * (uint32_t)sizeof(tile_info<TOK>);
     s.empty = s.full + 8 * R::stages;
-    s.ready = s.empty + 8 * R::stages;
+    s.known = s.empty + 8 * R::stages;
+    s.ready = s.known + 16;
     s.taken = s.ready + 16;
     s.flags = s.taken + 16;
     return s;
@@ -201,6 +199,18 @@ DEV void describe(const gemm_args *g, const smem_map *s, int first, int step, in
         const item it = item_at<TOK>(g, at);
         tile_info<TOK> *t = info_at<TOK>(s, i % 2);
         mbar_wait(s->taken + 8 * (i % 2), (i / 2 % 2) ^ 1);
+        if (lane == 0) {
+            const int n_k = it.k1 - it.k0;
+            t->m0 = it.m0;
+            t->n0 = it.n0;
+            t->tile = it.tile;
+            t->n_k = n_k;
+            t->before = at > first && old_m0 != it.m0 ? g->shift : 0;
+            t->after = 1 << 30;
+            if (at + step < n_items && item_at<TOK>(g, at + step).m0 != it.m0)
+                t->after = n_k - g->shift;
+            mbar_arrive(s->known + 8 * (i % 2));
+        }
 #pragma unroll 4
         for (int m = lane; m < TOK; m += 32) {
             float scale;
@@ -218,17 +228,6 @@ DEV void describe(const gemm_args *g, const smem_map *s, int first, int step, in
                 t->bias[n + j] = c.bias[j];
                 t->col_sum[n + j] = c.sum[j];
             }
-        }
-        if (lane == 0) {
-            const int n_k = it.k1 - it.k0;
-            t->m0 = it.m0;
-            t->n0 = it.n0;
-            t->tile = it.tile;
-            t->n_k = n_k;
-            t->before = at > first && old_m0 != it.m0 ? g->shift : 0;
-            t->after = 1 << 30;
-            if (at + step < n_items && item_at<TOK>(g, at + step).m0 != it.m0)
-                t->after = n_k - g->shift;
         }
         old_m0 = it.m0;
         mbar_arrive(s->ready + 8 * (i % 2));
@@ -397,11 +396,12 @@ DEV void consume(const gemm_args *g, const smem_map *s, int first, int step, int
         const tile_info<TOK> *t = info_at<TOK>(s, i % 2);
         const uint32_t tokens = s->info + i % 2 * (uint32_t)sizeof *t;
         int32_t acc[TOK / 2];
-        mbar_wait(s->ready + 8 * (i % 2), i / 2 % 2);
+        mbar_wait(s->known + 8 * (i % 2), i / 2 % 2);
         r.skip.before = wg == 0 ? t->before : 0;
         r.skip.after = wg == 1 ? t->after : 1 << 30;
         if (BITS == 4) multiply_w4<TOK>(acc, &r, t->n_k, 4 * wg + tid / 32, lane);
         else multiply_w8<TOK>(acc, &r, t->n_k, wg, lane);
+        mbar_wait(s->ready + 8 * (i % 2), i / 2 % 2);
         if (g->n_split == 1 || join_parts<TOK>(acc, g, 2 * t->tile + wg, wg, tid, flag)) {
             channel_scales c;
 #pragma unroll
@@ -421,9 +421,10 @@ DEV void consume(const gemm_args *g, const smem_map *s, int first, int step, int
 }
 
 template <int BITS, int TOK>
-__global__ __launch_bounds__(N_THREADS, ring<BITS, TOK>::ctas) void gemm_kernel(
-    const __grid_constant__ CUtensorMap map_x, const __grid_constant__ CUtensorMap map_w,
-    const __grid_constant__ gemm_args g)
+__global__ __launch_bounds__(N_THREADS,
+                             1) void gemm_kernel(const __grid_constant__ CUtensorMap map_x,
+                                                 const __grid_constant__ CUtensorMap map_w,
+                                                 const __grid_constant__ gemm_args g)
 {
     extern __shared__ uint8_t raw[];
     const smem_map s = smem_parts<BITS, TOK>(raw);
@@ -436,6 +437,7 @@ __global__ __launch_bounds__(N_THREADS, ring<BITS, TOK>::ctas) void gemm_kernel(
             mbar_init(s.empty + 8 * i, CONSUMER_WARPS);
         }
         for (int i = 0; i < 2; i++) {
+            mbar_init(s.known + 8 * i, 1);
             mbar_init(s.ready + 8 * i, 32);
             mbar_init(s.taken + 8 * i, CONSUMER_WARPS);
         }
@@ -449,8 +451,7 @@ __global__ __launch_bounds__(N_THREADS, ring<BITS, TOK>::ctas) void gemm_kernel(
     }
     wait_for_kernel_ahead();
     if (threadIdx.x >= 256) {
-        if (ring<BITS, TOK>::ctas == 2) REGS_DEC(24);
-        else REGS_DEC(40);
+        REGS_DEC(40);
         if (threadIdx.x == 256) {
             feeder f = {&map_x, &map_w, s, {0, 0}};
             produce<BITS, TOK>(&g, &f, first, step, n_items);
@@ -459,8 +460,7 @@ __global__ __launch_bounds__(N_THREADS, ring<BITS, TOK>::ctas) void gemm_kernel(
         }
         __syncwarp();
     } else {
-        if (ring<BITS, TOK>::ctas == 2) REGS_INC(104);
-        else REGS_INC(232);
+        REGS_INC(232);
         consume<BITS, TOK>(&g, &s, first, step, n_items);
     }
 }
@@ -527,7 +527,7 @@ static cudaError_t launch(const CUtensorMap maps[2], const gemm_args *a, int n_s
     if (e != cudaSuccess) return e;
     overlap[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap[0].val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = dim3((unsigned)FL_MIN(n_items, n_sm * R::ctas));
+    config.gridDim = dim3((unsigned)FL_MIN(n_items, n_sm));
     config.blockDim = dim3(N_THREADS);
     config.dynamicSmemBytes = R::smem_bytes;
     config.stream = stream;

@@ -10,9 +10,10 @@
  * multiprocessor, or the next launch would find no room to do so.
  *
  * x lies in shared memory as it is, rows 16 bytes longer than their k, so that ldmatrix, which
- * gives a lane the four B registers of a block, meets no bank conflict. At the end of a panel or
- * stretch the exact int32 sums are added in shared memory, in any order; at the end all threads
- * scale and store, panel p by CTA p % n_parts, which adds the others' sums of it to its own.
+ * gives a lane the four B registers of a block, meets no bank conflict. At the end of a panel
+ * or stretch the exact int32 sums are added in shared memory, in any order; at the end all
+ * threads scale and store, panel p by CTA p % n_parts, which adds the others' sums of it to
+ * its own.
  * SPDX-License-Identifier: MIT */
 #include "cuda/gemm_cuda.h"
 
@@ -313,6 +314,9 @@ static decode_args make_args(const fl_cuda_gemm *g, fl_cuda_gemm_plan plan, int 
     a.n_parts = plan.decode_parts > 0 ? plan.decode_parts : 1;
     const int most = plan.decode_parts > 0 ? SMEM_MAX - panel_bytes(&a) : room * X_BYTES;
     while (a.n_parts < MAX_PARTS && x_bytes(&a) > most) a.n_parts *= 2;
+    if (plan.decode_parts == 0 && a.n_parts == 1 && a.M > 8 &&
+        (int64_t)x_bytes(&a) * n_sm * plan.decode_ctas > (int64_t)a.n_panels * a.n_blocks * 512)
+        a.n_parts = 2; /* every CTA reads x: more than the weights */
     while (a.n_parts > a.n_blocks) a.n_parts /= 2;
     const int n_runs = FL_MAX(1, n_sm * plan.decode_ctas / a.n_parts);
     a.per_run = (a.n_panels + n_runs - 1) / n_runs;

@@ -84,7 +84,7 @@ DEV void mbar_expect(uint32_t bar, uint32_t n_bytes)
                  : "memory");
 }
 
-/* Orders with this CTA's threads and copies: cluster scope would empty the L1 cache each time. */
+/* Orders with this CTA's threads and copies: cluster scope would empty the L1 each time. */
 DEV void mbar_wait(uint32_t bar, uint32_t parity)
 {
     asm volatile("{\n"
