@@ -367,7 +367,7 @@ DEV void run_line(const decode_args *g, line all, const lengths *first, uint8_t 
         for (int i = 0; i < m; i++, n_left -= UNIT * GROUP) {
             const bool more = n_ahead < n;
             const int page = more && lane == 0 ? page_of<UNIT>(g, &ahead) : 0;
-            mbar_wait_cta(bars + 8 * r.slot, r.parity);
+            mbar_wait(bars + 8 * r.slot, r.parity);
             add_unit<UNIT, D, BITS, SETS>(&s, slots + r.slot * BYTES, n_left, lane);
             __syncwarp();
             if (more) {

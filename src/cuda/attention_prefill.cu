@@ -108,7 +108,7 @@ template <int D> DEV void feed(const prefill_args *g, shared_state *s, uint32_t 
         }
         if (at >= g->n_items) it.n_tiles = 0;
         else at = take(g->counter);
-        mbar_wait_cta(smem_addr(&s->bar.q_empty[slot.slot]), slot.parity);
+        mbar_wait(smem_addr(&s->bar.q_empty[slot.slot]), slot.parity);
         s->items[slot.slot] = it;
         mbar_arrive(smem_addr(&s->bar.item_full[slot.slot]));
         slot.next();
@@ -118,7 +118,7 @@ template <int D> DEV void feed(const prefill_args *g, shared_state *s, uint32_t 
         for (int j = it.n_tiles; j >= 0; j--) {
             if (j > 0) {
                 const uint32_t full = smem_addr(&s->bar.k_full[kr.slot]);
-                mbar_wait_cta(smem_addr(&s->bar.k_empty[kr.slot]), kr.parity);
+                mbar_wait(smem_addr(&s->bar.k_empty[kr.slot]), kr.parity);
                 mbar_expect(full, sh::K_BYTES);
                 bulk_load(k + kr.slot * sh::K_BYTES,
                           tiles + (int64_t)(j - 1) * tile_shape<D>::BYTES, sh::K_BYTES, full);
@@ -126,7 +126,7 @@ template <int D> DEV void feed(const prefill_args *g, shared_state *s, uint32_t 
             }
             if (j < it.n_tiles) {
                 const uint32_t full = smem_addr(&s->bar.v_full[vr.slot]);
-                mbar_wait_cta(smem_addr(&s->bar.v_empty[vr.slot]), vr.parity);
+                mbar_wait(smem_addr(&s->bar.v_empty[vr.slot]), vr.parity);
                 mbar_expect(full, sh::V_BYTES);
                 bulk_load(v + vr.slot * sh::V_BYTES,
                           tiles + (int64_t)j * tile_shape<D>::BYTES + sh::K_BYTES, sh::V_BYTES,
@@ -152,7 +152,7 @@ template <int D> DEV void load_q(const prefill_args *g, shared_state *s, uint32_
     constexpr int CHUNKS = D / 8; /* of 16 bytes, of a row */
     ring<Q_SLOTS> slot = {0, 0};
     for (;; slot.next()) {
-        mbar_wait_cta(smem_addr(&s->bar.item_full[slot.slot]), slot.parity);
+        mbar_wait(smem_addr(&s->bar.item_full[slot.slot]), slot.parity);
         const item it = s->items[slot.slot];
         if (it.n_tiles > 0) {
             const int n = it.n_tokens * g->group;
@@ -346,7 +346,7 @@ DEV void attend(const prefill_args *g, shared_state *s, state<D> *st, const item
     float x[64], factor[2];
     uint32_t p[32];
     int j = it->n_tiles - 1;
-    mbar_wait_cta(smem_addr(&s->bar.k_full[kr->slot]), kr->parity);
+    mbar_wait(smem_addr(&s->bar.k_full[kr->slot]), kr->parity);
     take_turn(wg);
     issue_scores<D>(x, q, wgmma_desc(k + kr->slot * sh::K_BYTES));
     pass_turn<sh::GROUPS>(wg);
@@ -359,8 +359,8 @@ DEV void attend(const prefill_args *g, shared_state *s, state<D> *st, const item
     pack_p(p, x);
 #pragma unroll 1
     while (--j >= 0) {
-        mbar_wait_cta(smem_addr(&s->bar.k_full[kr->slot]), kr->parity);
-        mbar_wait_cta(smem_addr(&s->bar.v_full[vr->slot]), vr->parity);
+        mbar_wait(smem_addr(&s->bar.k_full[kr->slot]), kr->parity);
+        mbar_wait(smem_addr(&s->bar.v_full[vr->slot]), vr->parity);
         take_turn(wg);
         issue_scores<D>(x, q, wgmma_desc(k + kr->slot * sh::K_BYTES));
         issue_values<D>(st->o, p, wgmma_desc(v + vr->slot * sh::V_BYTES));
@@ -379,7 +379,7 @@ DEV void attend(const prefill_args *g, shared_state *s, state<D> *st, const item
         if (above) rescale<D>(st, factor);
         pack_p(p, x);
     }
-    mbar_wait_cta(smem_addr(&s->bar.v_full[vr->slot]), vr->parity);
+    mbar_wait(smem_addr(&s->bar.v_full[vr->slot]), vr->parity);
     issue_values<D>(st->o, p, wgmma_desc(v + vr->slot * sh::V_BYTES));
     wgmma_wait<0>();
     settle<D / 2>(st->o);
@@ -398,7 +398,7 @@ DEV void consume(const prefill_args *g, shared_state *s, uint32_t q, uint32_t k,
     if (wg == sh::GROUPS - 1) pass_turn<sh::GROUPS>(wg);
     for (;; slot.next()) {
         state<D> st;
-        mbar_wait_cta(smem_addr(&s->bar.q_full[slot.slot]), slot.parity);
+        mbar_wait(smem_addr(&s->bar.q_full[slot.slot]), slot.parity);
         const item it = s->items[slot.slot];
         if (it.n_tiles == 0) return;
 #pragma unroll

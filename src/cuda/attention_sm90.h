@@ -17,20 +17,6 @@ DEV uint32_t lds32(uint32_t addr)
     return v;
 }
 
-/* mbar_wait for what this CTA's threads and its own copies did: the acquire of a cluster would
- * empty the first-level cache each time. */
-DEV void mbar_wait_cta(uint32_t bar, uint32_t parity)
-{
-    asm volatile("{\n"
-                 ".reg .pred done;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@!done bra again;\n"
-                 "}" ::"r"(bar),
-                 "r"(parity)
-                 : "memory");
-}
-
 template <int N> DEV void load_words(uint32_t *w, uint32_t addr, int lane)
 {
 #pragma unroll

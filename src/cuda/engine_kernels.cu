@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "cuda/engine_kernels.h"
 
-#include "cuda/activation.h"
+#include "cuda/row_values.h"
 
 #include <cuda_fp16.h>
 
@@ -14,23 +14,6 @@ static fl_status finish(const char *what, int M, int n, fl_err *err)
     if (e == cudaSuccess) return FL_OK;
     return fl__fail(err, FL_E_FAIL, "cuda: %s [%d, %d]: %s; see the GPU's log", what, M, n,
                     cudaGetErrorString(e));
-}
-
-DEV void get_eight(float *v, const fl_cuda_matrix *x, int64_t m, int c)
-{
-    if (x->f32) load_f32<8>(v, (const float *)x->data + m * x->ld + c);
-    else load_bf16<8>(v, (const uint16_t *)x->data + m * x->ld + c);
-}
-
-DEV void put_eight(const fl_cuda_matrix *y, int64_t m, int c, const float *v)
-{
-    if (y->f32) {
-        float4 *to = (float4 *)((float *)y->data + m * y->ld + c);
-        to[0] = make_float4(v[0], v[1], v[2], v[3]);
-        to[1] = make_float4(v[4], v[5], v[6], v[7]);
-    } else
-        *(uint4 *)((uint16_t *)y->data + m * y->ld + c) = make_uint4(
-            bf16x2(v[0], v[1]), bf16x2(v[2], v[3]), bf16x2(v[4], v[5]), bf16x2(v[6], v[7]));
 }
 
 /* The thread's eight of M rows of n; false: none. */
@@ -78,7 +61,7 @@ __global__ void embed_rows_kernel(const fl_cuda_embedding e, int M)
             v[i] = __fadd_rn(v[i], element(e.positions, e.positions_type, at + i));
     }
     const fl_cuda_matrix y = {e.y, e.ldy, true};
-    put_eight(&y, m, c, v);
+    store_eight(&y, m, c, v);
 }
 
 extern "C" fl_status fl__cuda_embed_rows(const fl_cuda_embedding *e, int M, void *stream,
@@ -98,8 +81,8 @@ __global__ void gather_kernel(const fl_cuda_matrix y, const fl_cuda_matrix x,
     float v[8];
     int m, c;
     if (!my_eight(M, n, &m, &c)) return;
-    get_eight(v, &x, rows[m], c);
-    put_eight(&y, m, c, v);
+    load_eight(v, &x, rows[m], c);
+    store_eight(&y, m, c, v);
 }
 
 extern "C" fl_status fl__cuda_gather_rows(const fl_cuda_matrix *y, const fl_cuda_matrix *x,

@@ -8,6 +8,7 @@
 
 #include "cuda/activation.h"
 #include "cuda/launch.h"
+#include "cuda/row_values.h"
 
 enum { THREADS = 256, MAX_WIDTH = 32768, MANY_ROWS = 512 };
 
@@ -22,17 +23,6 @@ typedef struct norm_args {
     fl_cuda_quantize_static fixed;
     int n;
 } norm_args;
-
-DEV void store_eight(const fl_cuda_matrix *y, int64_t m, int c, const float *v)
-{
-    if (y->f32) {
-        float4 *to = (float4 *)((float *)y->data + m * y->ld + c);
-        to[0] = make_float4(v[0], v[1], v[2], v[3]);
-        to[1] = make_float4(v[4], v[5], v[6], v[7]);
-    } else
-        *(uint4 *)((uint16_t *)y->data + m * y->ld + c) = make_uint4(
-            bf16x2(v[0], v[1]), bf16x2(v[2], v[3]), bf16x2(v[4], v[5]), bf16x2(v[6], v[7]));
-}
 
 /* ---- rows in registers ------------------------------------------------------------------- */
 
@@ -372,12 +362,6 @@ extern "C" fl_status fl__cuda_add(const fl_cuda_matrix *x, const fl_cuda_matrix 
     p.x.x = x->data, p.x.ldx = x->ld;
     p.x.add = add->data, p.x.ld_add = add->ld, p.x.add_f32 = add->f32;
     return finish(launch_each(add_kernel, &p.e, (cudaStream_t)stream, p), "sum", M, n, err);
-}
-
-DEV void load_eight(float *v, const fl_cuda_matrix *x, int64_t m, int c)
-{
-    if (x->f32) load_f32<8>(v, (const float *)x->data + m * x->ld + c);
-    else load_bf16<8>(v, (const uint16_t *)x->data + m * x->ld + c);
 }
 
 __global__ void embed_kernel(const each_args p)
