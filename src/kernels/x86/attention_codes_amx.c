@@ -369,14 +369,14 @@ static void few_keys(const call *c, stream *ahead, __m512 *tops)
     spread_keys(c->work.k, a->k[0], a->D, a->k_bits);
     for (int p = 0; p < c->n_pages; p++) {
         const uint8_t *codes = c->work.k + p % RING * page;
+        if (p + 1 < c->n_pages) {
+            load_key_grid(c, p + 1);
+            spread_keys(c->work.k + (p + 1) % RING * page, a->k[p + 1], a->D, a->k_bits);
+        }
         zero_sums();
         for (int i = 0; 64 * i < a->D; i++)
             add_strip(c->rows + (size_t)i * c->x.step, key_strip(c, p, codes, i), 4, a->k_bits);
         store_sums(c->work.sums, DIGITS * apart);
-        if (p + 1 < c->n_pages) { /* the vectors' work, while the tiles' goes on */
-            load_key_grid(c, p + 1);
-            spread_keys(c->work.k + (p + 1) % RING * page, a->k[p + 1], a->D, a->k_bits);
-        }
         fetch(ahead, ahead->per_page);
         scores(c, c->work.s, c->work.sums, p * T, 4, 0, a->n_rows, apart, DIGITS * apart, tops);
     }
@@ -390,15 +390,15 @@ static void few_values(const call *c, stream *ahead, const weights *w)
     for (int i = 0; i < n; i++) {
         const int p = i % c->n_pages, lane = i / c->n_pages * T, next = (i + 1) % c->n_pages;
         const int next_lane = (i + 1) / c->n_pages * T, n_tiles = strip_tiles(c, lane);
-        if (p == 0) zero_sums();
-        add_strip(c->work.w + (size_t)p * c->w.step,
-                  value_strip(c, p, c->work.v + i % RING * STRIP, lane), n_tiles, a->v_bits);
-        if (next == 0) store_sums(c->work.sums, DIGITS * apart);
         if (i + 1 < n)
             spread_values(c->work.v + (i + 1) % RING * STRIP, a->v[next], a->D, a->v_bits,
                           next_lane, strip_tiles(c, next_lane));
+        if (p == 0) zero_sums();
+        add_strip(c->work.w + (size_t)p * c->w.step,
+                  value_strip(c, p, c->work.v + i % RING * STRIP, lane), n_tiles, a->v_bits);
         fetch(ahead, ahead->per_strip);
         if (next != 0) continue;
+        store_sums(c->work.sums, DIGITS * apart);
         put_values(c, w, c->work.sums, lane, n_tiles, 0, a->n_rows, apart, DIGITS * apart);
     }
 }
