@@ -89,8 +89,8 @@ FL_INLINE void fetch_row(const fl_gemm *g, int m, int n)
 {
     const size_t value_bytes = g->y_bf16 ? 2 : 4;
     char *y = (char *)g->y + (size_t)(m * g->ldy + n) * value_bytes;
-    _m_prefetchw(y);
-    if (!g->y_bf16) _m_prefetchw(y + 64);
+    __builtin_prefetch(y, 1, 3);
+    if (!g->y_bf16) __builtin_prefetch(y + 64, 1, 3);
     if (g->residual && g->residual != g->y) {
         const char *r = (const char *)(g->residual + m * g->ldr + n);
         _mm_prefetch(r, _MM_HINT_T0);
