@@ -155,6 +155,7 @@ fl_status fl__cuda_op_linear(fl_backend *be, const fl_device_linear *l, fl_err *
                             .gated = w->gated,
                             .M = l->M,
                             .workspace = s->gemm_workspace};
+    /* no other one has passed the backend's opening */
     const fl_cuda_gpu gpu = {.n_sm = s->n_sm, .capability = 90};
     return l->M == 0 ? FL_OK : fl__cuda_gemm(&g, &gpu, s->stream, err);
 }

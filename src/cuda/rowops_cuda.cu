@@ -276,16 +276,6 @@ extern "C" fl_status fl__cuda_rms_norm(const fl_cuda_matrix *y, const fl_cuda_ma
     return fl__cuda_row_values(y, &row, M, n, stream, err);
 }
 
-extern "C" fl_status fl__cuda_layer_norm(const fl_cuda_matrix *y, const fl_cuda_matrix *x,
-                                         const float *gain, const float *bias, int M, int n,
-                                         float eps, void *stream, fl_err *err)
-{
-    fl_cuda_row row = {};
-    row.x = x->data, row.ldx = x->ld, row.x_f32 = x->f32, row.gain = gain, row.eps = eps;
-    row.layer_norm = true, row.bias = bias;
-    return fl__cuda_row_values(y, &row, M, n, stream, err);
-}
-
 /* ---- element by element ------------------------------------------------------------------ */
 
 /* What a grid of one thread per eight values has to do. */

@@ -23,10 +23,6 @@ typedef struct fl_cuda_matrix {
 /* y = x / sqrt(mean(x^2) + eps) * gain; n <= 32768; y may be x. */
 fl_status fl__cuda_rms_norm(const fl_cuda_matrix *y, const fl_cuda_matrix *x, const float *gain,
                             int M, int n, float eps, void *stream, fl_err *err);
-/* y = (x - mean) / sqrt(var + eps) * gain + bias; gain, bias may be NULL (1, 0); as above. */
-fl_status fl__cuda_layer_norm(const fl_cuda_matrix *y, const fl_cuda_matrix *x,
-                              const float *gain, const float *bias, int M, int n, float eps,
-                              void *stream, fl_err *err);
 /* y = what the front gives: any of fl_cuda_row's (ReLU alone, x += add and norm, ..). */
 fl_status fl__cuda_row_values(const fl_cuda_matrix *y, const fl_cuda_row *x, int M, int n,
                               void *stream, fl_err *err);
